@@ -1,0 +1,1 @@
+#include "tailwater/decoder.h"

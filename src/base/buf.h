@@ -1,0 +1,84 @@
+/*
+ * A growing byte buffer, always terminated, for SQL text and wire data.  {0} is a valid empty one;
+ * buf_release() frees. buf_text() is "" while nothing was added.
+ */
+#ifndef TAILWATER_BUF_H
+#define TAILWATER_BUF_H
+
+#include "base/cleanup.h"
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+struct buf {
+    char *data;
+    size_t len;
+    size_t size;
+};
+
+void buf_grow(struct buf *buf, size_t more); /* room for more bytes and a terminator */
+void buf_release(struct buf *buf);
+
+static inline void buf_clear(struct buf *buf)
+{
+    buf->len = 0;
+    if (buf->data)
+        buf->data[0] = '\0';
+}
+
+static inline const char *buf_text(const struct buf *buf)
+{
+    return buf->data ? buf->data : "";
+}
+
+static inline void buf_add_bytes(struct buf *buf, const void *data, size_t len)
+{
+    if (buf->size - buf->len <= len)
+        buf_grow(buf, len);
+    if (len > 0)
+        memcpy(buf->data + buf->len, data, len);
+    buf->len += len;
+    buf->data[buf->len] = '\0';
+}
+
+static inline void buf_add_char(struct buf *buf, char c)
+{
+    buf_add_bytes(buf, &c, 1);
+}
+
+static inline void buf_add(struct buf *buf, const char *text)
+{
+    buf_add_bytes(buf, text, strlen(text));
+}
+
+static inline void buf_add_u16(struct buf *buf, uint16_t v)
+{
+    const unsigned char b[2] = {(unsigned char) (v >> 8), (unsigned char) v};
+
+    buf_add_bytes(buf, b, sizeof(b));
+}
+
+static inline void buf_add_u32(struct buf *buf, uint32_t v)
+{
+    v = __builtin_bswap32(v);
+    buf_add_bytes(buf, &v, sizeof(v));
+}
+
+static inline void buf_add_u64(struct buf *buf, uint64_t v)
+{
+    v = __builtin_bswap64(v);
+    buf_add_bytes(buf, &v, sizeof(v));
+}
+
+void buf_printf(struct buf *buf, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void buf_vprintf(struct buf *buf, const char *format, va_list args)
+    __attribute__((format(printf, 2, 0)));
+
+/* A JSON string with its quotes; bytes that are not control characters pass as they are. */
+void buf_add_json(struct buf *buf, const char *text);
+
+#define _cleanup_buf_ _cleanup_(buf_release)
+
+#endif

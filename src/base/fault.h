@@ -1,0 +1,48 @@
+/*
+ * Named fault points, compiled into test builds only (TAILWATER_FAULTS).  The environment variable
+ * TAILWATER_FAULT says what happens where: "NAME[:N]=kill|error|stall:MS", comma-separated; N is
+ * the visit that counts (default 1). kill is a SIGKILL to ourselves; error makes the call return
+ * false with ERROR_RETRY; stall sleeps. The list of all points is fault_points() in fault.c: a
+ * point that is not in it does not compile.
+ */
+#ifndef TAILWATER_FAULT_H
+#define TAILWATER_FAULT_H
+
+#include "tailwater/error.h"
+
+#include <stdbool.h>
+
+/* X-list: identifier, where it is. */
+#define FAULT_POINTS(X)                                                                            \
+    X(after_begin, "apply: mirror transaction open, clock not yet moved")                          \
+    X(after_clock, "apply: clock moved")                                                           \
+    X(between_tables, "apply: between two tables of a batch")                                      \
+    X(after_writes, "apply: all rows written")                                                     \
+    X(before_commit, "apply: cursor details written, commit not sent")                             \
+    X(after_commit, "apply: committed, cursor not yet published to the receiver")                  \
+    X(before_confirm, "receiver: cursor known, feedback not sent")                                 \
+    X(after_confirm, "receiver: feedback sent")                                                    \
+    X(between_pieces, "apply: between two pieces of a large transaction")                          \
+    X(copy_after_slot, "copy: slot made, nothing copied")                                          \
+    X(copy_after_table, "copy: a table marked done")                                               \
+    X(copy_before_views, "copy: all tables done, no live view yet")                                \
+    X(repair_after_fetch, "repair: rows fetched, not written")
+
+enum fault_point {
+#define X(name, where) FAULT_##name,
+    FAULT_POINTS(X)
+#undef X
+};
+
+#ifdef TAILWATER_FAULTS
+bool fault_reach(enum fault_point point, struct error *err);
+#define FAULT(name, err) fault_reach(FAULT_##name, (err))
+#else
+#define FAULT(name, err) true
+#endif
+
+/* The names, one per point, for the tests; NULL ends it.  NULL at once in a build without fault
+ * points. */
+const char *const *fault_points(void);
+
+#endif

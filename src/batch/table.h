@@ -1,0 +1,137 @@
+/*
+ * What one mirrored table looks like: the contract between the source's catalog, the batch, the
+ * mirror and the copy.
+ *
+ * Built once by src/source/catalog.c from the source's catalog and the configuration, into an arena
+ * that lives as long as the run; read-only afterwards, and therefore shared by all threads without
+ * a lock.
+ */
+#ifndef TAILWATER_TABLE_H
+#define TAILWATER_TABLE_H
+
+#include "config/policy.h"
+#include "tailwater/lsn.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/*
+ * How a column's values travel to the mirror.  The named ones have a binary form that we can make
+ * from the text form (src/pg/codec.h); WIRE_TEXT is any other scalar (text array of the column's
+ * own type); WIRE_CAST are arrays, composites and whatever unnest would take apart: text[] with a
+ * cast per row.
+ */
+enum column_wire {
+    WIRE_CAST,
+    WIRE_TEXT,
+    WIRE_BOOL,
+    WIRE_INT2,
+    WIRE_INT4,
+    WIRE_INT8,
+    WIRE_OID,
+    WIRE_FLOAT4,
+    WIRE_FLOAT8,
+    WIRE_NUMERIC,
+    WIRE_STRING, /* text, varchar, bpchar, json, name, xml: the binary form is the text itself */
+    WIRE_JSONB,
+    WIRE_BYTEA,
+    WIRE_UUID,
+    WIRE_DATE,
+    WIRE_TIMESTAMP,
+    WIRE_TIMESTAMPTZ
+};
+
+struct table_column {
+    const char *name;
+    int attnum;           /* on the source (a partitioned root's own) */
+    uint32_t source_type; /* pg_type.oid on the source, of the column itself (a domain's, not its
+                             base's) */
+    uint32_t element_oid; /* for the named wires: the built-in OID that goes into a binary array's
+                             header */
+    const char
+        *type; /* to create it: "numeric(12,2)", "public.mood"; domains resolved, names quoted */
+    const char
+        *cast_type; /* without the modifier: "numeric", "public.mood", for $1::T[] and u.c::T */
+    const char *collation; /* "COLLATE …" clause for the mirror's column, or NULL */
+    enum column_wire wire;
+    enum column_mask mask;
+    bool is_key;
+    bool is_toastable;   /* may arrive as a hole */
+    bool is_nan_capable; /* float or numeric: ambiguous null under wal2json 2.5 */
+};
+
+/* A stored generated column: generated on the mirror too, from the same expression; never in the
+ * stream for us. */
+struct table_generated {
+    const char *name;
+    const char *type;
+    const char *expression;
+};
+
+struct table_index {
+    const char *name;       /* on the source */
+    const char *definition; /* from "USING" on: "USING btree (customer_id) WHERE …",
+                               pg_get_indexdef's text */
+};
+
+/* The name of a partition that is mirrored through its root (wal2json sends leaf names, P60). */
+struct table_leaf {
+    const char *schema;
+    const char *name;
+};
+
+struct table {
+    int index; /* 0…ntables-1: for arrays beside this one */
+
+    const char *schema, *name;               /* on the source */
+    const char *mirror_schema, *mirror_name; /* the stored copy */
+    const char *view_schema, *view_name;     /* the live view */
+    const char *label;                       /* "public.orders", for messages */
+    uint32_t relid;                          /* pg_class.oid on the source */
+    bool is_partitioned;
+    char identity; /* pg_class.relreplident: d, i or f */
+    int64_t estimated_rows, estimated_bytes;
+    int64_t relpages; /* for ctid ranges; 0 for a partitioned root */
+
+    int ncolumns; /* those stored and streamed, in attnum order; excluded and generated ones are not
+                     here */
+    struct table_column *columns;
+    int nkeys;
+    int *keys;            /* indexes into columns, in the key's order */
+    bool is_key_bytewise; /* two keys are equal for the server exactly when their text is (not
+                             numeric, citext, …; P72) */
+    int ngenerated;
+    struct table_generated *generated;
+    int nexcluded; /* names the stream may carry that are left out on purpose: excluded and
+                      generated columns */
+    const char **excluded;
+    int nindexes;
+    struct table_index *indexes;
+    int nleaves;
+    struct table_leaf *leaves;
+
+    enum table_deletes deletes;
+    enum table_truncate truncate;
+    int64_t purge_after_us; /* 0: tombstones go in the same transaction; -1: never */
+    int fillfactor;         /* of the mirror table; 0: the server's default */
+};
+
+/* Are tombstones of this table kept past the transaction that makes them? */
+static inline bool table_keeps_tombstones(const struct table *table)
+{
+    return table->purge_after_us != 0;
+}
+
+struct table_list {
+    int count;
+    struct table *tables; /* sorted by schema, name */
+};
+
+/* By the name the stream uses: a table's own or one of its leaves'.  NULL if not mirrored. */
+const struct table *table_list_find(const struct table_list *list, const char *schema,
+                                    const char *name);
+
+/* Index of the column of that name, -1 if absent. */
+int table_find_column(const struct table *table, const char *name);
+
+#endif

@@ -1,0 +1,134 @@
+/*
+ * The configuration: strict YAML, read into one struct from one table of keys (config.c).
+ *
+ * An unknown key, a bad unit, a value out of range, a table pattern that is not one: ERROR_CONFIG
+ * with file, line, column and the nearest right name.  ${ENV} is expanded inside scalars (an unset
+ * variable is an error; $${ is a literal ${). Durations carry units (us ms s min h d), sizes too (B
+ * kB MB GB, KiB MiB GiB; powers of 1024 for both, as PostgreSQL's settings have it); a bare 0 needs
+ * none.
+ */
+#ifndef TAILWATER_CONFIG_H
+#define TAILWATER_CONFIG_H
+
+#include "base/log.h"
+#include "config/policy.h"
+#include "tailwater/arena.h"
+#include "tailwater/error.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Where something stands in the file, for errors that later stages find (a table that does not
+ * exist). */
+struct config_place {
+    int line, column; /* from 1; 0 where it is a default */
+};
+
+enum config_indexes { INDEXES_DEFAULT, INDEXES_COPY, INDEXES_NONE, INDEXES_LIST };
+
+struct config_index_choice {
+    enum config_indexes kind; /* INDEXES_DEFAULT only in a table: the mirror's choice */
+    int count;                /* INDEXES_LIST: names of the source's indexes */
+    const char **names;
+};
+
+struct config_mask {
+    const char *column;
+    enum column_mask mask;
+};
+
+/* One entry of tables: a plain scalar, or a mapping with its name and policies.  Later entries win
+ * over earlier ones. */
+struct config_table {
+    struct config_place place;
+    const char *pattern; /* as written: "public.*", "sales.\"Order.Lines\"" */
+    const char *schema,
+        *name; /* its two parts, unquoted; in an unquoted part * and ? are wildcards */
+    bool is_schema_glob, is_name_glob;
+    bool is_excluded; /* written as !pattern: takes tables away again */
+    int nexclude;
+    const char **exclude; /* columns */
+    int nmask;
+    struct config_mask *mask;
+    int nkey;
+    const char **key; /* columns of a unique not-null index, for REPLICA IDENTITY FULL */
+    bool has_deletes, has_truncate, has_purge_after; /* whether this entry says it */
+    enum table_deletes deletes;
+    enum table_truncate truncate;
+    int64_t purge_after_us;
+    struct config_index_choice indexes;
+};
+
+enum config_heartbeat { HEARTBEAT_AUTO, HEARTBEAT_OFF, HEARTBEAT_ON };
+
+struct config {
+    const char *file;
+    const char *pipeline; /* a plain identifier; default "main" */
+    struct {
+        const char *conninfo;
+        const char *plugin;      /* "wal2json" (default) or "pgoutput" */
+        const char *slot;        /* default tailwater_PIPELINE */
+        const char *publication; /* default tailwater_PIPELINE */
+        enum config_heartbeat
+            heartbeat; /* auto: where the role may; off; or a duration, which is "on" */
+        int64_t heartbeat_interval_us; /* default 10 s */
+        struct {
+            int64_t warn_bytes;     /* default 4 GiB */
+            int64_t critical_bytes; /* default 16 GiB */
+        } wal_guard;
+        int64_t max_read_rate_bytes; /* per second, all copies and repairs together; 0 (default): no
+                                        limit */
+        bool failover;               /* PG17+: the slot is made with FAILOVER */
+        int64_t start_timeout_us;    /* default 90 s */
+        int64_t decode_memory_bytes; /* logical_decoding_work_mem of the stream; default 256 MiB */
+    } source;
+    struct {
+        const char *conninfo;
+        const char *table_schema;           /* pattern with {schema}; default "mirror_{schema}" */
+        const char *view_schema;            /* pattern with {schema}; default "{schema}" */
+        struct config_index_choice indexes; /* default copy */
+        int nreaders;
+        const char **readers;
+        int fillfactor; /* 10…100; 0 where not said: the default of src/mirror */
+    } mirror;
+    int ntables;
+    struct config_table *tables;
+    struct {
+        int64_t after_us; /* default 0; "never" is -1 */
+    } purge;
+    struct {
+        int64_t max_rows;  /* per batch; default 20000 */
+        int64_t max_bytes; /* per batch; default 32 MiB; at least 1 MiB */
+    } apply;
+    struct {
+        int workers; /* default 2; 1…32 */
+    } copy;
+    struct {
+        enum log_format format; /* default text */
+        enum log_level level;   /* default info */
+        bool values;            /* row values in data errors; default false */
+    } log;
+};
+
+/* Everything in *ret_config lives in arena. */
+bool config_load(const char *file, struct arena *arena, struct config *ret_config,
+                 struct error *err);
+
+/* The same from memory: tests, the fuzzer, and init's own check of what it writes. */
+bool config_parse(const char *file, const char *text, size_t len, struct arena *arena,
+                  struct config *ret_config, struct error *err);
+
+/* An ERROR_CONFIG at a place of the file: "tailwater.yaml:3:9: …". */
+bool config_error_at(const struct config *config, struct config_place place, struct error *err,
+                     const char *format, ...) __attribute__((format(printf, 4, 5)));
+
+/* The candidate nearest to word by edit distance, NULL where none is near enough to suggest. */
+const char *config_nearest(const char *word, const char *const *candidates, int count);
+
+/* Does this entry's pattern take schema.name? */
+bool config_table_matches(const struct config_table *entry, const char *schema, const char *name);
+
+/* A pattern with {schema} filled in, from arena. */
+const char *config_expand_schema(const char *pattern, const char *schema, struct arena *arena);
+
+#endif

@@ -1,0 +1,119 @@
+/* The base layer: arena, buf, map, lsn, error. */
+#include "base/buf.h"
+#include "base/map.h"
+#include "tailwater/arena.h"
+#include "tailwater/bytes.h"
+#include "tailwater/error.h"
+#include "tailwater/lsn.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+static void arena_keeps_blocks_and_counts(void **state)
+{
+    struct arena arena = {0};
+    char *first = arena_alloc(&arena, 100);
+
+    (void) state;
+    memset(first, 'x', 100);
+    char *large = arena_alloc(&arena, 1 << 20);
+    memset(large, 'y', 1 << 20);
+    assert_memory_equal(first, "xxxx", 4);
+    assert_int_equal(arena.used_bytes, 104 + (1 << 20));
+    arena_reset(&arena);
+    assert_int_equal(arena.used_bytes, 0);
+    assert_ptr_equal(arena_alloc(&arena, 8), first);
+    for (int i = 0; i < 100000; i++)
+        *(int *) arena_alloc(&arena, 17) = i;
+    assert_string_equal(arena_printf(&arena, "%d-%s", 7, "x"), "7-x");
+    arena_release(&arena);
+}
+
+static void lsn_text_and_back(void **state)
+{
+    char text[LSN_TEXT_SIZE];
+    lsn_t lsn = 0;
+
+    (void) state;
+    assert_true(lsn_parse("16/B374D848", &lsn));
+    assert_true(lsn == UINT64_C(0x16B374D848));
+    assert_string_equal(lsn_text(lsn, text), "16/B374D848");
+    assert_true(lsn_parse("FFFFFFFF/FFFFFFFF", &lsn));
+    assert_string_equal(lsn_text(lsn, text), "FFFFFFFF/FFFFFFFF");
+    for (const char **bad =
+             (const char *[]){"", "/", "1/", "/1", "1/2x", "123456789/0", "g/1", NULL};
+         *bad; bad++)
+        assert_false(lsn_parse(*bad, &lsn));
+}
+
+static void map_holds_many(void **state)
+{
+    struct map map = {0};
+    static int values[5000];
+
+    (void) state;
+    assert_null(map_get(&map, "a", 1));
+    for (int i = 0; i < 5000; i++) {
+        char key[32];
+        map_put(&map, key, (size_t) snprintf(key, sizeof(key), "key%d", i), &values[i]);
+    }
+    for (int i = 0; i < 5000; i++) {
+        char key[32];
+        assert_ptr_equal(map_get(&map, key, (size_t) snprintf(key, sizeof(key), "key%d", i)),
+                         &values[i]);
+    }
+    assert_null(map_get(&map, "key5000", 7));
+    map_release(&map);
+}
+
+static void bytes_stay_bad(void **state)
+{
+    struct bytes b = bytes_of("\0\1\2\3ab\0c", 8);
+
+    (void) state;
+    assert_int_equal(bytes_u32(&b), 0x010203);
+    assert_string_equal(bytes_cstring(&b), "ab");
+    assert_false(b.bad);
+    assert_int_equal(bytes_u16(&b), 0);
+    assert_true(b.bad);
+    assert_int_equal(bytes_u8(&b), 0);
+}
+
+static void errors_wrap(void **state)
+{
+    struct error err;
+
+    (void) state;
+    assert_false(error_set(&err, ERROR_SLOT, "no slot %s", "x"));
+    error_hint(&err, "run y");
+    error_wrap(&err, "starting");
+    assert_string_equal(err.message, "starting: no slot x");
+    assert_string_equal(err.hint, "run y");
+    assert_int_equal(error_exit_code(err.kind), 6);
+}
+
+static void json_strings(void **state)
+{
+    _cleanup_buf_ struct buf buf = {0};
+
+    (void) state;
+    buf_add_json(&buf, "a\"b\\c\n\x01é");
+    assert_string_equal(buf_text(&buf), "\"a\\\"b\\\\c\\n\\u0001é\"");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(arena_keeps_blocks_and_counts),
+        cmocka_unit_test(lsn_text_and_back),
+        cmocka_unit_test(map_holds_many),
+        cmocka_unit_test(bytes_stay_bad),
+        cmocka_unit_test(errors_wrap),
+        cmocka_unit_test(json_strings),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
