@@ -35,13 +35,25 @@ create table tailwater.mirror_table (
     view_schema   text not null,
     view_name     text not null,
     key           text[] not null,      -- column names, in order
-    state         text not null default 'new' check (state in ('new', 'copied', 'indexed', 'ready')),
+    -- 'new': nothing is there, and a relation of its name is somebody else's; 'created': the empty (or half copied)
+    -- table; 'copied'; 'indexed': key and indexes are there too; 'ready': its live view is there.
+    state         text not null default 'new' check (state in ('new', 'created', 'copied', 'indexed', 'ready')),
     copy_lsn      pg_lsn,               -- the consistent point of its copy: changes with final_lsn below are in it
     copied_rows   bigint not null default 0,
     copied_at     timestamptz,
     primary key (pipeline, schema, name),
     unique (mirror_schema, mirror_name),
     unique (view_schema, view_name)
+);
+
+-- Schemas and types that were made for a pipeline, so that destroy removes what is ours and nothing else.  A type that
+-- two pipelines use has a row for each.
+create table tailwater.made_object (
+    pipeline text not null references tailwater.pipeline on delete cascade,
+    kind     text not null check (kind in ('schema', 'enum', 'composite')),
+    schema   text not null,
+    name     text not null default '',  -- '' for a schema
+    primary key (pipeline, kind, schema, name)
 );
 
 -- Keys of rows that an update could not complete: an unchanged TOAST value whose row is not here (P6).  Written in the

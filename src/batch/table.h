@@ -64,6 +64,7 @@ struct table_column {
  * stream for us. */
 struct table_generated {
     const char *name;
+    int attnum; /* on the source: its place in the live view */
     const char *type;
     const char *expression;
 };
