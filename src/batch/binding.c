@@ -1,0 +1,68 @@
+/*
+ * Matching is by name: attnums of a partition differ from its root's, and pgoutput does not send
+ * them.  Types are not compared here; a value that no longer fits is refused by the mirror.
+ */
+#include "batch/binding.h"
+
+#include <string.h>
+
+static bool is_excluded(const struct table *table, const char *name)
+{
+    for (int i = 0; i < table->nexcluded; i++)
+        if (strcmp(table->excluded[i], name) == 0)
+            return true;
+    return false;
+}
+
+/* pgoutput says which columns are the identity; they must be the key that the mirror was made with
+ * (P19, P64). */
+static bool check_identity(const struct binding *binding, struct error *err)
+{
+    const struct relation *relation = binding->relation;
+    const struct table *table = binding->table;
+    int matched = 0;
+
+    if (relation->identity == IDENTITY_UNKNOWN || relation->identity == IDENTITY_FULL)
+        return true;
+    for (int i = 0; i < relation->ncolumns; i++) {
+        if (relation->columns[i].is_identity && binding->column[i] >= 0 &&
+            table->columns[binding->column[i]].is_key)
+            matched++;
+        else if (relation->columns[i].is_identity)
+            matched = -relation->ncolumns;
+    }
+    if (matched == table->nkeys)
+        return true;
+    error_set(err, ERROR_FAILED,
+              "%s: its replica identity is no longer the key of the mirror table", table->label);
+    return error_hint(err, "restore the replica identity on the source (ALTER TABLE … REPLICA "
+                           "IDENTITY …), or destroy the pipeline and copy anew");
+}
+
+bool binding_make(const struct table *table, const struct relation *relation, struct arena *arena,
+                  struct binding **ret_binding, struct error *err)
+{
+    struct binding *binding = arena_new(arena, struct binding, 1);
+
+    binding->table = table;
+    binding->relation = relation;
+    binding->column = arena_new(arena, int, relation->ncolumns);
+    for (int i = 0; i < relation->ncolumns; i++) {
+        const char *name = relation->columns[i].name;
+
+        binding->column[i] = table_find_column(table, name);
+        if (binding->column[i] < 0 && !is_excluded(table, name)) {
+            error_set(err, ERROR_FAILED,
+                      "%s: the source has a column \"%s\" that the mirror table lacks",
+                      table->label, name);
+            return error_hint(err,
+                              "exclude it in the configuration (tables: - {name: %s, exclude: "
+                              "[%s]}), or destroy the pipeline and copy anew",
+                              table->label, name);
+        }
+    }
+    if (!check_identity(binding, err))
+        return false;
+    *ret_binding = binding;
+    return true;
+}
