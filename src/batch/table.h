@@ -10,6 +10,7 @@
 #define TAILWATER_TABLE_H
 
 #include "config/policy.h"
+#include "tailwater/arena.h"
 #include "tailwater/lsn.h"
 
 #include <stdbool.h>
@@ -66,6 +67,7 @@ struct table_generated {
     const char *name;
     int attnum; /* on the source: its place in the live view */
     const char *type;
+    const char *collation; /* "COLLATE …" clause, or NULL */
     const char *expression;
 };
 
@@ -126,9 +128,21 @@ static inline bool table_keeps_tombstones(const struct table *table)
 struct table_list {
     int count;
     struct table *tables; /* sorted by schema, name */
+
+    /* The hash of names, made by table_list_index(); opaque to everybody else. */
+    uint32_t nslots;
+    struct table_slot *slots;
 };
 
-/* By the name the stream uses: a table's own or one of its leaves'.  NULL if not mirrored. */
+/*
+ * Make table_list_find() work; once, when tables and their leaves are complete.  The hash is
+ * arena's and points to the tables where they are.  A leaf that has the name of a table of the list
+ * finds the table.
+ */
+void table_list_index(struct table_list *list, struct arena *arena);
+
+/* By the name the stream uses: a table's own or one of its leaves'.  NULL if not mirrored, or if
+ * the list was not indexed. */
 const struct table *table_list_find(const struct table_list *list, const char *schema,
                                     const char *name);
 
