@@ -39,6 +39,12 @@ int pg_server_version(const struct pg *pg); /* 150020 */
 int pg_socket(const struct pg *pg);
 bool pg_is_broken(const struct pg *pg); /* the connection is gone: free it and connect again */
 
+/*
+ * Cannot get in, and waiting will not help: wrong password, unknown role or database (SQLSTATE
+ * 28xxx, 3D000).  The kind is ERROR_SOURCE or ERROR_MIRROR all the same, for the exit code.
+ */
+bool pg_error_is_permanent(const struct error *err);
+
 /* A thread-safe cancel of whatever the session is doing, from another thread or a signal loop; best
  * effort. */
 void pg_cancel(struct pg *pg);
@@ -89,8 +95,8 @@ bool pg_query_row(struct pg *pg, const char *sql, int nparams, const char *const
 /* ---- prepared statements in a pipeline: the apply path ---- */
 
 struct pg_param {
-    const char *data; /* NULL is NULL */
-    size_t len;
+    const char *data; /* NULL is NULL; text has to be zero-terminated (a struct buf is) */
+    size_t len;       /* of binary data */
     bool is_binary;
 };
 
