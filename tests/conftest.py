@@ -1,0 +1,202 @@
+"""Fixtures for the tests that need servers.
+
+Cheap by default: every worker has one pair of clusters for its whole session, and every test a
+database of its own in each.  A test that stops, kills or reconfigures servers takes own_servers.
+Folders are under /tmp (socket paths are short) and are removed, but for those of failed tests.
+"""
+
+import itertools
+import os
+import re
+import shutil
+import sys
+import tempfile
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+from lib.cluster import Cluster  # noqa: E402
+from lib.pipeline import BINARY, PLUGINS, RELEASE, Pipeline  # noqa: E402
+
+LOG_TAIL = 40
+numbers = itertools.count(1)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    report = outcome.get_result()
+    setattr(item, "report_" + report.when, report)
+    if not report.failed:
+        return
+    for title, text in getattr(item, "witnesses", {}).items():
+        lines = text().splitlines()
+        report.sections.append((title, "\n".join(lines[-LOG_TAIL:])))
+    if getattr(item, "folder", None):
+        report.sections.append(("kept", item.folder))
+
+
+def has_failed(item):
+    return any(getattr(getattr(item, f"report_{when}", None), "failed", False)
+               for when in ("setup", "call"))
+
+
+def new_folder(prefix):
+    folder = tempfile.mkdtemp(prefix=prefix, dir="/tmp")
+    os.chmod(folder, 0o755)
+    return folder
+
+
+def watch(item, title, text):
+    """Show what text() says if the test fails."""
+    item.__dict__.setdefault("witnesses", {})[title] = text
+
+
+def watch_log(item, title, cluster):
+    """The part of a server's log that this test causes."""
+    start = len(cluster.log)
+    watch(item, title, lambda: cluster.log[start:])
+
+
+class Servers:
+    """A source and a mirror cluster."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.source = Cluster(os.path.join(folder, "source"))
+        self.mirror = Cluster(os.path.join(folder, "mirror"))
+
+    def start(self):
+        for cluster in (self.source, self.mirror):
+            cluster.create().start().make_roles()
+        return self
+
+    def stop(self):
+        for cluster in (self.source, self.mirror):
+            cluster.stop("immediate")
+
+
+@pytest.fixture(scope="session")
+def servers(request):
+    """The session's pair of clusters."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    pair = Servers(new_folder(f"tailwater-{worker or 'test'}-"))
+    try:
+        yield pair.start()
+    finally:
+        pair.stop()
+        if request.session.testsfailed == 0:
+            shutil.rmtree(pair.folder, ignore_errors=True)
+
+
+@pytest.fixture
+def own_servers(request, folder):
+    """A pair of clusters for this test alone: it may kill and reconfigure them."""
+    pair = Servers(folder)
+    try:
+        pair.start()
+        watch(request.node, "source server log", lambda: pair.source.log)
+        watch(request.node, "mirror server log", lambda: pair.mirror.log)
+        yield pair
+    finally:
+        pair.stop()
+
+
+@pytest.fixture
+def folder(request):
+    """The test's own folder, kept when it fails."""
+    path = new_folder("tailwater-" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:24] + "-")
+    request.node.folder = path
+    yield path
+    if not has_failed(request.node):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def plugin():
+    """The output plugin; parametrised with both_plugins."""
+    return "wal2json"
+
+
+def pair_of(request):
+    """The clusters of this test: its own if it asked for them, else the session's."""
+    name = "own_servers" if "own_servers" in request.fixturenames else "servers"
+    return request.getfixturevalue(name)
+
+
+@pytest.fixture
+def source(request):
+    """A source database with the README's roles and grants; sql() runs as the tables' owner."""
+    cluster = pair_of(request).source
+    if "own_servers" not in request.fixturenames:
+        watch_log(request.node, "source server log", cluster)
+    database = cluster.create_source(f"shop{next(numbers)}")
+    yield database
+    leave(request, database)
+
+
+@pytest.fixture
+def mirror(request):
+    """An empty mirror database with the README's grants; sql() runs as a superuser."""
+    cluster = pair_of(request).mirror
+    if "own_servers" not in request.fixturenames:
+        watch_log(request.node, "mirror server log", cluster)
+    database = cluster.create_mirror(f"reports{next(numbers)}")
+    yield database
+    leave(request, database)
+
+
+def leave(request, database):
+    database.close()
+    if "own_servers" not in request.fixturenames:
+        database.drop()
+
+
+@pytest.fixture
+def make_pipeline(request, folder, source, mirror, plugin):
+    """Makes pipelines from source to mirror; whatever runs at the end of the test is ended."""
+    made = []
+
+    def make(**keys):
+        name = keys.pop("name", f"t{os.getpid() % 10000}_{next(numbers)}")
+        keys.setdefault("plugin", plugin)
+        new = Pipeline(os.path.join(folder, name), keys.pop("source_db", source),
+                       keys.pop("mirror_db", mirror), name, **keys)
+        watch(request.node, f"log of pipeline {name}", lambda: new.log)
+        made.append(new)
+        return new
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def pipeline(make_pipeline):
+    """One pipeline with the smallest configuration.  With pgoutput: publish() once tables exist."""
+    return make_pipeline()
+
+
+@pytest.fixture(scope="session")
+def release():
+    """The release build's path: for what is measured."""
+    if not os.access(RELEASE, os.X_OK):
+        pytest.fail(f"no release build at {RELEASE}: scripts/test makes it, or set TAILWATER_RELEASE")
+    return RELEASE
+
+
+def pytest_configure(config):
+    if not os.access(BINARY, os.X_OK) and not config.option.collectonly:
+        sys.stderr.write(f"note: no program at {BINARY}; set TAILWATER=…/tailwater\n")
+
+
+def pytest_generate_tests(metafunc):
+    """A test that takes both_plugins runs once with each; plugin then says which."""
+    if "both_plugins" in metafunc.fixturenames:
+        metafunc.parametrize("plugin", PLUGINS)
+
+
+@pytest.fixture
+def both_plugins(plugin):
+    return plugin

@@ -1,0 +1,87 @@
+"""Is the mirror what the source is?  Row by row, as text, in both directions."""
+
+import collections
+
+SHOWN = 10
+
+
+def quoted(name):
+    return '"' + name.replace('"', '""') + '"'
+
+
+def split(table):
+    """A table's name as the tests write it: "orders", "sales.orders", or a (schema, name) pair."""
+    if isinstance(table, tuple):
+        return table
+    schema, dot, name = table.partition(".")
+    return (schema, name) if dot else ("public", schema)
+
+
+def source_tables(source, schema=None):
+    """Every table of the source with a usable key, partitions left to their roots."""
+    return [tuple(row) for row in source.sql("""
+        select n.nspname, c.relname
+          from pg_class c join pg_namespace n on n.oid = c.relnamespace
+         where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence = 'p'
+           and n.nspname not in ('pg_catalog', 'information_schema') and n.nspname !~ '^pg_toast'
+           and (%s::text is null or n.nspname = %s)
+           and exists (select from pg_index i
+                        where i.indrelid = c.oid and i.indimmediate and i.indisvalid
+                          and case c.relreplident when 'i' then i.indisreplident
+                                                  when 'n' then false else i.indisprimary end)
+         order by 1, 2""", schema, schema, user="postgres")]
+
+
+def columns(database, schema, name):
+    return [row[0] for row in database.sql("""
+        select attname from pg_attribute
+         where attrelid = format('%%I.%%I', %s::text, %s::text)::regclass
+           and attnum > 0 and not attisdropped order by attnum""", schema, name, user="postgres")]
+
+
+def rows(database, schema, name, names):
+    listed = ", ".join(quoted(n) + "::text" for n in names) or "1"
+    return collections.Counter(database.copy_out(
+        f"select {listed} from {quoted(schema)}.{quoted(name)}", user="postgres"))
+
+
+def shorten(line):
+    text = line.decode(errors="replace")
+    return text if len(text) <= 300 else f"{text[:300]}… ({len(text)} characters)"
+
+
+def difference(source, mirror, table, names=None):
+    """What differs between a source table and its live view, as text; "" where they are equal."""
+    schema, name = split(table)
+    theirs, ours = columns(source, schema, name), columns(mirror, schema, name)
+    if names is None:
+        names = theirs
+        if theirs != ours:
+            return f"{schema}.{name}: columns {theirs} on the source, {ours} on the mirror"
+    there, here = rows(source, schema, name, names), rows(mirror, schema, name, names)
+    if there == here:
+        return ""
+    missing, extra = there - here, here - there
+    said = [f"{schema}.{name}: {sum(there.values())} rows on the source, {sum(here.values())} on "
+            f"the mirror; {sum(missing.values())} missing, {sum(extra.values())} extra"]
+    for title, lines in (("missing or different on the mirror:", missing),
+                         ("only on the mirror:", extra)):
+        if lines:
+            said.append(f"  {title}")
+            said += [f"    {shorten(line)}" for line in sorted(lines)[:SHOWN]]
+    return "\n".join(said)
+
+
+def compare(source, mirror, tables=None, names=None):
+    """Fail, readably, unless every live view equals its source table.  Nobody may be writing."""
+    found = [difference(source, mirror, table, names) for table in tables or source_tables(source)]
+    found = [text for text in found if text]
+    assert not found, "the mirror differs from the source\n" + "\n".join(found)
+
+
+def metadata(mirror, table, key="id", schema_pattern="mirror_{}"):
+    """The stored rows, tombstones as well: {key: (is tombstone, _lsn)}."""
+    schema, name = split(table)
+    stored = f"{quoted(schema_pattern.format(schema))}.{quoted(name)}"
+    return {row[0]: (row[1], row[2]) for row in mirror.sql(
+        f"select {key}, _deleted_at is not null, _lsn::text from {stored}")}
