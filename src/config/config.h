@@ -122,6 +122,19 @@ bool config_parse(const char *file, const char *text, size_t len, struct arena *
 bool config_error_at(const struct config *config, struct config_place place, struct error *err,
                      const char *format, ...) __attribute__((format(printf, 4, 5)));
 
+/*
+ * Is text a valid value of the key at path ("pipeline", "tables[].name")?  For values that come
+ * from elsewhere than the file, the command line; the message says what is wrong, not where.
+ */
+bool config_check_value(const char *path, const char *text, struct error *err);
+
+/*
+ * "90s", "64MB": a whole number and a unit, 0 alone.  The message does not repeat the text ("not a
+ * duration (…)"): the caller puts the name of the key or option and a colon before it.
+ */
+bool config_parse_duration(const char *text, int64_t *ret_us, struct error *err);
+bool config_parse_size(const char *text, int64_t *ret_bytes, struct error *err);
+
 /* The candidate nearest to word by edit distance, NULL where none is near enough to suggest. */
 const char *config_nearest(const char *word, const char *const *candidates, int count);
 

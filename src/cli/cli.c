@@ -1,0 +1,243 @@
+/*
+ * Parsing of the command line by the tables in verbs.c.
+ *
+ * Written by hand rather than over getopt_long(): options belong to verbs, the nearest right name
+ * is to be suggested, an option given twice is refused, and abbreviations are not guessed at, so
+ * that a new option never changes what an old script means.  Accepted forms: --name VALUE,
+ * --name=VALUE, -c VALUE, -cVALUE; options and operands mix; "--" ends the options.
+ */
+#include "cli/cli.h"
+
+#include "base/log.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define DEFAULT_CONFIG "tailwater.yaml"
+#define MAX_OPTIONS    32 /* of a verb, the common ones included */
+#define MAX_VERBS      32
+
+static const struct cli_option config_option = {
+    "config",      'c',
+    "FILE",        "the configuration; default " DEFAULT_CONFIG,
+    cli_read_text, offsetof(struct cli, config_file)};
+static const struct cli_option help_option = {
+    "help", 'h', NULL, "this text", cli_read_flag, offsetof(struct cli, is_help)};
+
+struct parser {
+    struct cli *cli;
+    int argc, next;
+    char **argv;
+    const struct cli_option *given[MAX_OPTIONS];
+    int ngiven;
+};
+
+const struct cli_option *cli_common_option(const struct cli_verb *verb, int i)
+{
+    if (i == 0)
+        return &help_option;
+    return i == 1 && (verb == NULL || verb->uses_config) ? &config_option : NULL;
+}
+
+/* The i-th option that may stand here: the verb's own, then the common ones; NULL past the end. */
+static const struct cli_option *option_at(const struct cli_verb *verb, int i)
+{
+    int own = verb != NULL ? verb->noptions : 0;
+
+    return i < own ? &verb->options[i] : cli_common_option(verb, i - own);
+}
+
+static bool unknown_option(const struct cli_verb *verb, const char *shown, const char *name,
+                           struct error *err)
+{
+    const char *names[MAX_OPTIONS], *near;
+    const struct cli_option *option;
+    int count = 0;
+
+    while (count < MAX_OPTIONS && (option = option_at(verb, count)) != NULL)
+        names[count++] = option->name;
+    near = config_nearest(name, names, count);
+    if (verb == NULL)
+        error_set(err, ERROR_CONFIG, "unknown option %s before the verb", shown);
+    else if (near != NULL)
+        error_set(err, ERROR_CONFIG, "%s: unknown option %s; did you mean --%s?", verb->name, shown,
+                  near);
+    else
+        error_set(err, ERROR_CONFIG, "%s: unknown option %s", verb->name, shown);
+    if (verb == NULL)
+        return error_hint(err, "the options of a verb follow it; run: tailwater help");
+    return error_hint(err, "run: tailwater help %s", verb->name);
+}
+
+/* The option that shown ("--json", "-c") names, name being its first len bytes past the dashes. */
+static bool find_option(const struct parser *parser, const char *shown, bool is_letter,
+                        const char *name, size_t len, const struct cli_option **ret_option,
+                        struct error *err)
+{
+    const struct cli_option *option;
+    char word[64], text[68];
+
+    for (int i = 0; (option = option_at(parser->cli->verb, i)) != NULL; i++) {
+        if (is_letter ? option->letter == name[0]
+                      : strlen(option->name) == len && strncmp(option->name, name, len) == 0) {
+            *ret_option = option;
+            return true;
+        }
+    }
+    snprintf(word, sizeof(word), "%.*s", (int) len, name);
+    snprintf(text, sizeof(text), "%.*s%s", is_letter ? 1 : 2, shown, word);
+    return unknown_option(parser->cli->verb, text, word, err);
+}
+
+static bool parse_option(struct parser *parser, const char *arg, struct error *err)
+{
+    bool is_letter = arg[1] != '-';
+    const char *name = arg + (is_letter ? 1 : 2), *value = NULL;
+    size_t len = is_letter ? 1 : strcspn(name, "=");
+    const struct cli_option *option;
+
+    if (!find_option(parser, arg, is_letter, name, len, &option, err))
+        return false;
+    if (name[len] != '\0')
+        value = name + len + !is_letter;
+    for (int i = 0; i < parser->ngiven; i++)
+        if (parser->given[i] == option)
+            return error_set(err, ERROR_CONFIG, "option --%s is given twice", option->name);
+    if (option->value == NULL && value != NULL)
+        return error_set(err, ERROR_CONFIG, "option --%s takes no value", option->name);
+    if (option->value != NULL && value == NULL) {
+        if (parser->next == parser->argc || parser->argv[parser->next][0] == '-')
+            return error_set(err, ERROR_CONFIG, "option --%s needs its value: --%s %s",
+                             option->name, option->name, option->value);
+        value = parser->argv[parser->next++];
+    }
+    if (parser->ngiven < MAX_OPTIONS)
+        parser->given[parser->ngiven++] = option;
+    if (option->value != NULL && value[0] == '\0')
+        return error_set(err, ERROR_CONFIG, "option --%s: its value is empty", option->name);
+    if (!option->read(value, parser->cli, option->offset, err))
+        return error_wrap(err, "option --%s", option->name);
+    return true;
+}
+
+bool cli_find_verb(const char *name, const struct cli_verb **ret_verb, struct error *err)
+{
+    const char *names[MAX_VERBS], *near;
+    const struct cli_verb *verb = verbs_find(name);
+    int count = 0;
+
+    if (verb != NULL) {
+        *ret_verb = verb;
+        return true;
+    }
+    for (; count < verbs_count && count < MAX_VERBS; count++)
+        names[count] = verbs_all[count].name;
+    near = config_nearest(name, names, count);
+    if (near != NULL)
+        error_set(err, ERROR_CONFIG, "unknown verb \"%s\"; did you mean \"%s\"?", name, near);
+    else
+        error_set(err, ERROR_CONFIG, "unknown verb \"%s\"", name);
+    return error_hint(err, "run: tailwater help");
+}
+
+/* What only the whole line shows. */
+static bool check_line(const struct parser *parser, struct error *err)
+{
+    const struct cli *cli = parser->cli;
+
+    if (cli->is_help)
+        return true;
+    if (cli->verb == NULL) {
+        error_set(err, ERROR_CONFIG, "no verb given");
+        return error_hint(err, "run: tailwater help");
+    }
+    for (int i = 0; i < parser->ngiven && !cli->verb->uses_config; i++)
+        if (parser->given[i] == &config_option)
+            return error_set(err, ERROR_CONFIG, "%s reads no configuration: it takes no --config",
+                             cli->verb->name);
+    return true;
+}
+
+bool cli_parse(int argc, char **argv, struct cli *ret_cli, struct error *err)
+{
+    struct parser parser = {.cli = ret_cli, .argc = argc, .argv = argv, .next = 1};
+    bool is_ended = false;
+
+    *ret_cli = (struct cli){.config_file = DEFAULT_CONFIG, .older_than_us = -1};
+    if (argc == 2 && (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0))
+        return cli_find_verb("version", &ret_cli->verb, err);
+    while (parser.next < argc) {
+        char *arg = argv[parser.next++];
+
+        if (!is_ended && strcmp(arg, "--") == 0) {
+            is_ended = true;
+        } else if (!is_ended && arg[0] == '-' && arg[1] != '\0') {
+            if (!parse_option(&parser, arg, err))
+                return false;
+        } else if (ret_cli->verb == NULL) {
+            if (!cli_find_verb(arg, &ret_cli->verb, err))
+                return false;
+        } else if (ret_cli->verb->operand != NULL && ret_cli->operand == NULL) {
+            ret_cli->operand = arg;
+        } else {
+            error_set(err, ERROR_CONFIG, "%s: unexpected argument \"%s\"", ret_cli->verb->name,
+                      arg);
+            return error_hint(err, "run: tailwater help %s", ret_cli->verb->name);
+        }
+    }
+    return check_line(&parser, err);
+}
+
+int cli_fail(const struct cli *cli, const struct error *err)
+{
+    if (cli->is_logged) {
+        log_error(LOG_ERROR, "failed", err);
+        return error_exit_code(err->kind);
+    }
+    fprintf(stderr, "tailwater: %s", err->message);
+    if (err->sqlstate[0] != '\0')
+        fprintf(stderr, " (SQLSTATE %s)", err->sqlstate);
+    fputc('\n', stderr);
+    for (const char *line = err->hint; *line != '\0';) {
+        size_t len = strcspn(line, "\n");
+
+        fprintf(stderr, "  %.*s\n", (int) len, line);
+        line += len + (line[len] == '\n');
+    }
+    return error_exit_code(err->kind);
+}
+
+bool cli_read_flag(const char *value, struct cli *cli, size_t offset, struct error *err)
+{
+    (void) value;
+    (void) err;
+    *(bool *) ((char *) cli + offset) = true;
+    return true;
+}
+
+bool cli_read_text(const char *value, struct cli *cli, size_t offset, struct error *err)
+{
+    (void) err;
+    *(const char **) ((char *) cli + offset) = value;
+    return true;
+}
+
+bool cli_read_duration(const char *value, struct cli *cli, size_t offset, struct error *err)
+{
+    return config_parse_duration(value, (int64_t *) ((char *) cli + offset), err);
+}
+
+bool cli_read_until(const char *value, struct cli *cli, size_t offset, struct error *err)
+{
+    enum cli_until *until = (enum cli_until *) ((char *) cli + offset);
+
+    if (strcmp(value, "now") == 0) {
+        *until = UNTIL_NOW;
+    } else if (lsn_parse(value, &cli->until_lsn)) {
+        *until = UNTIL_LSN;
+    } else {
+        return error_set(err, ERROR_CONFIG,
+                         "\"%.40s\" is neither now nor a WAL position such as 16/B374D848", value);
+    }
+    return true;
+}

@@ -1,0 +1,117 @@
+/*
+ * The command line's frame: what a verb is, what was parsed for it, and the few helpers that verbs
+ * share.  A verb is one file, verb_NAME.c, with one function; its name, help and options are a row
+ * of the table in verbs.c.
+ *
+ * Standard output carries what was asked for and nothing else; everything said to a person goes to
+ * standard error.
+ */
+#ifndef TAILWATER_CLI_H
+#define TAILWATER_CLI_H
+
+#include "config/config.h"
+#include "tailwater/arena.h"
+#include "tailwater/error.h"
+#include "tailwater/lsn.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum cli_until { UNTIL_STOPPED, UNTIL_NOW, UNTIL_LSN };
+
+/* One parsed command line.  Strings point into argv.  A verb sees only the options in its row set;
+ * the others keep the value written here. */
+struct cli {
+    const struct cli_verb *verb;
+    const char *config_file; /* -c; "tailwater.yaml" */
+    bool is_help;            /* --help: main answers it, no verb sees it */
+    bool is_logged;          /* errors are log lines: the verb writes a log */
+
+    bool is_json;           /* --json: check, status, version */
+    bool is_watching;       /* --watch: status */
+    bool is_dry_run;        /* --dry-run: purge, destroy */
+    int64_t older_than_us;  /* --older-than: purge; -1 where not given */
+    enum cli_until until;   /* --until: run */
+    lsn_t until_lsn;        /* UNTIL_LSN */
+    bool is_confirmed;      /* --yes: destroy does not ask */
+    bool is_keeping_tables; /* --keep-tables: destroy leaves the mirror tables and live views */
+    bool is_skipping_source, is_skipping_mirror; /* --skip-…: destroy does not go there */
+
+    const char *source, *mirror;   /* init: connection strings */
+    const char *tables, *pipeline; /* init; NULL where not given */
+
+    const char *operand; /* help: a verb; NULL where none was given */
+};
+
+struct cli_option {
+    const char *name;  /* without its dashes */
+    char letter;       /* its short form; 0 for none */
+    const char *value; /* what help calls its value; NULL for a flag */
+    const char *help;
+    bool (*read)(const char *value, struct cli *cli, size_t offset, struct error *err);
+    size_t offset; /* of its field in struct cli */
+};
+
+struct cli_verb {
+    const char *name;
+    const char *summary; /* one line, for the list of verbs */
+    const char *help;    /* begins with an example */
+    const struct cli_option *options;
+    int noptions;
+    bool uses_config; /* takes -c */
+    bool is_logged;
+    const char *operand; /* what help calls its one operand; NULL where it takes none */
+    int (*run)(struct cli *cli);
+};
+
+/* ---- verbs.c: the table; verbs in the order in which a new user meets them ---- */
+
+extern const struct cli_verb verbs_all[];
+extern const int verbs_count;
+
+const struct cli_verb *verbs_find(const char *name); /* NULL where there is none */
+
+/* ---- verb_*.c.  Each returns the process's exit code ---- */
+
+int verb_init(struct cli *cli);
+int verb_version(struct cli *cli);
+int verb_help(struct cli *cli);
+
+/* What "tailwater help" and "tailwater help VERB" print. */
+void verb_help_list(FILE *out);
+void verb_help_verb(FILE *out, const struct cli_verb *verb);
+
+/* ---- cli.c ---- */
+
+/* argv into *ret_cli.  Errors are ERROR_CONFIG with the nearest right name; ret_cli->verb is then
+ * the verb as far as it was known, or NULL. */
+bool cli_parse(int argc, char **argv, struct cli *ret_cli, struct error *err);
+
+/* The verb of that name, or ERROR_CONFIG with the nearest right one. */
+bool cli_find_verb(const char *name, const struct cli_verb **ret_verb, struct error *err);
+
+/* The options that a verb has without listing them, one by one; NULL past the last. */
+const struct cli_option *cli_common_option(const struct cli_verb *verb, int i);
+
+/*
+ * Reads the file that -c names, and sets up the log by it.  The connection strings are checked as
+ * far as that is possible without connecting.
+ */
+bool cli_load_config(struct cli *cli, struct arena *arena, struct config *ret_config,
+                     struct error *err);
+
+/*
+ * Says an error on standard error, as "tailwater: …" with its hint below, or as a log line where
+ * the verb writes a log.  Returns the exit code, so that a verb can end with return cli_fail(…).
+ */
+int cli_fail(const struct cli *cli, const struct error *err);
+
+/* The readers of option values, for the table. */
+bool cli_read_flag(const char *value, struct cli *cli, size_t offset, struct error *err);
+bool cli_read_text(const char *value, struct cli *cli, size_t offset, struct error *err);
+bool cli_read_duration(const char *value, struct cli *cli, size_t offset, struct error *err);
+bool cli_read_until(const char *value, struct cli *cli, size_t offset, struct error *err);
+
+#endif
