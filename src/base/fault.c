@@ -2,6 +2,8 @@
  */
 #include "base/fault.h"
 
+#include <stddef.h>
+
 #ifdef TAILWATER_FAULTS
 
 #include <signal.h>
