@@ -69,24 +69,23 @@ static bool unknown_option(const struct cli_verb *verb, const char *shown, const
     return error_hint(err, "run: tailwater help %s", verb->name);
 }
 
-/* The option that shown ("--json", "-c") names, name being its first len bytes past the dashes. */
-static bool find_option(const struct parser *parser, const char *shown, bool is_letter,
-                        const char *name, size_t len, const struct cli_option **ret_option,
-                        struct error *err)
+/* The option whose name is the first len bytes of name, or NULL and an error; shown is the argument
+ * with its dashes. */
+static const struct cli_option *find_option(const struct parser *parser, const char *shown,
+                                            bool is_letter, const char *name, size_t len,
+                                            struct error *err)
 {
     const struct cli_option *option;
     char word[64], text[68];
 
-    for (int i = 0; (option = option_at(parser->cli->verb, i)) != NULL; i++) {
+    for (int i = 0; (option = option_at(parser->cli->verb, i)) != NULL; i++)
         if (is_letter ? option->letter == name[0]
-                      : strlen(option->name) == len && strncmp(option->name, name, len) == 0) {
-            *ret_option = option;
-            return true;
-        }
-    }
+                      : strlen(option->name) == len && strncmp(option->name, name, len) == 0)
+            return option;
     snprintf(word, sizeof(word), "%.*s", (int) len, name);
     snprintf(text, sizeof(text), "%.*s%s", is_letter ? 1 : 2, shown, word);
-    return unknown_option(parser->cli->verb, text, word, err);
+    unknown_option(parser->cli->verb, text, word, err);
+    return NULL;
 }
 
 static bool parse_option(struct parser *parser, const char *arg, struct error *err)
@@ -94,9 +93,9 @@ static bool parse_option(struct parser *parser, const char *arg, struct error *e
     bool is_letter = arg[1] != '-';
     const char *name = arg + (is_letter ? 1 : 2), *value = NULL;
     size_t len = is_letter ? 1 : strcspn(name, "=");
-    const struct cli_option *option;
+    const struct cli_option *option = find_option(parser, arg, is_letter, name, len, err);
 
-    if (!find_option(parser, arg, is_letter, name, len, &option, err))
+    if (option == NULL)
         return false;
     if (name[len] != '\0')
         value = name + len + !is_letter;
