@@ -10,37 +10,12 @@
 #define TAILWATER_TABLE_H
 
 #include "config/policy.h"
+#include "pg/codec.h"
 #include "tailwater/arena.h"
 #include "tailwater/lsn.h"
 
 #include <stdbool.h>
 #include <stdint.h>
-
-/*
- * How a column's values travel to the mirror.  The named ones have a binary form that we can make
- * from the text form (src/pg/codec.h); WIRE_TEXT is any other scalar (text array of the column's
- * own type); WIRE_CAST are arrays, composites and whatever unnest would take apart: text[] with a
- * cast per row.
- */
-enum column_wire {
-    WIRE_CAST,
-    WIRE_TEXT,
-    WIRE_BOOL,
-    WIRE_INT2,
-    WIRE_INT4,
-    WIRE_INT8,
-    WIRE_OID,
-    WIRE_FLOAT4,
-    WIRE_FLOAT8,
-    WIRE_NUMERIC,
-    WIRE_STRING, /* text, varchar, bpchar, json, name, xml: the binary form is the text itself */
-    WIRE_JSONB,
-    WIRE_BYTEA,
-    WIRE_UUID,
-    WIRE_DATE,
-    WIRE_TIMESTAMP,
-    WIRE_TIMESTAMPTZ
-};
 
 struct table_column {
     const char *name;
@@ -54,7 +29,7 @@ struct table_column {
     const char
         *cast_type; /* without the modifier: "numeric", "public.mood", for $1::T[] and u.c::T */
     const char *collation; /* "COLLATE …" clause for the mirror's column, or NULL */
-    enum column_wire wire;
+    enum column_wire wire; /* src/pg/codec.h */
     enum column_mask mask;
     bool is_key;
     bool is_toastable;   /* may arrive as a hole */

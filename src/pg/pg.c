@@ -517,3 +517,57 @@ bool pg_query_row(struct pg *pg, const char *sql, int nparams, const char *const
     result = NULL;
     return true;
 }
+
+/* The last result of a statement that was sent; earlier ones are dropped. */
+static PGresult *last_result(struct pg *pg)
+{
+    PGresult *last = NULL;
+    PGresult *result;
+
+    while ((result = PQgetResult(pg->conn)) != NULL) {
+        ExecStatusType status = PQresultStatus(result);
+
+        PQclear(last);
+        last = result;
+        if (status == PGRES_COPY_IN || status == PGRES_COPY_OUT || status == PGRES_COPY_BOTH)
+            break;
+        if (PQstatus(pg->conn) != CONNECTION_OK)
+            break;
+    }
+    return last;
+}
+
+bool pg_query_wait(struct pg *pg, const char *sql, int timeout_ms, int wake_fd,
+                   struct pg_result **ret_result, struct error *err)
+{
+    _cleanup_raw_ PGresult *result = NULL;
+    int64_t deadline_us = clock_tick_us() + (int64_t) timeout_ms * 1000;
+    char class[PG_CLASS_SIZE];
+
+    if (!PQsendQuery(pg->conn, sql))
+        return pg_fail(pg, NULL, pg_statement_class(sql, class), err);
+    while (PQisBusy(pg->conn)) {
+        struct pollfd fds[2] = {{.fd = PQsocket(pg->conn), .events = POLLIN},
+                                {.fd = wake_fd, .events = POLLIN}};
+        int64_t left_us = timeout_ms < 0 ? 0 : deadline_us - clock_tick_us();
+        int nready = 0;
+
+        if (left_us >= 0)
+            nready = poll(fds, 2, timeout_ms < 0 ? -1 : (int) ((left_us + 999) / 1000));
+        if (nready < 0 && errno == EINTR)
+            continue;
+        if (nready <= 0 || fds[1].revents != 0) {
+            /* PQgetResult() below waits for the server to say that it was cancelled. */
+            pg_cancel(pg);
+            break;
+        }
+        if (!PQconsumeInput(pg->conn))
+            break;
+    }
+    result = last_result(pg);
+    if (!check_result(pg, result, sql, err))
+        return false;
+    *ret_result = (struct pg_result *) result;
+    result = NULL;
+    return true;
+}

@@ -92,6 +92,14 @@ bool pg_query(struct pg *pg, const char *sql, int nparams, const char *const *pa
 bool pg_query_row(struct pg *pg, const char *sql, int nparams, const char *const *params,
                   struct pg_result **ret_result, struct error *err);
 
+/*
+ * One statement without parameters that may take long, watched while it runs: after timeout_ms (-1:
+ * none), or when wake_fd (if >= 0) becomes readable, it is cancelled and the error is ERROR_RETRY
+ * with SQLSTATE 57014.  Works on replication connections.
+ */
+bool pg_query_wait(struct pg *pg, const char *sql, int timeout_ms, int wake_fd,
+                   struct pg_result **ret_result, struct error *err);
+
 /* ---- prepared statements in a pipeline: the apply path ---- */
 
 struct pg_param {
