@@ -29,6 +29,9 @@ struct table_column {
     const char
         *cast_type; /* without the modifier: "numeric", "public.mood", for $1::T[] and u.c::T */
     const char *collation; /* "COLLATE …" clause for the mirror's column, or NULL */
+    /* How two values of a key column are compared: "=", or OPERATOR("public".=) where the type's
+     * own is not in pg_catalog (citext, hstore …), since sessions pin search_path to that. */
+    const char *equality;
     enum column_wire wire; /* src/pg/codec.h */
     enum column_mask mask;
     bool is_key;

@@ -1,0 +1,511 @@
+/*
+ * The whole batch goes through one libpq pipeline; results are read when PIPELINE_BYTES are in
+ * flight and before the commit, which is sent only after every count was found right.  Nothing is
+ * sent after a failure.
+ *
+ * The rows of a table are sorted into classes, and each class gets the cheapest statement that is
+ * right for it:
+ *
+ *   linked  rows whose holes another key's row fills, and those keys: one statement, so that all
+ * see the same old rows (and every row of a table where different bytes may be equal keys, P72)
+ *   gone    a plain delete, where no tombstone is kept
+ *   fresh   complete rows that began with an insert: COPY when they are many (bulk.c), else with
+ * the full ones full    complete rows holed   rows with unchanged TOAST values
+ *
+ * Small batches put full, holed and gone rows of a table into one statement.
+ */
+#include "mirror/apply.h"
+
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/memory.h"
+#include "mirror/bulk.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define CHUNK_ROWS     5000
+#define CHUNK_BYTES    (4 << 20)
+#define PIPELINE_BYTES (8 << 20)
+#define SMALL_ROWS     64
+#define MAX_PREPARED   400
+
+enum row_class { CLASS_LINKED, CLASS_GONE, CLASS_FRESH, CLASS_FULL, CLASS_HOLED, CLASSES };
+
+enum statement_kind {
+    KIND_WRITE, /* plus the flags: STATEMENT_FLAGS of them */
+    KIND_DELETE = STATEMENT_FLAGS,
+    KIND_TRUNCATE,
+    KINDS
+};
+
+struct prepared {
+    bool is_prepared;
+    uint64_t used; /* the tick of its last use, for eviction */
+};
+
+/* What the next result in the pipeline answers. */
+enum reply { REPLY_NOTHING, REPLY_CLOCK, REPLY_WRITE, REPLY_DELETE, REPLY_TRUNCATE, REPLY_SYNC };
+
+struct pending {
+    enum reply reply;
+    const struct table *table;
+    lsn_t lsn; /* of the first row, for error messages */
+};
+
+struct apply {
+    struct pg *pg;
+    const char *pipeline;
+    const struct table_list *list;
+    struct cursor *cursor;
+    struct prepared (*prepared)[KINDS]; /* per table */
+    int nprepared;
+    uint64_t tick;
+    struct bulk *bulk;
+    struct params params;
+    struct buf sql;
+    struct statement_slot *slots;
+
+    struct pending *pending; /* a queue: first … count */
+    int pending_first, pending_count, pending_size;
+    size_t in_flight_bytes;
+
+    struct batch_row **rows; /* the rows of a table, by class */
+    int rows_size;
+    int class_start[CLASSES + 1];
+
+    bool is_open; /* a mirror transaction is */
+    struct apply_counts counts;
+};
+
+struct apply *apply_new(struct pg *pg, const char *pipeline, const struct table_list *list,
+                        struct cursor *cursor)
+{
+    struct apply *apply = memory_new(struct apply);
+    int widest = 1;
+
+    for (int i = 0; i < list->count; i++)
+        widest = list->tables[i].ncolumns > widest ? list->tables[i].ncolumns : widest;
+    apply->pg = pg;
+    apply->pipeline = pipeline;
+    apply->list = list;
+    apply->cursor = cursor;
+    apply->prepared = memory_alloc((size_t) list->count * sizeof(*apply->prepared));
+    apply->slots = memory_alloc((size_t) (3 * widest + 3) * sizeof(*apply->slots));
+    apply->bulk = bulk_new(list);
+    return apply;
+}
+
+void apply_free(struct apply *apply)
+{
+    if (apply == NULL)
+        return;
+    pg_free(apply->pg);
+    bulk_free(apply->bulk);
+    params_release(&apply->params);
+    buf_release(&apply->sql);
+    free(apply->prepared);
+    free(apply->slots);
+    free(apply->pending);
+    free(apply->rows);
+    free(apply);
+}
+
+struct pg *apply_connection(struct apply *apply)
+{
+    return apply->pg;
+}
+
+bool apply_is_open(const struct apply *apply)
+{
+    return apply->is_open;
+}
+
+/* ---- the pipeline ---- */
+
+static void expect(struct apply *apply, enum reply reply, const struct table *table, lsn_t lsn)
+{
+    if (apply->pending_first == apply->pending_count)
+        apply->pending_first = apply->pending_count = 0;
+    if (apply->pending_count == apply->pending_size) {
+        apply->pending_size = apply->pending_size ? apply->pending_size * 2 : 64;
+        apply->pending = memory_resize(apply->pending,
+                                       (size_t) apply->pending_size * sizeof(*apply->pending));
+    }
+    apply->pending[apply->pending_count++] = (struct pending){reply, table, lsn};
+}
+
+/* What a write did against what its probe saw. */
+static bool take_write(struct apply *apply, const struct pg_result *result, struct error *err)
+{
+    int64_t count[COUNTS];
+
+    for (int i = 0; i < COUNTS; i++)
+        count[i] = pg_int(result, 0, i);
+    for (int i = 0; i < COUNT_INCOMPLETE; i += 2)
+        if (count[i] != count[i + 1])
+            return error_set(err, ERROR_RETRY,
+                             "a write touched %" PRId64 " rows where its probe saw %" PRId64
+                             ": somebody else changes this mirror table",
+                             count[i + 1], count[i]);
+    apply->counts.deleted += count[COUNT_REMOVED];
+    apply->counts.updated += count[COUNT_UPDATED];
+    apply->counts.inserted += count[COUNT_INSERTED];
+    apply->counts.incomplete += count[COUNT_INCOMPLETE];
+    return true;
+}
+
+static bool take_reply(struct apply *apply, const struct pending *pending,
+                       const struct pg_result *result, struct error *err)
+{
+    switch (pending->reply) {
+    case REPLY_NOTHING:
+    case REPLY_SYNC:
+        return true;
+    case REPLY_CLOCK:
+        return cursor_take(apply->cursor, result, err);
+    case REPLY_WRITE:
+        return take_write(apply, result, err);
+    case REPLY_DELETE:
+    case REPLY_TRUNCATE:
+        apply->counts.deleted += pg_affected(result);
+        return true;
+    }
+    return false;
+}
+
+static bool wrap_pending(const struct pending *pending, struct error *err)
+{
+    if (pending->table == NULL)
+        return false;
+    return error_wrap(err, "%s, transaction at " LSN_FORMAT, pending->table->label,
+                      LSN_ARGS(pending->lsn));
+}
+
+/* Queue a sync and read every result up to it. */
+static bool settle(struct apply *apply, struct error *err)
+{
+    if (!pg_pipeline_sync(apply->pg, err))
+        return false;
+    expect(apply, REPLY_SYNC, NULL, 0);
+    while (apply->pending_first < apply->pending_count) {
+        const struct pending pending = apply->pending[apply->pending_first++];
+        _cleanup_result_ struct pg_result *result = NULL;
+
+        if (!pg_pipeline_next(apply->pg, &result, err) || !take_reply(apply, &pending, result, err))
+            return wrap_pending(&pending, err);
+    }
+    apply->in_flight_bytes = 0;
+    return true;
+}
+
+static bool send_plain(struct apply *apply, const char *sql, struct error *err)
+{
+    expect(apply, REPLY_NOTHING, NULL, 0);
+    return pg_send_query(apply->pg, sql, 0, NULL, err);
+}
+
+/* ---- prepared statements ---- */
+
+static void statement_name(char *name, size_t size, int table, int kind)
+{
+    snprintf(name, size, "tailwater_%d_%d", table, kind);
+}
+
+static void make_sql(struct apply *apply, const struct table *table, int kind)
+{
+    buf_clear(&apply->sql);
+    if (kind == KIND_DELETE)
+        statement_delete(table, &apply->sql);
+    else if (kind == KIND_TRUNCATE)
+        statement_truncate(table, &apply->sql);
+    else
+        statement_write(table, (unsigned) kind, apply->pipeline, &apply->sql);
+}
+
+/* A thousand tables times their variants would cost the backend gigabytes: the least recently used
+ * one goes. */
+static bool evict(struct apply *apply, struct error *err)
+{
+    int table = 0, kind = 0;
+    uint64_t oldest = UINT64_MAX;
+    char sql[64], name[40];
+
+    if (apply->nprepared < MAX_PREPARED)
+        return true;
+    for (int t = 0; t < apply->list->count; t++) {
+        for (int k = 0; k < KINDS; k++) {
+            if (apply->prepared[t][k].is_prepared && apply->prepared[t][k].used < oldest) {
+                oldest = apply->prepared[t][k].used;
+                table = t;
+                kind = k;
+            }
+        }
+    }
+    statement_name(name, sizeof(name), table, kind);
+    snprintf(sql, sizeof(sql), "deallocate %s", name);
+    apply->prepared[table][kind].is_prepared = false;
+    apply->nprepared--;
+    return send_plain(apply, sql, err);
+}
+
+static bool send_statement(struct apply *apply, const struct table *table, int kind,
+                           enum reply reply, lsn_t lsn, int nparams, const struct pg_param *params,
+                           struct error *err)
+{
+    struct prepared *prepared = &apply->prepared[table->index][kind];
+    char name[40];
+
+    statement_name(name, sizeof(name), table->index, kind);
+    if (!prepared->is_prepared) {
+        if (!evict(apply, err))
+            return false;
+        make_sql(apply, table, kind);
+        expect(apply, REPLY_NOTHING, table, lsn);
+        if (!pg_send_prepare(apply->pg, name, buf_text(&apply->sql), err))
+            return false;
+        prepared->is_prepared = true;
+        apply->nprepared++;
+    }
+    prepared->used = ++apply->tick;
+    expect(apply, reply, table, lsn);
+    return pg_send_prepared(apply->pg, name, nparams, params, err);
+}
+
+/* ---- step 2: writes ---- */
+
+static bool send_chunk(struct apply *apply, const struct table *table, int kind,
+                       struct batch_row *const *rows, int nrows, struct error *err)
+{
+    int nslots = 0;
+
+    if (kind == KIND_DELETE)
+        for (int i = 0; i < table->nkeys; i++)
+            apply->slots[nslots++] = (struct statement_slot){PARAM_COLUMN, table->keys[i]};
+    else
+        nslots = statement_slots(table, (unsigned) kind, apply->slots);
+    params_fill(&apply->params, table, apply->slots, nslots, rows, nrows);
+    if (!send_statement(apply, table, kind, kind == KIND_DELETE ? REPLY_DELETE : REPLY_WRITE,
+                        rows[0]->lsn, nslots, apply->params.params, err))
+        return false;
+    apply->in_flight_bytes += apply->params.bytes;
+    return apply->in_flight_bytes < PIPELINE_BYTES || settle(apply, err);
+}
+
+/* rows[from … to) in statements of bounded size. */
+static bool send_rows(struct apply *apply, const struct table *table, int kind, int from, int to,
+                      struct error *err)
+{
+    while (from < to) {
+        size_t bytes = 0;
+        int end = from;
+
+        while (end < to && end - from < CHUNK_ROWS && bytes < CHUNK_BYTES)
+            bytes += apply->rows[end++]->data_bytes;
+        if (!send_chunk(apply, table, kind, apply->rows + from, end - from, err))
+            return false;
+        from = end;
+    }
+    return true;
+}
+
+static enum row_class classify(const struct table *table, const struct batch_row *row)
+{
+    if (!table->is_key_bytewise || row->is_base || (row->has_holes && row->base != NULL))
+        return CLASS_LINKED;
+    if (row->is_gone)
+        return CLASS_GONE;
+    if (row->has_holes)
+        return CLASS_HOLED;
+    return row->is_insert ? CLASS_FRESH : CLASS_FULL;
+}
+
+/* Sort a table's rows by class, in their order within each. */
+static void sort_rows(struct apply *apply, const struct batch_table *rows)
+{
+    int at[CLASSES] = {0};
+
+    if (rows->nrows > apply->rows_size) {
+        apply->rows_size = rows->nrows;
+        apply->rows = memory_resize(apply->rows, (size_t) rows->nrows * sizeof(struct batch_row *));
+    }
+    for (int i = 0; i < rows->nrows; i++)
+        at[classify(rows->table, rows->rows[i])]++;
+    apply->class_start[0] = 0;
+    for (int c = 0; c < CLASSES; c++) {
+        apply->class_start[c + 1] = apply->class_start[c] + at[c];
+        at[c] = apply->class_start[c];
+    }
+    for (int i = 0; i < rows->nrows; i++)
+        apply->rows[at[classify(rows->table, rows->rows[i])]++] = rows->rows[i];
+}
+
+static int class_count(const struct apply *apply, enum row_class class)
+{
+    return apply->class_start[class + 1] - apply->class_start[class];
+}
+
+/* The flags that rows[from … to) need. */
+static unsigned flags_of(const struct apply *apply, int from, int to)
+{
+    unsigned flags = 0;
+
+    for (int i = from; i < to; i++) {
+        const struct batch_row *row = apply->rows[i];
+
+        flags |= row->is_gone ? STATEMENT_GONE : 0;
+        flags |= row->has_holes ? STATEMENT_HOLES : 0;
+        flags |= row->has_holes && row->base ? STATEMENT_BASES : 0;
+    }
+    return flags;
+}
+
+static bool write_linked(struct apply *apply, const struct table *table, struct error *err)
+{
+    const int count = class_count(apply, CLASS_LINKED);
+
+    if (count == 0)
+        return true;
+    return send_chunk(apply, table, (int) flags_of(apply, 0, count), apply->rows, count, err);
+}
+
+static bool write_gone(struct apply *apply, const struct table *table, struct error *err)
+{
+    return send_rows(apply, table, table_keeps_tombstones(table) ? STATEMENT_GONE : KIND_DELETE,
+                     apply->class_start[CLASS_GONE], apply->class_start[CLASS_GONE + 1], err);
+}
+
+static bool write_truncate(struct apply *apply, const struct batch_table *rows, struct error *err)
+{
+    const struct table *table = rows->table;
+    char lsn[LSN_TEXT_SIZE];
+    const uint64_t time = __builtin_bswap64(
+        (uint64_t) (rows->truncate_time_us - CLOCK_POSTGRES_EPOCH_US));
+    const struct pg_param params[] = {
+        {.data = lsn_text(rows->truncate_lsn, lsn)},
+        {.data = (const char *) &time, .len = sizeof(time), .is_binary = true},
+    };
+
+    return send_statement(apply, table, KIND_TRUNCATE, REPLY_TRUNCATE, rows->truncate_lsn,
+                          table_keeps_tombstones(table) ? 2 : 0, params, err);
+}
+
+/* Many fresh rows go by COPY, outside the pipeline.  Where one of them exists after all, they go
+ * the general way. */
+static bool write_fresh(struct apply *apply, const struct table *table, int *ret_written,
+                        struct error *err)
+{
+    const int from = apply->class_start[CLASS_FRESH], count = class_count(apply, CLASS_FRESH);
+    bool is_done = false;
+
+    *ret_written = 0;
+    if (!bulk_is_worth(apply->bulk, table, count))
+        return true;
+    if (!settle(apply, err) || !pg_pipeline_leave(apply->pg, err) ||
+        !bulk_copy(apply->bulk, apply->pg, table, apply->rows + from, count, &is_done, err) ||
+        !pg_pipeline_enter(apply->pg, err))
+        return error_wrap(err, "%s, transaction at " LSN_FORMAT, table->label,
+                          LSN_ARGS(apply->rows[from]->lsn));
+    if (is_done) {
+        *ret_written = count;
+        apply->counts.inserted += count;
+    }
+    return true;
+}
+
+static bool write_table(struct apply *apply, const struct batch_table *rows, struct error *err)
+{
+    const struct table *table = rows->table;
+    int fresh = 0, from;
+
+    sort_rows(apply, rows);
+    if (rows->is_truncated && !write_truncate(apply, rows, err))
+        return false;
+    if (!write_linked(apply, table, err))
+        return false;
+    from = apply->class_start[CLASS_GONE];
+    if (rows->nrows - from <= SMALL_ROWS && class_count(apply, CLASS_GONE) < rows->nrows - from)
+        return send_rows(apply, table, (int) flags_of(apply, from, rows->nrows), from, rows->nrows,
+                         err);
+    if (!write_gone(apply, table, err) || !write_fresh(apply, table, &fresh, err))
+        return false;
+    from = apply->class_start[CLASS_FRESH] + fresh;
+    return send_rows(apply, table, 0, from, apply->class_start[CLASS_HOLED], err) &&
+           send_rows(apply, table, STATEMENT_HOLES, apply->class_start[CLASS_HOLED], rows->nrows,
+                     err);
+}
+
+/* ---- the steps ---- */
+
+static bool begin(struct apply *apply, struct error *err)
+{
+    if (!pg_pipeline_enter(apply->pg, err) || !send_plain(apply, "begin", err))
+        return false;
+    apply->is_open = true;
+    return FAULT(after_begin, err);
+}
+
+/* A batch that ends inside a transaction does not know its last position yet: the clock moves, the
+ * cursor stays. */
+static bool move_clock(struct apply *apply, const struct batch *batch, struct error *err)
+{
+    const bool is_whole = !batch->in_transaction;
+
+    expect(apply, REPLY_CLOCK, NULL, 0);
+    return cursor_send_move(apply->cursor, apply->pg,
+                            is_whole ? batch->end_lsn : apply->cursor->lsn,
+                            is_whole ? batch->last_commit_time_us : 0, err) &&
+           FAULT(after_clock, err);
+}
+
+static bool write_rows(struct apply *apply, const struct batch *batch, struct error *err)
+{
+    for (const struct batch_table *rows = batch->first; rows != NULL; rows = rows->next) {
+        if (!write_table(apply, rows, err))
+            return false;
+        if (rows->next != NULL && !FAULT(between_tables, err))
+            return false;
+    }
+    return FAULT(after_writes, err);
+}
+
+static bool finish_cursor(struct apply *apply, const struct batch *batch, struct error *err)
+{
+    expect(apply, REPLY_CLOCK, NULL, 0);
+    return cursor_send_finish(apply->cursor, apply->pg, batch->end_lsn, batch->last_commit_time_us,
+                              err);
+}
+
+static bool commit(struct apply *apply, struct error *err)
+{
+    if (!settle(apply, err) || !FAULT(before_commit, err) || !send_plain(apply, "commit", err) ||
+        !settle(apply, err) || !pg_pipeline_leave(apply->pg, err))
+        return false;
+    apply->is_open = false;
+    cursor_committed(apply->cursor);
+    return FAULT(after_commit, err);
+}
+
+bool apply_batch(struct apply *apply, const struct batch *batch, struct apply_counts *ret_counts,
+                 struct error *err)
+{
+    const bool is_first = !apply->is_open, is_last = !batch->in_transaction;
+
+    apply->counts = (struct apply_counts){0};
+    if (is_first && !(begin(apply, err) && move_clock(apply, batch, err)))
+        return false;
+    if (!write_rows(apply, batch, err))
+        return false;
+    if (!is_last) {
+        if (!settle(apply, err) || !FAULT(between_pieces, err))
+            return false;
+    } else if (!(is_first || finish_cursor(apply, batch, err)) || !commit(apply, err)) {
+        return false;
+    }
+    ret_counts->inserted += apply->counts.inserted;
+    ret_counts->updated += apply->counts.updated;
+    ret_counts->deleted += apply->counts.deleted;
+    ret_counts->incomplete += apply->counts.incomplete;
+    return true;
+}

@@ -1,0 +1,104 @@
+/*
+ * The row is found by its remembered address, and by its key where that is not known: under an old
+ * snapshot of somebody's the versions of a hot row cannot be pruned, and a look-up by key walks
+ * them all.  The address alone is never trusted: pipeline and cursor are compared in the same
+ * statement.
+ */
+#include "mirror/cursor.h"
+
+#include "base/clock.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+bool cursor_read(struct cursor *cursor, struct pg *mirror, const char *pipeline, struct error *err)
+{
+    _cleanup_result_ struct pg_result *result = NULL;
+
+    if (!pg_query_row(
+            mirror, "select cursor, batch_id, ctid::text from tailwater.clock where pipeline = $1",
+            1, &pipeline, &result, err))
+        return error_wrap(err, "reading the clock of pipeline %s", pipeline);
+    *cursor = (struct cursor){.pipeline = pipeline};
+    cursor->lsn = pg_lsn(result, 0, 0);
+    cursor->batch_id = pg_int(result, 0, 1);
+    snprintf(cursor->tid, sizeof(cursor->tid), "%s", pg_text(result, 0, 2));
+    return true;
+}
+
+static bool send_update(struct cursor *cursor, struct pg *mirror, const char *tid, lsn_t expected,
+                        int64_t expected_batch, int64_t step, lsn_t lsn, int64_t commit_time_us,
+                        struct error *err)
+{
+    static const char by_address[] =
+        "update tailwater.clock set batch_id = batch_id + $5, cursor = $4, "
+        "commit_time = coalesce($6::timestamptz, commit_time), "
+        "applied_at = clock_timestamp() "
+        "where ctid = $7::tid and pipeline = $1 and cursor = $2 and batch_id = $3 "
+        "returning batch_id, ctid::text";
+    static const char by_key[] =
+        "update tailwater.clock set batch_id = batch_id + $5, cursor = $4, "
+        "commit_time = coalesce($6::timestamptz, commit_time), "
+        "applied_at = clock_timestamp() "
+        "where pipeline = $1 and cursor = $2 and batch_id = $3 and $7::text is null "
+        "returning batch_id, ctid::text";
+    char from[LSN_TEXT_SIZE], to[LSN_TEXT_SIZE], batch[24], one[24];
+    const bool has_tid = tid[0] != '\0';
+    const uint64_t time = __builtin_bswap64((uint64_t) (commit_time_us - CLOCK_POSTGRES_EPOCH_US));
+    struct pg_param params[7] = {{0}};
+    const char *texts[7] = {
+        cursor->pipeline,    lsn_text(expected, from), batch, lsn_text(lsn, to), one, NULL,
+        has_tid ? tid : NULL};
+
+    snprintf(batch, sizeof(batch), "%" PRId64, expected_batch);
+    snprintf(one, sizeof(one), "%" PRId64, step);
+    for (int i = 0; i < 7; i++)
+        params[i] = (struct pg_param){.data = texts[i], .len = texts[i] ? strlen(texts[i]) : 0};
+    if (commit_time_us != 0)
+        params[5] = (struct pg_param){
+            .data = (const char *) &time, .len = sizeof(time), .is_binary = true};
+    cursor->next_lsn = lsn;
+    return pg_send_query(mirror, has_tid ? by_address : by_key, 7, params, err);
+}
+
+bool cursor_send_move(struct cursor *cursor, struct pg *mirror, lsn_t lsn, int64_t commit_time_us,
+                      struct error *err)
+{
+    return send_update(cursor, mirror, cursor->tid, cursor->lsn, cursor->batch_id, 1, lsn,
+                       commit_time_us, err);
+}
+
+bool cursor_send_finish(struct cursor *cursor, struct pg *mirror, lsn_t lsn, int64_t commit_time_us,
+                        struct error *err)
+{
+    return send_update(cursor, mirror, cursor->next_tid, cursor->next_lsn, cursor->next_batch_id, 0,
+                       lsn, commit_time_us, err);
+}
+
+bool cursor_take(struct cursor *cursor, const struct pg_result *result, struct error *err)
+{
+    if (pg_rows(result) != 1 && cursor->tid[0] != '\0') {
+        cursor->tid[0] =
+            '\0'; /* the row may only have moved (VACUUM FULL): the next try goes by key */
+        return error_set(err, ERROR_RETRY, "the clock of pipeline %s is not where it was",
+                         cursor->pipeline);
+    }
+    if (pg_rows(result) != 1) {
+        error_set(err, ERROR_BUSY,
+                  "the clock of pipeline %s is not at " LSN_FORMAT ", batch %" PRId64
+                  ": another instance has written since",
+                  cursor->pipeline, LSN_ARGS(cursor->lsn), cursor->batch_id);
+        return error_hint(err, "run one tailwater per pipeline; nothing of this batch was written");
+    }
+    cursor->next_batch_id = pg_int(result, 0, 0);
+    snprintf(cursor->next_tid, sizeof(cursor->next_tid), "%s", pg_text(result, 0, 1));
+    return true;
+}
+
+void cursor_committed(struct cursor *cursor)
+{
+    cursor->lsn = cursor->next_lsn;
+    cursor->batch_id = cursor->next_batch_id;
+    memcpy(cursor->tid, cursor->next_tid, sizeof(cursor->tid));
+}

@@ -1,0 +1,42 @@
+/*
+ * The cursor: the pipeline's one-row clock in the mirror, as its single writer remembers it.  The
+ * first statement of every batch moves it, on condition that it still says what this writer
+ * believes: that is the fence against a second or a zombie instance, the batch number and the
+ * commit order in one (invariants 1, 4 and 10).
+ */
+#ifndef TAILWATER_CURSOR_H
+#define TAILWATER_CURSOR_H
+
+#include "pg/pg.h"
+
+struct cursor {
+    const char *pipeline;
+    lsn_t lsn;        /* the mirror is complete up to here, as committed */
+    int64_t batch_id; /* of the last committed batch */
+    char tid[32];     /* the row's address; "" when unknown */
+
+    /* of the transaction in progress; taken over by cursor_committed() */
+    lsn_t next_lsn;
+    char next_tid[32];
+    int64_t next_batch_id;
+};
+
+/* Read the committed clock. */
+bool cursor_read(struct cursor *cursor, struct pg *mirror, const char *pipeline, struct error *err);
+
+/*
+ * Queue, in pipeline mode, the statement that moves the clock: one batch further, and to lsn.
+ * cursor_take() reads its result; ERROR_BUSY where the clock was not where it should be.
+ */
+bool cursor_send_move(struct cursor *cursor, struct pg *mirror, lsn_t lsn, int64_t commit_time_us,
+                      struct error *err);
+
+/* The same inside the batch, for its last position: after the pieces of a large transaction. */
+bool cursor_send_finish(struct cursor *cursor, struct pg *mirror, lsn_t lsn, int64_t commit_time_us,
+                        struct error *err);
+
+bool cursor_take(struct cursor *cursor, const struct pg_result *result, struct error *err);
+
+void cursor_committed(struct cursor *cursor);
+
+#endif

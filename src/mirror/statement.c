@@ -1,0 +1,396 @@
+/*
+ * The general statement, for a table of columns id (key), a, big (toastable), soft deletes and
+ * every flag:
+ *
+ *   with u as (select … casts … from unnest($1::bigint[], …) as u(c0, c1, …, l, t, g, p2, b0)),
+ *        s as materialized (
+ *          select u.c0, u.c1, case when u.p2 then u.c2 else b.big end as c2, u.l, u.t, u.g,
+ *                 m.ctid as tid, m._deleted_at is null as live, not p2 and (b.ctid is null or …) as
+ * lost, row(m.a, m.big, …)::record *<> row(u.c1, …)::record as differs from u left join mirror m on
+ * m.id = u.c0 left join mirror b on b.id = u.b0), d as (gone: delete, or update … set _deleted_at),
+ *        w as (update … from s where m.ctid = s.tid …),
+ *        i as (insert … select from s where s.tid is null …),
+ *        r as (insert into tailwater.repair …)
+ *   select counts
+ *
+ * One probe per row: s is materialized, d and w reach the rows by their address.  All branches see
+ * the same snapshot, and a row of the mirror is touched by at most one of them.  "Differs" compares
+ * row images (*<>, record_image_ops): types without an equality operator work, and 1.0 is not 1.00;
+ * _deleted_at is part of it.
+ *
+ * Where keys may be equal without being the same bytes (P72) the rows of s are ranked within an
+ * equal key, present before gone, and only the first acts; the key columns are written then too.
+ */
+#include "mirror/statement.h"
+
+#include "pg/pg.h"
+
+int statement_slots(const struct table *table, unsigned flags, struct statement_slot *ret_slots)
+{
+    int count = 0;
+
+    for (int i = 0; i < table->ncolumns; i++)
+        ret_slots[count++] = (struct statement_slot){PARAM_COLUMN, i};
+    ret_slots[count++] = (struct statement_slot){PARAM_LSN, -1};
+    if (table_keeps_tombstones(table))
+        ret_slots[count++] = (struct statement_slot){PARAM_TIME, -1};
+    if (flags & STATEMENT_GONE)
+        ret_slots[count++] = (struct statement_slot){PARAM_GONE, -1};
+    for (int i = 0; flags & STATEMENT_HOLES && i < table->ncolumns; i++)
+        if (table->columns[i].is_toastable && !table->columns[i].is_key)
+            ret_slots[count++] = (struct statement_slot){PARAM_PRESENCE, i};
+    for (int i = 0; flags & STATEMENT_BASES && i < table->nkeys; i++)
+        ret_slots[count++] = (struct statement_slot){PARAM_BASE_KEY, table->keys[i]};
+    return count;
+}
+
+static void add_mirror(struct buf *sql, const struct table *table)
+{
+    pg_add_qualified(sql, table->mirror_schema, table->mirror_name);
+}
+
+static void add_column(struct buf *sql, const char *alias, const struct table_column *column)
+{
+    buf_add(sql, alias);
+    buf_add_char(sql, '.');
+    pg_add_ident(sql, column->name);
+}
+
+/* The array's type: the column's own, or text where unnest would take the value apart. */
+static const char *array_type(const struct table_column *column)
+{
+    return column->wire == WIRE_CAST ? "text" : column->cast_type;
+}
+
+/* The name of a slot's column in u: c3 values, p3 presence, b3 base keys, l, t, g. */
+static void add_slot_name(struct buf *sql, const struct statement_slot *slot)
+{
+    static const char letters[] = {
+        [PARAM_COLUMN] = 'c', [PARAM_LSN] = 'l',      [PARAM_TIME] = 't',
+        [PARAM_GONE] = 'g',   [PARAM_PRESENCE] = 'p', [PARAM_BASE_KEY] = 'b'};
+
+    buf_add_char(sql, letters[slot->param]);
+    if (slot->column >= 0)
+        buf_printf(sql, "%d", slot->column);
+}
+
+static const char *slot_type(const struct table *table, const struct statement_slot *slot)
+{
+    switch (slot->param) {
+    case PARAM_COLUMN:
+    case PARAM_BASE_KEY:
+        return array_type(&table->columns[slot->column]);
+    case PARAM_LSN:
+        return "pg_lsn";
+    case PARAM_TIME:
+        return "timestamptz";
+    case PARAM_GONE:
+    case PARAM_PRESENCE:
+        return "bool";
+    }
+    return NULL;
+}
+
+/* unnest($1::T[], …) as u(c0, …) */
+static void add_unnest(struct buf *sql, const struct table *table, unsigned flags)
+{
+    struct statement_slot slots[3 * 1600 + 3];
+    int count = statement_slots(table, flags, slots);
+
+    buf_add(sql, "unnest(");
+    for (int i = 0; i < count; i++)
+        buf_printf(sql, "%s$%d::%s[]", i ? ", " : "", i + 1, slot_type(table, &slots[i]));
+    buf_add(sql, ") as u(");
+    for (int i = 0; i < count; i++) {
+        buf_add(sql, i ? ", " : "");
+        add_slot_name(sql, &slots[i]);
+    }
+    buf_add(sql, ")");
+}
+
+/* The value as it was sent, in the column's own type. */
+static void add_sent(struct buf *sql, const struct table *table, char letter, int i)
+{
+    buf_printf(sql, "u.%c%d", letter, i);
+    if (table->columns[i].wire == WIRE_CAST)
+        buf_printf(sql, "::%s", table->columns[i].cast_type);
+}
+
+static bool may_be_hole(const struct table *table, unsigned flags, int i)
+{
+    return flags & STATEMENT_HOLES && table->columns[i].is_toastable && !table->columns[i].is_key;
+}
+
+/* The value after the batch. */
+static void add_merged(struct buf *sql, const struct table *table, unsigned flags, int i)
+{
+    if (!may_be_hole(table, flags, i)) {
+        add_sent(sql, table, 'c', i);
+        return;
+    }
+    buf_printf(sql, "case when u.p%d then ", i);
+    add_sent(sql, table, 'c', i);
+    buf_add(sql, " else ");
+    add_column(sql, flags & STATEMENT_BASES ? "b" : "m", &table->columns[i]);
+    buf_add(sql, " end");
+}
+
+/* m.k = u.c0 and … */
+static void add_key_join(struct buf *sql, const struct table *table, const char *alias, char letter)
+{
+    for (int i = 0; i < table->nkeys; i++) {
+        buf_add(sql, i ? " and " : "");
+        add_column(sql, alias, &table->columns[table->keys[i]]);
+        buf_printf(sql, " %s ", table->columns[table->keys[i]].equality);
+        add_sent(sql, table, letter, table->keys[i]);
+    }
+}
+
+/* Some column was not sent, and there is no live row to take it from. */
+static void add_lost(struct buf *sql, const struct table *table, unsigned flags)
+{
+    const char *base = flags & STATEMENT_BASES ? "b" : "m";
+    bool any = false;
+
+    if (flags & STATEMENT_GONE)
+        buf_add(sql, "not u.g and ");
+    buf_add(sql, "not (");
+    for (int i = 0; i < table->ncolumns; i++) {
+        if (!may_be_hole(table, flags, i))
+            continue;
+        buf_printf(sql, "%su.p%d", any ? " and " : "", i);
+        any = true;
+    }
+    buf_printf(sql, "%s) and (%s.ctid is null or %s._deleted_at is not null)", any ? "" : "true",
+               base, base);
+}
+
+/* row(the mirror's)::record *<> row(the batch's)::record, the key left out where it cannot differ.
+ */
+static void add_differs(struct buf *sql, const struct table *table, unsigned flags)
+{
+    buf_add(sql, "row(");
+    for (int i = 0; i < table->ncolumns; i++) {
+        if (table->columns[i].is_key && table->is_key_bytewise)
+            continue;
+        add_column(sql, "m", &table->columns[i]);
+        buf_add(sql, ", ");
+    }
+    buf_add(sql, "m._deleted_at)::record *<> row(");
+    for (int i = 0; i < table->ncolumns; i++) {
+        if (table->columns[i].is_key && table->is_key_bytewise)
+            continue;
+        add_merged(sql, table, flags, i);
+        buf_add(sql, ", ");
+    }
+    buf_add(sql, "null::timestamptz)::record");
+}
+
+/* The probe: rows of the batch beside what the mirror has. */
+static void add_probe(struct buf *sql, const struct table *table, unsigned flags)
+{
+    buf_add(sql, "s as materialized (select ");
+    for (int i = 0; i < table->ncolumns; i++) {
+        add_merged(sql, table, flags, i);
+        buf_printf(sql, " as c%d, ", i);
+    }
+    buf_printf(sql, "u.l, %s%s, m.ctid as tid, m._deleted_at is null as live, ",
+               table_keeps_tombstones(table) ? "u.t, " : "",
+               flags & STATEMENT_GONE ? "u.g" : "false as g");
+    if (flags & STATEMENT_HOLES)
+        add_lost(sql, table, flags);
+    else
+        buf_add(sql, "false");
+    buf_add(sql, " as lost, ");
+    add_differs(sql, table, flags);
+    buf_add(sql, " as differs");
+    if (!table->is_key_bytewise) {
+        buf_add(sql, ", row_number() over (partition by ");
+        for (int i = 0; i < table->nkeys; i++) {
+            buf_add(sql, i ? ", " : "");
+            add_sent(sql, table, 'c', table->keys[i]);
+        }
+        buf_printf(sql, " order by %s) as rank", flags & STATEMENT_GONE ? "u.g" : "1");
+    }
+    buf_add(sql, " from ");
+    add_unnest(sql, table, flags);
+    buf_add(sql, " left join ");
+    add_mirror(sql, table);
+    buf_add(sql, " m on ");
+    add_key_join(sql, table, "m", 'c');
+    if (flags & STATEMENT_BASES) {
+        buf_add(sql, " left join ");
+        add_mirror(sql, table);
+        buf_add(sql, " b on ");
+        add_key_join(sql, table, "b", 'b');
+    }
+    buf_add(sql, ")");
+}
+
+/* What makes a row of s belong to a branch.  One place, since the counts ask the same. */
+static const char *condition(const struct table *table, enum statement_count branch)
+{
+    const bool keeps = table_keeps_tombstones(table), ranked = !table->is_key_bytewise;
+
+    switch (branch) {
+    case COUNT_TO_REMOVE:
+        if (keeps)
+            return ranked ? "s.g and s.live and s.tid is not null and s.rank = 1"
+                          : "s.g and s.live and s.tid is not null";
+        return ranked ? "s.g and s.tid is not null and s.rank = 1" : "s.g and s.tid is not null";
+    case COUNT_TO_UPDATE:
+        return ranked ? "not s.g and not s.lost and s.differs and s.tid is not null and s.rank = 1"
+                      : "not s.g and not s.lost and s.differs and s.tid is not null";
+    case COUNT_TO_INSERT:
+        if (keeps)
+            return ranked ? "not s.lost and s.tid is null and s.rank = 1"
+                          : "not s.lost and s.tid is null";
+        return ranked ? "not s.g and not s.lost and s.tid is null and s.rank = 1"
+                      : "not s.g and not s.lost and s.tid is null";
+    case COUNT_INCOMPLETE:
+        return "s.lost";
+    case COUNT_REMOVED:
+    case COUNT_UPDATED:
+    case COUNT_INSERTED:
+    case COUNTS:
+        break;
+    }
+    return "false";
+}
+
+static void add_removal(struct buf *sql, const struct table *table)
+{
+    if (table_keeps_tombstones(table)) {
+        buf_add(sql, ", d as (update ");
+        add_mirror(sql, table);
+        buf_add(sql, " m set _lsn = s.l, _deleted_at = s.t from s where ");
+    } else {
+        buf_add(sql, ", d as (delete from ");
+        add_mirror(sql, table);
+        buf_add(sql, " m using s where ");
+    }
+    buf_printf(sql, "m.ctid = s.tid and %s returning 1)", condition(table, COUNT_TO_REMOVE));
+}
+
+static void add_update(struct buf *sql, const struct table *table)
+{
+    buf_add(sql, ", w as (update ");
+    add_mirror(sql, table);
+    buf_add(sql, " m set ");
+    for (int i = 0; i < table->ncolumns; i++) {
+        if (table->columns[i].is_key && table->is_key_bytewise)
+            continue;
+        pg_add_ident(sql, table->columns[i].name);
+        buf_printf(sql, " = s.c%d, ", i);
+    }
+    buf_printf(sql,
+               "_lsn = s.l, _deleted_at = null from s where m.ctid = s.tid and %s returning 1)",
+               condition(table, COUNT_TO_UPDATE));
+}
+
+/* A tombstone of a key that the mirror never saw has its key, and NULL elsewhere, as the batch sent
+ * no values. */
+static void add_insert(struct buf *sql, const struct table *table)
+{
+    buf_add(sql, ", i as (insert into ");
+    add_mirror(sql, table);
+    buf_add(sql, " (");
+    for (int i = 0; i < table->ncolumns; i++) {
+        pg_add_ident(sql, table->columns[i].name);
+        buf_add(sql, ", ");
+    }
+    buf_add(sql, "_lsn, _deleted_at) select ");
+    for (int i = 0; i < table->ncolumns; i++)
+        buf_printf(sql, "s.c%d, ", i);
+    buf_printf(sql, "s.l, %s from s where %s returning 1)",
+               table_keeps_tombstones(table) ? "case when s.g then s.t end" : "null::timestamptz",
+               condition(table, COUNT_TO_INSERT));
+}
+
+static void add_repair(struct buf *sql, const struct table *table, const char *pipeline)
+{
+    buf_add(sql, ", r as (insert into tailwater.repair (pipeline, schema, name, key, lsn) select ");
+    pg_add_literal(sql, pipeline);
+    buf_add(sql, ", ");
+    pg_add_literal(sql, table->schema);
+    buf_add(sql, ", ");
+    pg_add_literal(sql, table->name);
+    buf_add(sql, ", array[");
+    for (int i = 0; i < table->nkeys; i++)
+        buf_printf(sql, "%ss.c%d::text", i ? ", " : "", table->keys[i]);
+    buf_printf(sql, "], s.l from s where %s returning 1)", condition(table, COUNT_INCOMPLETE));
+}
+
+void statement_write(const struct table *table, unsigned flags, const char *pipeline,
+                     struct buf *ret_sql)
+{
+    static const struct {
+        enum statement_count wanted;
+        const char *done;
+        unsigned needs;
+    } counts[] = {{COUNT_TO_REMOVE, "d", STATEMENT_GONE},
+                  {COUNT_TO_UPDATE, "w", 0},
+                  {COUNT_TO_INSERT, "i", 0}};
+
+    buf_add(ret_sql, "with ");
+    add_probe(ret_sql, table, flags);
+    if (flags & STATEMENT_GONE)
+        add_removal(ret_sql, table);
+    add_update(ret_sql, table);
+    add_insert(ret_sql, table);
+    if (flags & STATEMENT_HOLES)
+        add_repair(ret_sql, table, pipeline);
+    buf_add(ret_sql, " select ");
+    for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+        if ((flags & counts[i].needs) == counts[i].needs)
+            buf_printf(ret_sql, "count(*) filter (where %s), (select count(*) from %s), ",
+                       condition(table, counts[i].wanted), counts[i].done);
+        else
+            buf_add(ret_sql, "0, 0, ");
+    }
+    if (flags & STATEMENT_HOLES)
+        buf_add(ret_sql, "(select count(*) from r)");
+    else
+        buf_add(ret_sql, "0");
+    buf_add(ret_sql, " from s");
+}
+
+void statement_delete(const struct table *table, struct buf *ret_sql)
+{
+    buf_add(ret_sql, "delete from ");
+    add_mirror(ret_sql, table);
+    buf_add(ret_sql, " m using unnest(");
+    for (int i = 0; i < table->nkeys; i++)
+        buf_printf(ret_sql, "%s$%d::%s[]", i ? ", " : "", i + 1,
+                   array_type(&table->columns[table->keys[i]]));
+    buf_add(ret_sql, ") as u(");
+    for (int i = 0; i < table->nkeys; i++)
+        buf_printf(ret_sql, "%sc%d", i ? ", " : "", table->keys[i]);
+    buf_add(ret_sql, ") where ");
+    add_key_join(ret_sql, table, "m", 'c');
+}
+
+void statement_copy(const struct table *table, bool is_binary, struct buf *ret_sql)
+{
+    buf_add(ret_sql, "copy ");
+    add_mirror(ret_sql, table);
+    buf_add(ret_sql, " (");
+    for (int i = 0; i < table->ncolumns; i++) {
+        pg_add_ident(ret_sql, table->columns[i].name);
+        buf_add(ret_sql, ", ");
+    }
+    buf_printf(ret_sql, "_lsn) from stdin with (format %s)", is_binary ? "binary" : "text");
+}
+
+void statement_truncate(const struct table *table, struct buf *ret_sql)
+{
+    if (table_keeps_tombstones(table)) {
+        buf_add(ret_sql, "update ");
+        add_mirror(ret_sql, table);
+        buf_add(ret_sql,
+                " set _lsn = $1::pg_lsn, _deleted_at = $2::timestamptz where _deleted_at is null");
+    } else {
+        buf_add(ret_sql, "delete from ");
+        add_mirror(ret_sql, table);
+    }
+}

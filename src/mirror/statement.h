@@ -1,0 +1,73 @@
+/*
+ * The SQL of the apply path: text only, no connection.  A statement is a function of the table and
+ * of a few flags; its parameters are arrays, one element per row, in the order that statement_param
+ * tells.
+ *
+ * Results are one row of counts (enum statement_count): what was to be done as the probe saw it,
+ * and what was done.  A difference is an error of ours or of a second writer's.
+ */
+#ifndef TAILWATER_STATEMENT_H
+#define TAILWATER_STATEMENT_H
+
+#include "base/buf.h"
+#include "batch/table.h"
+
+enum statement_flag {
+    STATEMENT_HOLES = 1, /* a presence array per toastable column */
+    STATEMENT_BASES = 2, /* holes are filled from the row of another key: base key arrays */
+    STATEMENT_GONE = 4,  /* rows may be gone: an array says which */
+    STATEMENT_FLAGS = 8
+};
+
+/*
+ * What a parameter holds, element by element.  A table's columns come first, so that the parameter
+ * of column i is $i+1.
+ */
+enum statement_param {
+    PARAM_COLUMN,   /* the value of a column: T[], or text[] for WIRE_CAST */
+    PARAM_LSN,      /* pg_lsn[] */
+    PARAM_TIME,     /* timestamptz[], commit times: only where tombstones are kept */
+    PARAM_GONE,     /* bool[] */
+    PARAM_PRESENCE, /* bool[]: the value of a toastable column was sent */
+    PARAM_BASE_KEY  /* a key column of the row's base */
+};
+
+struct statement_slot {
+    enum statement_param param;
+    int column; /* of the table, where one is meant */
+};
+
+enum statement_count {
+    COUNT_TO_REMOVE,
+    COUNT_REMOVED,
+    COUNT_TO_UPDATE,
+    COUNT_UPDATED,
+    COUNT_TO_INSERT,
+    COUNT_INSERTED,
+    COUNT_INCOMPLETE, /* holes that no mirror row could fill: their keys went to the repair list */
+    COUNTS
+};
+
+/* The parameters of statement_write() with these flags, at most 3 × ncolumns + 3; returns how many.
+ */
+int statement_slots(const struct table *table, unsigned flags, struct statement_slot *ret_slots);
+
+/*
+ * The probing write.  Unnests the rows, joins them to the mirror once, removes what is gone (or
+ * leaves tombstones), updates by address what exists and differs, inserts the rest, and lists
+ * incomplete rows for repair. pipeline is a literal in it.
+ */
+void statement_write(const struct table *table, unsigned flags, const char *pipeline,
+                     struct buf *ret_sql);
+
+/* Removes keys without asking what was there: no tombstones kept, keys bytewise.  Parameters: the
+ * key columns' arrays. */
+void statement_delete(const struct table *table, struct buf *ret_sql);
+
+/* COPY mirror table (columns, _lsn) FROM STDIN, binary or text. */
+void statement_copy(const struct table *table, bool is_binary, struct buf *ret_sql);
+
+/* A truncate.  $1 pg_lsn and $2 timestamptz where tombstones are kept, no parameters otherwise. */
+void statement_truncate(const struct table *table, struct buf *ret_sql);
+
+#endif
