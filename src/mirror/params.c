@@ -83,8 +83,7 @@ static bool fill_binary(struct buf *buf, const struct table *table,
 
     if (wire == WIRE_TEXT)
         return false;
-    codec_array_begin(buf, column->wire == WIRE_CAST ? OID_TEXT : column->element_oid,
-                      (uint32_t) nrows);
+    place = codec_array_begin(buf, column->wire == WIRE_CAST ? OID_TEXT : column->element_oid);
     for (int i = 0; i < nrows; i++) {
         const struct value *value = slot_value(table, slot, rows[i]);
 
@@ -117,7 +116,6 @@ static void fill_meta(struct buf *buf, const struct statement_slot *slot,
     const uint32_t oid = slot->param == PARAM_LSN    ? OID_LSN
                          : slot->param == PARAM_TIME ? OID_TIMESTAMPTZ
                                                      : OID_BOOL;
-
     const size_t place = codec_array_begin(buf, oid);
 
     for (int i = 0; i < nrows; i++) {
