@@ -111,7 +111,10 @@ static void add_lines(struct lines *lines, const struct change *change, const ch
 
 /* ---- a model of the mirror ---- */
 
+#define MODEL_ROWS 4096
+
 struct model {
+    struct arena arena;
     struct fixture_table *tables;
     int count;
 };
@@ -129,27 +132,23 @@ static struct fixture_table *model_table(struct model *model, const char *schema
 static struct model model_start(const struct fixture_scenario *end,
                                 const struct fixture_scenario *before)
 {
-    struct model model = {.tables = memory_resize(NULL, sizeof(*model.tables) * 64),
-                          .count = end->ntables};
+    struct model model = {.count = end->ntables};
 
-    assert_true(end->ntables < 64);
+    model.tables = arena_new(&model.arena, struct fixture_table, end->ntables);
     for (int i = 0; i < end->ntables; i++) {
         struct fixture_table *table = &model.tables[i];
 
         *table = end->tables[i];
         table->nrows = 0;
-        table->rows = memory_resize(NULL, sizeof(*table->rows) * 4096);
+        table->rows = arena_new(&model.arena, struct value *, MODEL_ROWS);
     }
     for (int i = 0; before != NULL && i < before->ntables; i++) {
         const struct fixture_table *was = &before->tables[i];
         struct fixture_table *table = model_table(&model, was->schema, was->name);
 
-        for (int row = 0; row < was->nrows; row++) {
-            size_t size = sizeof(struct value) * (size_t) was->ncolumns;
-
-            table->rows[table->nrows] = memory_resize(NULL, size);
-            memcpy(table->rows[table->nrows++], was->rows[row], size);
-        }
+        for (int row = 0; row < was->nrows; row++)
+            table->rows[table->nrows++] = arena_memdup(
+                &model.arena, was->rows[row], sizeof(struct value) * (size_t) was->ncolumns);
     }
     return model;
 }
@@ -168,12 +167,11 @@ static bool same_value(const struct value *a, const struct value *b)
            (a->kind != VALUE_TEXT || (a->len == b->len && memcmp(a->data, b->data, a->len) == 0));
 }
 
-/* Values live as long as the test program: they leave with the process. */
-static void store(struct value *to, const struct value *from)
+static void store(struct model *model, struct value *to, const struct value *from)
 {
     *to = *from;
     if (from->kind == VALUE_TEXT)
-        to->data = memcpy(memory_resize(NULL, from->len + 1), from->data, from->len);
+        to->data = arena_memdup(&model->arena, from->data, from->len);
 }
 
 static int model_find(const struct fixture_table *table, const struct relation *relation,
@@ -205,8 +203,8 @@ static void model_row(struct model *model, const struct change *change)
         return; /* gone at the end of the scenario */
     if (change->kind == CHANGE_INSERT) {
         row = table->nrows++;
-        assert_true(row < 4096);
-        table->rows[row] = memory_alloc(sizeof(struct value) * ((size_t) table->ncolumns + 1));
+        assert_true(row < MODEL_ROWS);
+        table->rows[row] = arena_new(&model->arena, struct value, table->ncolumns);
         for (int i = 0; i < table->ncolumns; i++)
             table->rows[row][i].kind = VALUE_NULL;
     } else {
@@ -221,7 +219,7 @@ static void model_row(struct model *model, const struct change *change)
         int at = column_of(relation, table->columns[i]);
 
         if (at >= 0 && change->values[at].kind != VALUE_ABSENT)
-            store(&table->rows[row][i], &change->values[at]);
+            store(model, &table->rows[row][i], &change->values[at]);
     }
 }
 
@@ -229,8 +227,8 @@ static void model_apply(struct model *model, const struct change *change)
 {
     if (change->kind == CHANGE_TRUNCATE) {
         for (int i = 0; i < change->nrelations; i++) {
-            struct fixture_table *table =
-                model_table(model, change->relations[i]->schema, change->relations[i]->name);
+            struct fixture_table *table = model_table(model, change->relations[i]->schema,
+                                                      change->relations[i]->name);
 
             if (table != NULL)
                 table->nrows = 0;
@@ -289,13 +287,13 @@ static const struct exemption {
     bool differs;        /* between the plugins */
     bool no_model;       /* the stream does not say all that happened */
 } exemptions[] = {
-    {"generated", .but_for = "g"},        /* P15 */
-    {"nan", .differs = true},             /* P7: without numeric-data-types-as-string */
-    {"message_bytes", .differs = true},   /* P66 */
-    {"latin1", .differs = true},          /* P11 */
-    {"partitions", .differs = true},      /* wal2json sends the truncate of the root as well */
-    {"ddl", .no_model = true},            /* P55: ADD COLUMN DEFAULT */
-    {"recreate", .no_model = true},       /* P59: DROP TABLE */
+    {"generated", .but_for = "g"},      /* P15 */
+    {"nan", .differs = true},           /* P7: without numeric-data-types-as-string */
+    {"message_bytes", .differs = true}, /* P66 */
+    {"latin1", .differs = true},        /* P11 */
+    {"partitions", .differs = true},    /* wal2json sends the truncate of the root as well */
+    {"ddl", .no_model = true},          /* P55: ADD COLUMN DEFAULT */
+    {"recreate", .no_model = true},     /* P59: DROP TABLE */
     {"streaming", .differs = true, .no_model = true}, /* captured for one plugin, to be refused */
     {"binary", .differs = true, .no_model = true},
 };
@@ -372,6 +370,7 @@ static void changes_lead_to_the_source(const struct decoder_ops *ops, const stru
         model = model_start(end, end->continues ? end - 1 : NULL);
         run(ops, scenario, NULL, &model, &lines);
         model_equals(&model, end);
+        arena_release(&model.arena);
         lines_release(&lines);
     }
 }
