@@ -10,8 +10,10 @@
 
 #include "base/log.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define DEFAULT_CONFIG "tailwater.yaml"
 #define MAX_OPTIONS    32 /* of a verb, the common ones included */
@@ -185,6 +187,19 @@ bool cli_parse(int argc, char **argv, struct cli *ret_cli, struct error *err)
         }
     }
     return check_line(&parser, err);
+}
+
+bool cli_load_config(struct cli *cli, struct arena *arena, struct config *ret_config,
+                     struct error *err)
+{
+    if (!config_load(cli->config_file, arena, ret_config, err)) {
+        if (access(cli->config_file, F_OK) != 0 && errno == ENOENT)
+            error_hint(err, "name the file with -c FILE, or write one: tailwater init --source "
+                            "CONNINFO --mirror CONNINFO > " DEFAULT_CONFIG);
+        return false;
+    }
+    log_configure(ret_config->log.format, ret_config->log.level, ret_config->pipeline);
+    return true;
 }
 
 int cli_fail(const struct cli *cli, const struct error *err)

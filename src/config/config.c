@@ -1,0 +1,496 @@
+/*
+ * The table of keys, and the walk that fills struct config by it: the file's tree is followed from
+ * the top, each name is looked up in the table, and its reader (value.c) writes the field.  What
+ * the table does not have is refused, with the nearest name that it has.  Defaults stand in the
+ * table as they would in the file and go through the same readers.
+ *
+ * Errors come in the order of the file; then what is missing; then what does not fit together.
+ * Whether tables, roles and connection strings are real is not known here: check finds that out.
+ */
+#include "config/config.h"
+
+#include "base/buf.h"
+#include "base/cleanup.h"
+#include "config/pattern.h"
+#include "config/tree.h"
+#include "config/units.h"
+#include "config/value.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define COUNT(array)   ((int) (sizeof(array) / sizeof((array)[0])))
+#define MAX_FILE_BYTES (1024 * 1024)
+#define TABLES         "tables[]." /* begins the path of what an entry of tables may hold */
+
+#define AT(member)    offsetof(struct config, member)
+#define ENTRY(member) offsetof(struct config_table, member)
+
+#define kB  (INT64_C(1) << 10)
+#define MiB (INT64_C(1) << 20)
+#define GiB (INT64_C(1) << 30)
+#define TiB (INT64_C(1) << 40)
+
+#define SECOND    INT64_C(1000000)
+#define DAY       (86400 * SECOND)
+#define MAX_DELAY (36500 * DAY)
+
+static const char *const plugins[] = {"wal2json", "pgoutput", NULL};
+static const char *const formats[] = {"text", "json", NULL};
+static const char *const levels[] = {"debug", "info", "warning", "error", NULL};
+static const char *const deletes[] = {"soft", "ignore", NULL};
+static const char *const truncates[] = {"apply", "ignore", "stop", NULL};
+
+static VALUE_READER(tables);
+
+/* decode_memory: the limits are those of logical_decoding_work_mem. */
+static const struct value_key keys[] = {
+    {"pipeline", value_read_pipeline, AT(pipeline), .max = 50, .fallback = "main"},
+
+    {"source.conninfo", value_read_conninfo, AT(source.conninfo),
+     .example = "source: {conninfo: \"host=prod dbname=shop user=tailwater\"}"},
+    {"source.plugin", value_read_choice, AT(source.plugin), .words = plugins,
+     .fallback = "wal2json"},
+    {"source.slot", value_read_slot, AT(source.slot), .max = 63},
+    {"source.publication", value_read_name, AT(source.publication)},
+    {"source.heartbeat", value_read_heartbeat, .min = SECOND / 10, .max = DAY, .fallback = "auto"},
+    {"source.wal_guard.warn", value_read_size, AT(source.wal_guard.warn_bytes), .min = MiB,
+     .max = 1024 * TiB, .fallback = "4GB"},
+    {"source.wal_guard.critical", value_read_size, AT(source.wal_guard.critical_bytes), .min = MiB,
+     .max = 1024 * TiB, .fallback = "16GB"},
+    {"source.max_read_rate", value_read_rate, AT(source.max_read_rate_bytes), .max = TiB,
+     .fallback = "0"},
+    {"source.failover", value_read_bool, AT(source.failover), .fallback = "false"},
+    {"source.start_timeout", value_read_duration, AT(source.start_timeout_us), .max = DAY,
+     .fallback = "90s"},
+    {"source.decode_memory", value_read_size, AT(source.decode_memory_bytes), .min = 64 * kB,
+     .max = INT32_MAX * kB, .fallback = "256MB"},
+
+    {"mirror.conninfo", value_read_conninfo, AT(mirror.conninfo),
+     .example = "mirror: {conninfo: \"host=dwh dbname=reports user=tailwater\"}"},
+    {"mirror.table_schema", value_read_schema, AT(mirror.table_schema),
+     .fallback = "mirror_{schema}"},
+    {"mirror.view_schema", value_read_schema, AT(mirror.view_schema), .fallback = "{schema}"},
+    {"mirror.indexes", value_read_index_choice, AT(mirror.indexes), .fallback = "copy"},
+    {"mirror.readers", value_read_names, AT(mirror.readers), AT(mirror.nreaders)},
+    {"mirror.fillfactor", value_read_int, AT(mirror.fillfactor), .min = 10, .max = 100},
+
+    {"tables", value_read_tables, .example = "tables: [public.*]"},
+    {TABLES "name", value_read_pattern, .example = "{name: public.orders, deletes: ignore}"},
+    {TABLES "exclude", value_read_names, ENTRY(exclude), ENTRY(nexclude)},
+    {TABLES "mask", value_read_masks, ENTRY(mask), ENTRY(nmask)},
+    {TABLES "deletes", value_read_word, ENTRY(deletes), .has = ENTRY(has_deletes),
+     .words = deletes},
+    {TABLES "truncate", value_read_word, ENTRY(truncate), .has = ENTRY(has_truncate),
+     .words = truncates},
+    {TABLES "purge_after", value_read_retention, ENTRY(purge_after_us),
+     .has = ENTRY(has_purge_after), .max = MAX_DELAY},
+    {TABLES "key", value_read_names, ENTRY(key), ENTRY(nkey)},
+    {TABLES "indexes", value_read_index_choice, ENTRY(indexes)},
+
+    {"purge.after", value_read_retention, AT(purge.after_us), .max = MAX_DELAY, .fallback = "0"},
+
+    {"apply.max_rows", value_read_long, AT(apply.max_rows), .min = 1, .max = 10000000,
+     .fallback = "20000"},
+    {"apply.max_bytes", value_read_size, AT(apply.max_bytes), .min = MiB, .max = GiB,
+     .fallback = "32MB"},
+
+    {"copy.workers", value_read_int, AT(copy.workers), .min = 1, .max = 32, .fallback = "2"},
+
+    {"log.format", value_read_word, AT(log.format), .words = formats, .fallback = "text"},
+    {"log.level", value_read_word, AT(log.level), .words = levels, .fallback = "info"},
+    {"log.values", value_read_bool, AT(log.values), .fallback = "false"},
+};
+
+/* ---- errors ---- */
+
+bool config_error_at(const struct config *config, struct config_place place, struct error *err,
+                     const char *format, ...)
+{
+    char message[sizeof(err->message)];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(message, sizeof(message), format, args);
+    va_end(args);
+    error_set(err, ERROR_CONFIG, "%s", message);
+    if (place.line == 0)
+        return error_wrap(err, "%s", config->file);
+    return error_wrap(err, "%s:%d:%d", config->file, place.line, place.column);
+}
+
+/* ---- the table, by name ---- */
+
+/* What follows prefix in a path, NULL where the path begins otherwise. */
+static const char *path_after(const char *path, const char *prefix)
+{
+    size_t len = strlen(prefix);
+
+    return strncmp(path, prefix, len) == 0 ? path + len : NULL;
+}
+
+static bool is_name(const char *text)
+{
+    return text[strspn(text, "abcdefghijklmnopqrstuvwxyz_")] == '\0';
+}
+
+/* The key prefix.name, NULL where there is none; *ret_is_section where paths go on behind it. */
+static const struct value_key *find_key(const char *prefix, const char *name, bool *ret_is_section)
+{
+    size_t len = strlen(name);
+
+    *ret_is_section = false;
+    for (int i = 0; i < COUNT(keys) && is_name(name); i++) {
+        const char *rest = path_after(keys[i].path, prefix);
+
+        if (rest == NULL || strncmp(rest, name, len) != 0)
+            continue;
+        if (rest[len] == '\0')
+            return &keys[i];
+        *ret_is_section |= rest[len] == '.';
+    }
+    return NULL;
+}
+
+/* The names that may stand below prefix, each once. */
+static int names_below(const char *prefix, struct arena *arena, const char *names[COUNT(keys)])
+{
+    int count = 0;
+
+    for (int i = 0; i < COUNT(keys); i++) {
+        const char *rest = path_after(keys[i].path, prefix);
+        size_t len = rest ? strcspn(rest, ".[") : 0;
+
+        if (rest == NULL || (count > 0 && strlen(names[count - 1]) == len &&
+                             strncmp(names[count - 1], rest, len) == 0))
+            continue;
+        names[count++] = arena_strndup(arena, rest, len);
+    }
+    return count;
+}
+
+/* A key of that name that stands elsewhere. */
+static const char *path_of(const char *name)
+{
+    for (int i = 0; i < COUNT(keys); i++) {
+        const char *dot = strrchr(keys[i].path, '.');
+
+        if (dot != NULL && strcmp(dot + 1, name) == 0)
+            return keys[i].path;
+    }
+    return NULL;
+}
+
+static bool unknown_key(struct value_reader *reader, const char *prefix, const struct tree *node,
+                        struct error *err)
+{
+    _cleanup_buf_ struct buf list = {0};
+    const char *names[COUNT(keys)], *near, *where = "at the top";
+    int count = names_below(prefix, reader->arena, names);
+
+    if (strcmp(prefix, TABLES) == 0)
+        where = "in an entry of tables";
+    else if (prefix[0] != '\0')
+        where = arena_printf(reader->arena, "in %.*s", (int) strlen(prefix) - 1, prefix);
+    for (int i = 0; i < count; i++)
+        buf_printf(&list, "%s%s", i ? ", " : "", names[i]);
+    near = path_of(node->name);
+    if (near == NULL)
+        near = config_nearest(node->name, names, count);
+    if (node->kind == TREE_SCALAR && node->text[0] == '\0')
+        /* {conninfo: password=a,b}: what looks like a key is a piece of a value. */
+        config_error_at(reader->config, node->name_place, err,
+                        "an unknown key without a value %s; a text with a comma in it needs quotes",
+                        where);
+    else if (near != NULL)
+        config_error_at(reader->config, node->name_place, err,
+                        "unknown key %s %s; did you mean \"%s\"?",
+                        value_quote(reader->arena, node->name), where, near);
+    else
+        config_error_at(reader->config, node->name_place, err, "unknown key %s %s",
+                        value_quote(reader->arena, node->name), where);
+    return error_hint(err, "the keys %s are %s", where, buf_text(&list));
+}
+
+/* ---- the walk ---- */
+
+static bool check_duplicate(struct value_reader *reader, const struct tree *parent,
+                            const struct tree *node, struct error *err)
+{
+    const struct tree *earlier = parent->first;
+
+    while (earlier != node && strcmp(earlier->name, node->name) != 0)
+        earlier = earlier->next;
+    if (earlier == node)
+        return true;
+    return config_error_at(reader->config, node->name_place, err,
+                           "the key \"%s\" is there twice; the first is at line %d", node->name,
+                           earlier->name_place.line);
+}
+
+/* The mapping below prefix ("", "source.", "tables[]."), into base.  At most three levels deep. */
+static bool read_mapping(struct value_reader *reader, const char *prefix, const struct tree *node,
+                         void *base, struct error *err)
+{
+    for (const struct tree *child = node->first; child != NULL; child = child->next) {
+        bool is_section;
+        const struct value_key *key = find_key(prefix, child->name, &is_section);
+
+        if (key == NULL && !is_section)
+            return unknown_key(reader, prefix, child, err);
+        if (!check_duplicate(reader, node, child, err))
+            return false;
+        if (key != NULL) {
+            if (!key->read(reader, key, child, base, err))
+                return false;
+            if (key->has != 0)
+                *(bool *) ((char *) base + key->has) = true;
+            continue;
+        }
+        if (child->kind != TREE_MAPPING)
+            return config_error_at(reader->config, child->name_place, err,
+                                   "%s%s: keys are expected below it, not %s", prefix, child->name,
+                                   child->kind == TREE_LIST ? "a list"
+                                   : child->text[0] == '\0' ? "nothing"
+                                                            : "a value");
+        if (!read_mapping(reader, arena_printf(reader->arena, "%s%s.", prefix, child->name), child,
+                          base, err))
+            return false;
+    }
+    return true;
+}
+
+/* The node at path ("wal_guard.warn") below a mapping, or NULL; *ret_place is where it would go. */
+static const struct tree *find_node(const struct tree *node, const char *path,
+                                    struct config_place *ret_place)
+{
+    size_t len = strcspn(path, ".");
+
+    for (const struct tree *child = node->first; child != NULL; child = child->next) {
+        if (strlen(child->name) != len || strncmp(child->name, path, len) != 0)
+            continue;
+        *ret_place = child->name_place;
+        return path[len] == '\0' ? child : find_node(child, path + len + 1, ret_place);
+    }
+    return NULL;
+}
+
+/* Every required key below prefix is there. */
+static bool check_required(struct value_reader *reader, const char *prefix, const struct tree *node,
+                           struct error *err)
+{
+    for (int i = 0; i < COUNT(keys); i++) {
+        struct config_place place = node->place;
+        const char *path = path_after(keys[i].path, prefix);
+
+        if (keys[i].example == NULL || path == NULL || strchr(path, '[') != NULL ||
+            find_node(node, path, &place) != NULL)
+            continue;
+        config_error_at(reader->config, place, err, "%s is missing", keys[i].path);
+        return error_hint(err, "write %s", keys[i].example);
+    }
+    return true;
+}
+
+/* ---- tables ---- */
+
+/* Is any of the entry's masked columns also among these? */
+static const char *masked_among(const struct config_table *entry, const char **columns, int count)
+{
+    for (int i = 0; i < entry->nmask; i++)
+        for (int j = 0; j < count; j++)
+            if (strcmp(entry->mask[i].column, columns[j]) == 0)
+                return columns[j];
+    return NULL;
+}
+
+/* What an entry says of a column must not contradict itself. */
+static bool check_columns(struct value_reader *reader, const struct config_table *entry,
+                          struct error *err)
+{
+    const char *column;
+
+    for (int i = 0; i < entry->nkey; i++)
+        for (int j = 0; j < entry->nexclude; j++)
+            if (strcmp(entry->key[i], entry->exclude[j]) == 0)
+                return config_error_at(reader->config, entry->place, err,
+                                       "tables: %s is excluded, but part of the key",
+                                       value_quote(reader->arena, entry->key[i]));
+    column = masked_among(entry, entry->key, entry->nkey);
+    if (column != NULL)
+        return config_error_at(reader->config, entry->place, err,
+                               "tables: %s is masked, but part of the key",
+                               value_quote(reader->arena, column));
+    column = masked_among(entry, entry->exclude, entry->nexclude);
+    if (column != NULL)
+        return config_error_at(reader->config, entry->place, err,
+                               "tables: %s is both excluded and masked",
+                               value_quote(reader->arena, column));
+    return true;
+}
+
+static bool read_entry(struct value_reader *reader, const struct tree *node,
+                       struct config_table *entry, struct error *err)
+{
+    bool is_section;
+
+    entry->place = node->place;
+    if (node->kind == TREE_SCALAR) {
+        const struct value_key *key = find_key(TABLES, "name", &is_section);
+
+        return key->read(reader, key, node, entry, err);
+    }
+    if (node->kind == TREE_LIST) {
+        config_error_at(reader->config, node->place, err,
+                        "tables: an entry is a name or a mapping, not a list");
+        return error_hint(err, "write public.* or {name: public.orders, deletes: ignore}");
+    }
+    if (!read_mapping(reader, TABLES, node, entry, err) ||
+        !check_required(reader, TABLES, node, err))
+        return false;
+    if (entry->is_excluded) {
+        config_error_at(reader->config, node->place, err,
+                        "tables: an entry that takes tables away has no other keys");
+        return error_hint(err, "write it alone, in quotes: \"!public.audit_*\"");
+    }
+    return check_columns(reader, entry, err);
+}
+
+static VALUE_READER(tables)
+{
+    struct config *config = base;
+    struct config_table *entries;
+    int count = 0, taking = 0;
+
+    if (node->kind != TREE_LIST) {
+        value_fail(reader, key, node, err, "a list is expected here");
+        return error_hint(err, "write %s", key->example);
+    }
+    entries = arena_new(reader->arena, struct config_table, node->count);
+    for (const struct tree *child = node->first; child != NULL; child = child->next) {
+        if (!read_entry(reader, child, &entries[count], err))
+            return false;
+        taking += !entries[count++].is_excluded;
+    }
+    if (taking == 0) {
+        value_fail(reader, key, node, err, "no entry takes any table");
+        return error_hint(err, "write %s", key->example);
+    }
+    config->ntables = count;
+    config->tables = entries;
+    return true;
+}
+
+/* ---- the whole ---- */
+
+static void read_defaults(struct value_reader *reader)
+{
+    for (int i = 0; i < COUNT(keys); i++) {
+        struct tree node = {.kind = TREE_SCALAR, .text = keys[i].fallback};
+        struct error err = {0};
+        bool ok = keys[i].fallback == NULL ||
+                  keys[i].read(reader, &keys[i], &node, reader->config, &err);
+
+        assert(ok && "a default in the table of keys is not valid");
+        (void) ok;
+    }
+    reader->config->source.heartbeat_interval_us = 10 * SECOND;
+}
+
+/* What is only wrong together. */
+static bool check_whole(struct value_reader *reader, const struct tree *root, struct error *err)
+{
+    const struct config *config = reader->config;
+    struct config_place place = {0};
+
+    if (config->source.wal_guard.warn_bytes > config->source.wal_guard.critical_bytes) {
+        char warn[UNITS_TEXT_SIZE], critical[UNITS_TEXT_SIZE];
+
+        find_node(root, "source.wal_guard", &place);
+        return config_error_at(config, place, err,
+                               "source.wal_guard: warn (%s) is above critical (%s)",
+                               units_size_text(config->source.wal_guard.warn_bytes, warn),
+                               units_size_text(config->source.wal_guard.critical_bytes, critical));
+    }
+    if (strcmp(config->mirror.table_schema, config->mirror.view_schema) == 0) {
+        find_node(root, "mirror", &place);
+        return config_error_at(config, place, err,
+                               "mirror: table_schema and view_schema are the same: a mirror table "
+                               "and its live view would have one name");
+    }
+    if (find_node(root, "source.publication", &place) != NULL &&
+        strcmp(config->source.plugin, "pgoutput") != 0) {
+        config_error_at(config, place, err, "source.publication: %s has no publications",
+                        config->source.plugin);
+        return error_hint(err, "remove it, or set plugin: pgoutput");
+    }
+    return true;
+}
+
+bool config_parse(const char *file, const char *text, size_t len, struct arena *arena,
+                  struct config *ret_config, struct error *err)
+{
+    struct config config = {.file = arena_strdup(arena, file)};
+    struct value_reader reader = {.config = &config, .arena = arena};
+    struct tree *root;
+
+    if (!tree_parse(&config, text, len, arena, &root, err))
+        return false;
+    if (root->kind == TREE_SCALAR && root->text[0] == '\0')
+        return config_error_at(&config, root->place, err, "the file is empty");
+    if (root->kind != TREE_MAPPING) {
+        config_error_at(&config, root->place, err, "not a configuration: keys are expected");
+        return error_hint(err, "the smallest one has source, mirror and tables");
+    }
+    read_defaults(&reader);
+    if (!read_mapping(&reader, "", root, &config, err) || !check_required(&reader, "", root, err) ||
+        !check_whole(&reader, root, err))
+        return false;
+    if (config.source.slot == NULL)
+        config.source.slot = arena_printf(arena, "tailwater_%s", config.pipeline);
+    if (config.source.publication == NULL)
+        config.source.publication = arena_printf(arena, "tailwater_%s", config.pipeline);
+    *ret_config = config;
+    return true;
+}
+
+bool config_load(const char *file, struct arena *arena, struct config *ret_config,
+                 struct error *err)
+{
+    _cleanup_fclose_ FILE *stream = fopen(file, "re");
+    char *text;
+    size_t len;
+
+    if (stream == NULL)
+        return error_set(err, ERROR_CONFIG, "cannot open %s: %s", file, strerror(errno));
+    text = arena_alloc(arena, MAX_FILE_BYTES + 1);
+    len = fread(text, 1, MAX_FILE_BYTES + 1, stream);
+    if (ferror(stream))
+        return error_set(err, ERROR_CONFIG, "cannot read %s: %s", file, strerror(errno));
+    if (len > MAX_FILE_BYTES)
+        return error_set(err, ERROR_CONFIG, "%s is not a configuration: larger than 1MiB", file);
+    return config_parse(file, text, len, arena, ret_config, err);
+}
+
+bool config_check_value(const char *path, const char *text, struct error *err)
+{
+    struct config config = {0};
+    struct config_table entry = {0};
+    struct arena arena = {0};
+    struct value_reader reader = {.config = &config, .arena = &arena};
+    struct tree node = {.kind = TREE_SCALAR, .text = text};
+    void *base = path_after(path, TABLES) ? (void *) &entry : (void *) &config;
+    int i = 0;
+    bool ok;
+
+    while (i < COUNT(keys) && strcmp(keys[i].path, path) != 0)
+        i++;
+    if (i == COUNT(keys))
+        return error_set(err, ERROR_BUG, "there is no key %s", path);
+    ok = keys[i].read(&reader, &keys[i], &node, base, err);
+    arena_release(&arena);
+    return ok;
+}

@@ -1,0 +1,62 @@
+/*
+ * The types of the configuration's values: one reader for each, from a node of the file into a
+ * field.  A reader takes what its row in the table of keys (config.c) says of range and words.
+ */
+#ifndef TAILWATER_VALUE_H
+#define TAILWATER_VALUE_H
+
+#include "config/config.h"
+#include "config/tree.h"
+
+/* Everything that is read lives in arena.  config->file NULL: values that stand in no file. */
+struct value_reader {
+    struct config *config;
+    struct arena *arena;
+};
+
+struct value_key {
+    const char *path; /* "source.wal_guard.warn", "tables[].mask" */
+    bool (*read)(struct value_reader *reader, const struct value_key *key, const struct tree *node,
+                 void *base, struct error *err);
+    size_t offset;            /* of the field in base: struct config or struct config_table */
+    size_t count;             /* lists: offset of the int beside it */
+    size_t has;               /* offset of a bool that says the key is there; 0 for none */
+    int64_t min, max;         /* of the number, or of a name's length in bytes */
+    const char *const *words; /* the choices, NULL at the end; their index is the value */
+    const char *fallback;     /* the default, as it would be written; NULL: the field stays zero */
+    const char *example;      /* the key is required; what the message of its absence shows */
+};
+
+/* An error at the node: "FILE:LINE:COLUMN: PATH: …". */
+bool value_fail(const struct value_reader *reader, const struct value_key *key,
+                const struct tree *node, struct error *err, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
+
+/* Text from the file in quotes, for a message; shortened, and without what may hold a password. */
+const char *value_quote(struct arena *arena, const char *text);
+
+#define VALUE_READER(name)                                                                         \
+    bool value_read_##name(struct value_reader *reader, const struct value_key *key,               \
+                           const struct tree *node, void *base, struct error *err)
+
+VALUE_READER(pipeline);     /* const char *: [a-z_][a-z0-9_]* */
+VALUE_READER(slot);         /* const char *: [a-z0-9_]+ */
+VALUE_READER(name);         /* const char *: any name that PostgreSQL can have */
+VALUE_READER(conninfo);     /* const char * */
+VALUE_READER(schema);       /* const char *: with {schema} */
+VALUE_READER(choice);       /* const char *: one of words */
+VALUE_READER(word);         /* an enum: one of words */
+VALUE_READER(bool);         /* bool */
+VALUE_READER(int);          /* int */
+VALUE_READER(long);         /* int64_t */
+VALUE_READER(size);         /* int64_t, bytes */
+VALUE_READER(rate);         /* int64_t, bytes per second */
+VALUE_READER(duration);     /* int64_t, microseconds */
+VALUE_READER(retention);    /* int64_t, microseconds; never is -1 */
+VALUE_READER(heartbeat);    /* config.source.heartbeat and heartbeat_interval_us */
+VALUE_READER(names);        /* const char **, with count */
+VALUE_READER(masks);        /* struct config_mask *, with count */
+VALUE_READER(index_choice); /* struct config_index_choice */
+VALUE_READER(pattern);      /* struct config_table's pattern and what follows from it */
+
+#endif
