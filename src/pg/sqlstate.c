@@ -6,7 +6,8 @@
  * DETAIL, CONTEXT and QUERY of the server's message are never used: PostgreSQL puts values there.
  * Primary messages of class 22 carry the refused value itself ("invalid input syntax for type
  * integer: "x""), so what stands in quotes is taken out of these; where the server speaks another
- * language than English, the quotes are not known and the text is left out as a whole.
+ * language than English, the quotes are not known and the text is left out as a whole.  22023 is
+ * about parameters and options, and stays.
  */
 #include "pg/pg_internal.h"
 
@@ -143,7 +144,7 @@ static void add_message(struct buf *text, const char *sqlstate, const char *mess
 
     while (len > 0 && isspace((unsigned char) message[len - 1]))
         len--;
-    if (strncmp(sqlstate, "22", 2) == 0) {
+    if (strncmp(sqlstate, "22", 2) == 0 && strcmp(sqlstate, "22023") != 0) {
         for (size_t i = 0; i < len; i++)
             if ((unsigned char) message[i] >= 0x80) {
                 first = strchr(message, '"');

@@ -30,6 +30,8 @@ struct publication {
     struct publication_table *tables;
     int nschemas; /* FOR TABLES IN SCHEMA (15 and later) */
     const char **schemas;
+    int ndescendants; /* relids of partitions below published partitioned tables */
+    uint32_t *descendants;
 };
 
 /* Everything in *ret_publication lives in arena. */

@@ -80,6 +80,12 @@ bool slot_create(struct pg *replication, const struct slot_create_options *optio
                  struct slot_created *ret_created, struct error *err);
 
 /*
+ * What the error of a refused replication command really is, and what helps: looks at slot and
+ * server over the same connection and restates err (kind, message, hint).  Always false.
+ */
+bool slot_explain(struct pg *replication, const char *slot, const char *plugin, struct error *err);
+
+/*
  * Can the source decode with this plugin?  Makes a temporary slot and drops it; waiting for old
  * transactions counts as yes, since the plugin has been loaded by then.  Errors as slot_create().
  */

@@ -1,0 +1,271 @@
+/*
+ * The replication stream: START_REPLICATION, the framing of its messages, and the answers to them.
+ *
+ * A message is decoded where libpq put it; the scratch arena that the decoder may use is emptied
+ * before the next one.  Nothing here knows of transactions or cursors: what may be confirmed is the
+ * receiver's to say, and only that it never goes backwards is kept here (P38).
+ *
+ * Whether wal2json knows numeric-data-types-as-string is found out by asking for it: an older one
+ * refuses START_REPLICATION and names the option, and it is left out then.
+ */
+#include "source/stream.h"
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/memory.h"
+#include "pg/pg.h"
+#include "source/slot.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define AS_STRING_OPTION "numeric-data-types-as-string"
+
+struct stream {
+    struct pg *pg;
+    const char *slot;
+    const struct decoder_ops *ops;
+    struct decoder_config config;
+    struct decoder *decoder;
+    struct arena scratch;
+    lsn_t confirmed;
+};
+
+const struct decoder_ops *const *decoder_all(void)
+{
+    static const struct decoder_ops *const all[] = {&decoder_wal2json, &decoder_pgoutput, NULL};
+
+    return all;
+}
+
+const struct decoder_ops *stream_find_decoder(const char *plugin)
+{
+    for (const struct decoder_ops *const *ops = decoder_all(); *ops != NULL; ops++)
+        if (strcmp((*ops)->plugin, plugin) == 0)
+            return *ops;
+    return NULL;
+}
+
+/* ---- opening ---- */
+
+static bool connect_stream(const struct stream_options *options, struct stream *stream,
+                           struct error *err)
+{
+    _cleanup_buf_ struct buf settings = {0};
+    struct pg_options connection = {.side = PG_SOURCE,
+                                    .conninfo = options->conninfo,
+                                    .application = options->application,
+                                    .is_replication = true};
+
+    if (options->decode_memory_bytes > 0)
+        buf_printf(&settings, "-c logical_decoding_work_mem=%lldkB ",
+                   (long long) (options->decode_memory_bytes / 1024));
+    if (options->wal_sender_timeout_us >= 0)
+        buf_printf(&settings, "-c wal_sender_timeout=%lldms",
+                   (long long) (options->wal_sender_timeout_us / 1000));
+    connection.settings = buf_text(&settings);
+    return pg_connect(&connection, &stream->pg, err);
+}
+
+static bool start(struct stream *stream, lsn_t from, struct error *err)
+{
+    struct decoder_option options[DECODER_MAX_OPTIONS];
+    _cleanup_buf_ struct buf command = {0};
+    int noptions;
+
+    arena_reset(&stream->scratch);
+    noptions = stream->ops->options(&stream->config, &stream->scratch, options);
+    buf_add(&command, "START_REPLICATION SLOT ");
+    pg_add_ident(&command, stream->slot);
+    buf_printf(&command, " LOGICAL " LSN_FORMAT, LSN_ARGS(from));
+    for (int i = 0; i < noptions; i++) {
+        buf_add(&command, i == 0 ? " (" : ", ");
+        pg_add_ident(&command, options[i].name);
+        buf_add_char(&command, ' ');
+        pg_add_literal(&command, options[i].value);
+    }
+    if (noptions > 0)
+        buf_add_char(&command, ')');
+    return pg_stream_start(stream->pg, buf_text(&command), err);
+}
+
+/* The plugin did not take its options: another version of it, or of the server. */
+static bool is_option_error(const struct error *err)
+{
+    static const char *const states[] = {"22023", "42601", "0A000", "XX000"};
+
+    for (size_t i = 0; i < sizeof(states) / sizeof(states[0]); i++)
+        if (strcmp(err->sqlstate, states[i]) == 0)
+            return true;
+    return false;
+}
+
+static bool start_failed(struct stream *stream, struct error *err)
+{
+    if (is_option_error(err)) {
+        err->kind = ERROR_CONFIG;
+        error_hint(err,
+                   "the source's %s does not take the options of this version of tailwater: "
+                   "install a current one there, or change source.plugin",
+                   stream->ops->plugin);
+    } else {
+        slot_explain(stream->pg, stream->slot, stream->ops->plugin, err);
+    }
+    return error_wrap(err, "starting to read slot %s", stream->slot);
+}
+
+bool stream_open(const struct stream_options *options, struct stream **ret_stream,
+                 struct error *err)
+{
+    _cleanup_stream_ struct stream *stream = memory_new(struct stream);
+
+    stream->slot = options->slot;
+    stream->ops = options->ops;
+    stream->config = options->decoder;
+    if (!connect_stream(options, stream, err))
+        return false;
+    stream->config.server_version = pg_server_version(stream->pg);
+    stream->config.has_numeric_as_string = true;
+    if (!start(stream, options->start, err)) {
+        if (strcmp(err->sqlstate, "22023") != 0 || strstr(err->message, AS_STRING_OPTION) == NULL)
+            return start_failed(stream, err);
+        stream->config.has_numeric_as_string = false;
+        if (!start(stream, options->start, err))
+            return start_failed(stream, err);
+    }
+    stream->decoder = stream->ops->create(&stream->config);
+    *ret_stream = stream;
+    stream = NULL;
+    return true;
+}
+
+void stream_free(struct stream *stream)
+{
+    if (stream == NULL)
+        return;
+    if (stream->decoder != NULL)
+        stream->ops->destroy(stream->decoder);
+    pg_free(stream->pg);
+    arena_release(&stream->scratch);
+    free(stream);
+}
+
+bool stream_loses_nan(const struct stream *stream)
+{
+    return stream->ops == &decoder_wal2json && !stream->config.has_numeric_as_string;
+}
+
+int stream_server_version(const struct stream *stream)
+{
+    return stream->config.server_version;
+}
+
+/* ---- reading ---- */
+
+/* The stream broke off.  Some of its errors come again at the same place for ever. */
+static bool read_failed(const struct stream *stream, struct error *err)
+{
+    if (strcmp(err->sqlstate, "42704") == 0) {
+        err->kind = ERROR_SLOT;
+        error_hint(err,
+                   "the slot needs the publication as it was when the change was made, so making "
+                   "it again does not help: tailwater destroy, then tailwater run, build the "
+                   "mirror anew");
+    } else if (strcmp(err->sqlstate, "55000") == 0 || strcmp(err->sqlstate, "58P01") == 0) {
+        err->kind = ERROR_SLOT;
+        error_hint(err,
+                   "WAL that the slot needs is gone: tailwater destroy, then tailwater run, build "
+                   "the mirror anew");
+    }
+    return error_wrap(err, "slot %s", stream->slot);
+}
+
+static bool read_row(struct stream *stream, struct bytes *message, struct stream_event *event,
+                     struct error *err)
+{
+    lsn_t at = bytes_u64(message);
+
+    event->kind = STREAM_CHANGE;
+    event->wal_end = bytes_u64(message);
+    event->sent_at_us = (int64_t) bytes_u64(message) + CLOCK_POSTGRES_EPOCH_US;
+    event->message_bytes = bytes_left(message);
+    if (message->bad)
+        return error_set(err, ERROR_PROTOCOL, "slot %s: a row of the stream is cut short",
+                         stream->slot);
+    arena_reset(&stream->scratch);
+    if (stream->ops->decode(stream->decoder, *message, &stream->scratch, &event->change, err))
+        return true;
+    return error_wrap(err, "slot %s at " LSN_FORMAT, stream->slot, LSN_ARGS(at));
+}
+
+static bool read_keepalive(struct stream *stream, struct bytes *message, struct stream_event *event,
+                           struct error *err)
+{
+    event->kind = STREAM_KEEPALIVE;
+    event->wal_end = bytes_u64(message);
+    event->sent_at_us = (int64_t) bytes_u64(message) + CLOCK_POSTGRES_EPOCH_US;
+    event->reply_requested = bytes_u8(message) != 0;
+    if (message->bad)
+        return error_set(err, ERROR_PROTOCOL, "slot %s: a keepalive is cut short", stream->slot);
+    return true;
+}
+
+bool stream_next(struct stream *stream, int timeout_ms, int wake_fd, struct stream_event *ret_event,
+                 struct error *err)
+{
+    struct stream_event event = {0};
+    struct bytes message;
+    const char *data;
+    size_t len;
+    uint8_t kind;
+
+    if (!pg_stream_next(stream->pg, timeout_ms, wake_fd, &data, &len, err))
+        return read_failed(stream, err);
+    if (data == NULL) {
+        *ret_event = event;
+        return true;
+    }
+    message = bytes_of(data, len);
+    kind = bytes_u8(&message);
+    switch (kind) {
+    case 'w':
+        if (!read_row(stream, &message, &event, err))
+            return false;
+        break;
+    case 'k':
+        if (!read_keepalive(stream, &message, &event, err))
+            return false;
+        break;
+    default:
+        return error_set(err, ERROR_PROTOCOL,
+                         "slot %s: a message of the unknown kind 0x%02x in the stream",
+                         stream->slot, kind);
+    }
+    *ret_event = event;
+    return true;
+}
+
+/* ---- confirming ---- */
+
+bool stream_confirm(struct stream *stream, lsn_t flushed, struct error *err)
+{
+    _cleanup_buf_ struct buf message = {0};
+
+    if (flushed > stream->confirmed)
+        stream->confirmed = flushed;
+    /* Standby status update: written, flushed, applied; our clock; no reply wanted. */
+    buf_add_char(&message, 'r');
+    buf_add_u64(&message, stream->confirmed);
+    buf_add_u64(&message, stream->confirmed);
+    buf_add_u64(&message, stream->confirmed);
+    buf_add_u64(&message, (uint64_t) (clock_now_us() - CLOCK_POSTGRES_EPOCH_US));
+    buf_add_char(&message, 0);
+    return pg_stream_send(stream->pg, message.data, message.len, err) ||
+           error_wrap(err, "slot %s: confirming " LSN_FORMAT, stream->slot,
+                      LSN_ARGS(stream->confirmed));
+}
+
+lsn_t stream_confirmed(const struct stream *stream)
+{
+    return stream->confirmed;
+}
