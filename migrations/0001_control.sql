@@ -50,7 +50,7 @@ create table tailwater.mirror_table (
 -- two pipelines use has a row for each.
 create table tailwater.made_object (
     pipeline text not null references tailwater.pipeline on delete cascade,
-    kind     text not null check (kind in ('schema', 'enum', 'composite')),
+    kind     text not null check (kind in ('schema', 'enum', 'composite', 'range')),
     schema   text not null,
     name     text not null default '',  -- '' for a schema
     primary key (pipeline, kind, schema, name)

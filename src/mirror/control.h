@@ -38,6 +38,10 @@ bool control_version(struct pg *mirror, int *ret_version, int *ret_known, struct
  * nothing.  For verbs that only look. */
 bool control_require(struct pg *mirror, struct error *err);
 
+/* Remove the control schema if no pipeline is left in it; without CASCADE, so that an object that
+ * somebody else made in it keeps it. */
+bool control_drop(struct pg *mirror, bool *ret_dropped, struct error *err);
+
 /* ---- one instance ---- */
 
 /* Who holds a pipeline's lock. */

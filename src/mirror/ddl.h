@@ -21,26 +21,25 @@
 #include "batch/table.h"
 #include "mirror/notes.h"
 #include "pg/pg.h"
+#include "source/catalog.h"
 #include "tailwater/error.h"
 
 #include <stdbool.h>
-
-struct catalog;
 
 /* The metadata columns.  A source column of such a name cannot be mirrored: check and
  * ddl_create_table() refuse it. */
 #define DDL_LSN_COLUMN     "_lsn"
 #define DDL_DELETED_COLUMN "_deleted_at"
 
-/* The schemas of all mirror tables and live views.  Those that were missing are recorded as ours,
- * for destroy. */
-bool ddl_create_schemas(struct pg *mirror, const char *pipeline, const struct table_list *list,
+/* The catalog's schemas: of mirror tables, live views and types.  Those that were missing are
+ * recorded as ours, for destroy. */
+bool ddl_create_schemas(struct pg *mirror, const char *pipeline, const struct catalog *catalog,
                         struct error *err);
 
 /*
- * Enum and composite types that the tables need, under their names on the source.  One that exists
- * must fit: an enum has the source's labels in their order (missing ones are added, others may
- * stand between), a composite its columns; else ERROR_CONFIG names the difference.
+ * The catalog's types.  One that exists must fit: an enum has the source's labels in their order
+ * (missing ones are added, others may stand between), a composite its attributes; else ERROR_CONFIG
+ * names the difference.
  */
 bool ddl_create_types(struct pg *mirror, const char *pipeline, const struct catalog *catalog,
                       struct error *err);

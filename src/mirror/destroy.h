@@ -16,11 +16,19 @@
 
 #include <stdbool.h>
 
+struct destroy_options {
+    bool is_dry_run;        /* changes nothing; removed says what would go */
+    bool is_keeping_tables; /* only the control rows go: mirror tables, live views, types and
+                               schemas stay as they are */
+};
+
 /*
- * removed: one line per thing removed.  kept: one line per thing that had to stay; while there is
- * one, the pipeline's row stays as well.  The caller holds the pipeline's lock.
+ * removed, kept: one line per thing.  *ret_finished false where a mirror table or live view had to
+ * stay: its row and the pipeline's stay with it, and the same call finishes the job once what holds
+ * it is gone.  The caller holds the pipeline's lock.
  */
-bool destroy_mirror(struct pg *mirror, const char *pipeline, struct notes *removed,
-                    struct notes *kept, struct error *err);
+bool destroy_mirror(struct pg *mirror, const char *pipeline, struct destroy_options options,
+                    struct notes *removed, struct notes *kept, bool *ret_finished,
+                    struct error *err);
 
 #endif

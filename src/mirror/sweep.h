@@ -5,7 +5,9 @@
  * A slice is one short transaction that first takes the pipeline's clock row (SELECT … FOR UPDATE),
  * as every batch does.  So a slice and a batch never overlap: the sweep cannot take a row from
  * under an address that a batch has just probed, and a key that came back to life is seen alive.
- * The applier waits for at most one slice.  Lock order: clock, then rows, as in a batch.
+ * The applier waits for at most one slice.  Lock order: clock, then rows, as in a batch.  A row
+ * lock is not fair: whoever runs slices one after the other leaves a pause between them (as long as
+ * the slice took), or a waiting batch may never get its turn.
  */
 #ifndef TAILWATER_SWEEP_H
 #define TAILWATER_SWEEP_H
@@ -17,6 +19,9 @@
 #include <stdint.h>
 
 #define SWEEP_SLICE_ROWS 5000
+
+/* How long a slice waits for a batch in progress before it is an ERROR_RETRY. */
+#define SWEEP_LOCK_TIMEOUT "5s"
 
 /*
  * Delete up to limit tombstones of the mirror table that are older than older_than_us, by the

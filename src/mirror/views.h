@@ -30,7 +30,18 @@ bool views_create(struct pg *mirror, const char *pipeline, const struct table *t
  * ERROR_CONFIG.  Where our role may not grant USAGE on a schema (it is not ours), the statement for
  * its owner goes to notes.
  */
-bool views_grant(struct pg *mirror, const char *pipeline, const struct table_list *list,
-                 const char *const *readers, int nreaders, struct notes *notes, struct error *err);
+bool views_grant(struct pg *mirror, const char *pipeline, const char *const *readers, int nreaders,
+                 struct notes *notes, struct error *err);
+
+/* What stands under a live view's name. */
+enum views_found {
+    VIEWS_NOTHING,
+    VIEWS_OURS,   /* a view that reads the mirror table */
+    VIEWS_FOREIGN /* any other relation */
+};
+
+bool views_find(struct pg *mirror, const char *view_schema, const char *view_name,
+                const char *mirror_schema, const char *mirror_name, enum views_found *ret_found,
+                struct error *err);
 
 #endif

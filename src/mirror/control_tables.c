@@ -1,0 +1,303 @@
+/*
+ * The rows of the mirror tables.
+ *
+ * A list of tables goes to the server as one JSON parameter and is compared there, so that a
+ * thousand tables cost three statements.  A row whose table was never created (state 'new') follows
+ * the configuration and the source; afterwards its relid, key and names are fixed, because rows
+ * were copied under them.
+ */
+#include "mirror/control.h"
+
+#include <stdio.h>
+
+static const char *const state_names[] = {
+    [CONTROL_TABLE_NEW] = "new",       [CONTROL_TABLE_CREATED] = "created",
+    [CONTROL_TABLE_COPIED] = "copied", [CONTROL_TABLE_INDEXED] = "indexed",
+    [CONTROL_TABLE_READY] = "ready",
+};
+#define NSTATES (sizeof(state_names) / sizeof(state_names[0]))
+
+const char *control_table_state_name(enum control_table_state state)
+{
+    return state_names[state];
+}
+
+static bool parse_state(const char *name, enum control_table_state *ret_state, struct error *err)
+{
+    for (size_t i = 0; i < NSTATES; i++)
+        if (strcmp(name, state_names[i]) == 0) {
+            *ret_state = (enum control_table_state) i;
+            return true;
+        }
+    return error_set(err, ERROR_BUG, "a mirror table has the unknown state '%s'", name);
+}
+
+/* ---- the list, as the server sees it ---- */
+
+#define WANTED                                                                                     \
+    "WITH wanted AS (SELECT index, schema, name, relid, mirror_schema, mirror_name, view_schema, " \
+    "view_name, ARRAY(SELECT jsonb_array_elements_text(key)) AS key "                              \
+    "FROM jsonb_to_recordset($2::jsonb) AS t(index integer, schema text, name text, relid oid, "   \
+    "mirror_schema text, mirror_name text, view_schema text, view_name text, key jsonb)) "
+
+static void add_field(struct buf *json, const char *name, const char *value)
+{
+    buf_printf(json, ", \"%s\": ", name);
+    buf_add_json(json, value);
+}
+
+static void add_table(struct buf *json, const struct table *table)
+{
+    buf_printf(json, "{\"index\": %d, \"relid\": %u", table->index, table->relid);
+    add_field(json, "schema", table->schema);
+    add_field(json, "name", table->name);
+    add_field(json, "mirror_schema", table->mirror_schema);
+    add_field(json, "mirror_name", table->mirror_name);
+    add_field(json, "view_schema", table->view_schema);
+    add_field(json, "view_name", table->view_name);
+    buf_add(json, ", \"key\": [");
+    for (int i = 0; i < table->nkeys; i++) {
+        buf_add(json, i > 0 ? ", " : "");
+        buf_add_json(json, table->columns[table->keys[i]].name);
+    }
+    buf_add(json, "]}");
+}
+
+/* Two tables that want one mirror table or one live view, here or in another pipeline. */
+static bool refuse_collisions(struct pg *mirror, int nparams, const char *const *params,
+                              struct error *err)
+{
+    _cleanup_result_ struct pg_result *pair = NULL;
+
+    if (!pg_query(
+            mirror,
+            WANTED
+            ", everything AS (SELECT $1 AS pipeline, schema, name, mirror_schema, mirror_name, "
+            "view_schema, view_name FROM wanted UNION SELECT pipeline, schema, name, "
+            "mirror_schema, mirror_name, view_schema, view_name FROM tailwater.mirror_table) "
+            "SELECT a.schema || '.' || a.name, b.schema || '.' || b.name, b.pipeline, "
+            "CASE WHEN (a.mirror_schema, a.mirror_name) = (b.mirror_schema, b.mirror_name) "
+            "THEN 'mirror table ' || a.mirror_schema || '.' || a.mirror_name "
+            "ELSE 'live view ' || a.view_schema || '.' || a.view_name END, "
+            "(a.mirror_schema, a.mirror_name) = (b.mirror_schema, b.mirror_name) "
+            "FROM everything a JOIN everything b ON "
+            "(a.pipeline, a.schema, a.name) <> (b.pipeline, b.schema, b.name) "
+            "AND ((a.mirror_schema, a.mirror_name) = (b.mirror_schema, b.mirror_name) "
+            "OR (a.view_schema, a.view_name) = (b.view_schema, b.view_name)) "
+            "WHERE a.pipeline = $1 ORDER BY a.schema, a.name LIMIT 1",
+            nparams, params, &pair, err))
+        return false;
+    if (pg_rows(pair) == 0)
+        return true;
+    error_set(err, ERROR_CONFIG, "table %s and table %s of pipeline %s would share the %s",
+              pg_text(pair, 0, 0), pg_text(pair, 0, 1), pg_text(pair, 0, 2), pg_text(pair, 0, 3));
+    return error_hint(
+        err, "set mirror.%s so that every source schema gets its own, for example \"%s{schema}\"",
+        pg_bool(pair, 0, 4) ? "table_schema" : "view_schema", pg_bool(pair, 0, 4) ? "mirror_" : "");
+}
+
+static bool insert_missing(struct pg *mirror, int nparams, const char *const *params,
+                           struct error *err)
+{
+    _cleanup_result_ struct pg_result *done = NULL;
+
+    return pg_query(
+        mirror,
+        WANTED
+        "INSERT INTO tailwater.mirror_table AS m (pipeline, schema, name, relid, "
+        "mirror_schema, mirror_name, view_schema, view_name, key) "
+        "SELECT $1, schema, name, relid, mirror_schema, mirror_name, view_schema, view_name, key "
+        "FROM wanted ON CONFLICT (pipeline, schema, name) DO UPDATE SET "
+        "relid = excluded.relid, mirror_schema = excluded.mirror_schema, "
+        "mirror_name = excluded.mirror_name, view_schema = excluded.view_schema, "
+        "view_name = excluded.view_name, key = excluded.key WHERE m.state = 'new'",
+        nparams, params, &done, err);
+}
+
+/* The columns of mirror_table that read_row() takes. */
+#define ROW_COLUMNS                                                                                \
+    "m.schema, m.name, m.relid, m.mirror_schema, m.mirror_name, m.view_schema, m.view_name, "      \
+    "m.state, m.copy_lsn, m.copied_rows, "                                                         \
+    "coalesce((extract(epoch FROM m.copied_at) * 1000000)::bigint, 0)"
+#define NROW_COLUMNS 11
+
+static bool read_row(const struct pg_result *rows, int row, struct arena *arena,
+                     struct control_table *ret_table, struct error *err)
+{
+    enum control_table_state state;
+
+    if (!parse_state(pg_text(rows, row, 7), &state, err))
+        return false;
+    *ret_table = (struct control_table){
+        .schema = arena_strdup(arena, pg_text(rows, row, 0)),
+        .name = arena_strdup(arena, pg_text(rows, row, 1)),
+        .relid = (uint32_t) pg_int(rows, row, 2),
+        .mirror_schema = arena_strdup(arena, pg_text(rows, row, 3)),
+        .mirror_name = arena_strdup(arena, pg_text(rows, row, 4)),
+        .view_schema = arena_strdup(arena, pg_text(rows, row, 5)),
+        .view_name = arena_strdup(arena, pg_text(rows, row, 6)),
+        .state = state,
+        .copy_lsn = pg_lsn(rows, row, 8),
+        .copied_rows = pg_int(rows, row, 9),
+        .copied_at_us = pg_int(rows, row, 10),
+        .estimated_rows = -1,
+        .total_bytes = -1,
+    };
+    return true;
+}
+
+/* What is fixed once rows were copied under it. */
+static bool refuse_changes(const struct table *table, const struct pg_result *rows, int row,
+                           struct error *err)
+{
+    enum { RELID_DIFFERS = NROW_COLUMNS + 1, KEY_DIFFERS, NAMES_DIFFER, OLD_KEY };
+
+    if (pg_bool(rows, row, RELID_DIFFERS)) {
+        error_set(
+            err, ERROR_CONFIG,
+            "table %s was dropped and made again on the source (OID was %s, is %u): the mirror "
+            "holds the old table's rows",
+            table->label, pg_text(rows, row, 2), table->relid);
+        return error_hint(
+            err, "take the table out of tables:, or start over with tailwater destroy and run");
+    }
+    if (pg_bool(rows, row, KEY_DIFFERS)) {
+        error_set(err, ERROR_CONFIG,
+                  "the key of table %s changed: its mirror table is keyed by (%s)", table->label,
+                  pg_text(rows, row, OLD_KEY));
+        return error_hint(
+            err, "set the table's replica identity (or key: in the configuration) back, or start "
+                 "over with tailwater destroy and run");
+    }
+    if (pg_bool(rows, row, NAMES_DIFFER)) {
+        error_set(
+            err, ERROR_CONFIG,
+            "the configuration gives table %s other names: its mirror table is %s.%s, its live "
+            "view %s.%s",
+            table->label, pg_text(rows, row, 3), pg_text(rows, row, 4), pg_text(rows, row, 5),
+            pg_text(rows, row, 6));
+        return error_hint(err,
+                          "set mirror.table_schema and mirror.view_schema back, or start over with "
+                          "tailwater destroy and run");
+    }
+    return true;
+}
+
+static bool read_all(struct pg *mirror, int nparams, const char *const *params,
+                     const struct table_list *list, struct arena *arena,
+                     struct control_table **ret_tables, struct notes *strays, struct error *err)
+{
+    struct control_table *tables = arena_new(arena, struct control_table, list->count);
+    _cleanup_result_ struct pg_result *rows = NULL;
+
+    if (!pg_query(mirror,
+                  WANTED "SELECT " ROW_COLUMNS ", w.index, w.relid <> m.relid, w.key <> m.key, "
+                         "(w.mirror_schema, w.mirror_name, w.view_schema, w.view_name) <> "
+                         "(m.mirror_schema, m.mirror_name, m.view_schema, m.view_name), "
+                         "array_to_string(m.key, ', ') FROM tailwater.mirror_table m "
+                         "LEFT JOIN wanted w USING (schema, name) WHERE m.pipeline = $1 "
+                         "ORDER BY m.schema, m.name",
+                  nparams, params, &rows, err))
+        return false;
+    for (int row = 0; row < pg_rows(rows); row++) {
+        int index = (int) pg_int(rows, row, NROW_COLUMNS);
+
+        if (pg_is_null(rows, row, NROW_COLUMNS)) {
+            notes_add(strays, "%s.%s", pg_text(rows, row, 0), pg_text(rows, row, 1));
+            continue;
+        }
+        if (!refuse_changes(&list->tables[index], rows, row, err) ||
+            !read_row(rows, row, arena, &tables[index], err))
+            return false;
+    }
+    *ret_tables = tables;
+    return true;
+}
+
+bool control_sync_tables(struct pg *mirror, const char *pipeline, const struct table_list *list,
+                         struct arena *arena, struct control_table **ret_tables,
+                         struct notes *strays, struct error *err)
+{
+    _cleanup_buf_ struct buf json = {0};
+    const char *params[] = {pipeline, NULL};
+
+    buf_add_char(&json, '[');
+    for (int i = 0; i < list->count; i++) {
+        buf_add(&json, i > 0 ? ",\n" : "");
+        add_table(&json, &list->tables[i]);
+    }
+    buf_add_char(&json, ']');
+    params[1] = buf_text(&json);
+    if (!refuse_collisions(mirror, 2, params, err) || !insert_missing(mirror, 2, params, err) ||
+        !read_all(mirror, 2, params, list, arena, ret_tables, strays, err))
+        return error_wrap(err, "pipeline %s", pipeline);
+    return true;
+}
+
+bool control_list_tables(struct pg *mirror, const char *pipeline, struct arena *arena,
+                         int *ret_count, struct control_table **ret_tables, struct error *err)
+{
+    _cleanup_result_ struct pg_result *rows = NULL;
+    struct control_table *tables;
+
+    /* The statistics' count is kept up by every batch, reltuples only by ANALYZE; but the former
+     * starts at 0 after a crash of the server. */
+    if (!pg_query(mirror,
+                  "SELECT " ROW_COLUMNS ", CASE WHEN c.oid IS NULL THEN -1 ELSE "
+                                        "coalesce(nullif(pg_stat_get_live_tuples(c.oid), "
+                  "0), c.reltuples::bigint) END, coalesce(pg_total_relation_size(c.oid), -1) "
+                  "FROM tailwater.mirror_table m LEFT JOIN pg_class c "
+                  "ON c.oid = to_regclass(format('%I.%I', m.mirror_schema, m.mirror_name)) "
+                  "WHERE m.pipeline = $1 ORDER BY m.schema, m.name",
+                  1, &pipeline, &rows, err))
+        return error_wrap(err, "reading the tables of pipeline %s", pipeline);
+    tables = arena_new(arena, struct control_table, pg_rows(rows));
+    for (int row = 0; row < pg_rows(rows); row++) {
+        if (!read_row(rows, row, arena, &tables[row], err))
+            return false;
+        tables[row].estimated_rows = pg_int(rows, row, NROW_COLUMNS);
+        tables[row].total_bytes = pg_int(rows, row, NROW_COLUMNS + 1);
+    }
+    *ret_count = pg_rows(rows);
+    *ret_tables = tables;
+    return true;
+}
+
+/* ---- states ---- */
+
+static bool set_state(struct pg *mirror, const char *sql, int nparams, const char *const *params,
+                      const struct table *table, struct error *err)
+{
+    _cleanup_result_ struct pg_result *done = NULL;
+
+    if (!pg_query(mirror, sql, nparams, params, &done, err))
+        return error_wrap(err, "table %s, recording its state", table->label);
+    if (pg_affected(done) != 1)
+        return error_set(err, ERROR_BUG, "table %s has no row in the control schema", table->label);
+    return true;
+}
+
+bool control_set_table_state(struct pg *mirror, const char *pipeline, const struct table *table,
+                             enum control_table_state state, struct error *err)
+{
+    const char *params[] = {pipeline, table->schema, table->name, state_names[state]};
+
+    return set_state(mirror,
+                     "UPDATE tailwater.mirror_table SET state = $4 "
+                     "WHERE pipeline = $1 AND schema = $2 AND name = $3",
+                     4, params, table, err);
+}
+
+bool control_set_table_copied(struct pg *mirror, const char *pipeline, const struct table *table,
+                              lsn_t copy_lsn, int64_t rows, struct error *err)
+{
+    char lsn[LSN_TEXT_SIZE], count[24];
+    const char *params[] = {pipeline, table->schema, table->name, lsn_text(copy_lsn, lsn), count};
+
+    snprintf(count, sizeof(count), "%lld", (long long) rows);
+    return set_state(mirror,
+                     "UPDATE tailwater.mirror_table SET state = 'copied', copy_lsn = $4::pg_lsn, "
+                     "copied_rows = $5::bigint, copied_at = now() "
+                     "WHERE pipeline = $1 AND schema = $2 AND name = $3",
+                     5, params, table, err);
+}
