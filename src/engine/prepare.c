@@ -1,0 +1,395 @@
+/*
+ * The order matters: the publication before the slot (P44, P45), the pipeline's row before the slot
+ * (a slot of our name without a row is somebody else's), tables before the copy, views last.
+ */
+#include "engine/prepare.h"
+
+#include "base/fault.h"
+#include "base/log.h"
+#include "engine/check.h"
+#include "mirror/ddl.h"
+#include "mirror/views.h"
+#include "pg/pg.h"
+#include "source/publication.h"
+#include "source/slot.h"
+#include "source/snapshot.h"
+#include "sync/copy.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#define SLOT_TIMEOUT_MS 600000
+
+struct preparation {
+    const struct config *config;
+    struct pg *lock;
+    const atomic_bool *stop;
+    int stop_fd;
+    struct arena *arena;
+    struct prepared_pipeline *result;
+};
+
+static void log_notes(const char *event, const struct notes *notes)
+{
+    for (int i = 0; i < notes->count; i++)
+        log_event(LOG_WARNING, event, "%s", notes->texts[i]);
+}
+
+static struct pg_options source_options(const struct config *config, bool is_replication)
+{
+    return (struct pg_options){.side = PG_SOURCE,
+                               .conninfo = config->source.conninfo,
+                               .application = "tailwater prepare",
+                               .is_replication = is_replication};
+}
+
+static bool is_pgoutput(const struct config *config)
+{
+    return strcmp(config->source.plugin, "pgoutput") == 0;
+}
+
+/* ---- the first start ---- */
+
+static bool run_check(const struct preparation *p, struct error *err)
+{
+    struct check_report report;
+
+    if (!check_run(p->config, p->arena, &report, err))
+        return false;
+    for (int i = 0; i < report.findings.count; i++) {
+        const struct finding *finding = &report.findings.items[i];
+
+        if (finding->level == FINDING_OK)
+            continue;
+        log_event(finding->level == FINDING_ERROR ? LOG_ERROR : LOG_WARNING, "check_finding",
+                  "%s: %s%s%s", finding->name, finding->what, finding->remedy ? "; remedy: " : "",
+                  finding->remedy ? finding->remedy : "");
+    }
+    if (report.kind == ERROR_NONE)
+        return true;
+    error_set(err, report.kind, "the check found %d problem%s that must be mended first",
+              report.nerrors, report.nerrors == 1 ? "" : "s");
+    return error_hint(err, "run: tailwater check -c %s", p->config->file);
+}
+
+static bool ensure_publication(const struct preparation *p, struct error *err)
+{
+    const struct pg_options options = source_options(p->config, false);
+    _cleanup_pg_ struct pg *pg = NULL;
+    const char *sql = NULL;
+
+    if (!is_pgoutput(p->config))
+        return true;
+    if (!pg_connect(&options, &pg, err) ||
+        !publication_ensure(pg, p->config->source.publication, &p->result->catalog.tables, p->arena,
+                            &sql, err))
+        return false;
+    if (sql != NULL)
+        log_event(LOG_INFO, "publication_changed", "on the source: %s", sql);
+    return true;
+}
+
+static bool identify(const struct preparation *p, struct control_identity *ret_identity,
+                     struct error *err)
+{
+    const struct pg_options options = source_options(p->config, true);
+    _cleanup_pg_ struct pg *pg = NULL;
+    struct slot_identity identity;
+
+    if (!pg_connect(&options, &pg, err) || !slot_identify(pg, &identity, err))
+        return false;
+    *ret_identity = (struct control_identity){
+        .system_identifier = arena_strdup(p->arena, identity.system_identifier),
+        .timeline = identity.timeline,
+        .database = arena_strdup(p->arena, identity.database),
+        .slot = p->config->source.slot,
+        .plugin = p->config->source.plugin,
+        .publication = is_pgoutput(p->config) ? p->config->source.publication : NULL};
+    return true;
+}
+
+/* A slot of our name: ours only if a crash came between making it and storing its position. */
+static bool clear_the_way(const struct preparation *p, bool is_ours, struct error *err)
+{
+    const struct pg_options options = source_options(p->config, false);
+    _cleanup_pg_ struct pg *pg = NULL;
+    struct slot_status status;
+
+    if (!pg_connect(&options, &pg, err) || !slot_look(pg, p->config->source.slot, &status, err))
+        return false;
+    if (!status.exists)
+        return true;
+    if (!is_ours) {
+        error_set(
+            err, ERROR_SLOT,
+            "the source has a replication slot \"%s\" already, and this pipeline did not make it",
+            p->config->source.slot);
+        return error_hint(err,
+                          "choose another name (source: {slot: …} or pipeline: …), or drop it if "
+                          "nobody needs it: "
+                          "select pg_drop_replication_slot('%s')",
+                          p->config->source.slot);
+    }
+    log_event(LOG_WARNING, "slot_dropped",
+              "dropping the slot %s that an interrupted start left behind", p->config->source.slot);
+    return slot_drop(pg, p->config->source.slot, err);
+}
+
+/* The pipeline's own slot, with its snapshot: the place where copy and stream meet. */
+static bool make_slot(const struct preparation *p, struct snapshot **ret_snapshot,
+                      struct error *err)
+{
+    const struct pg_options options = source_options(p->config, true);
+    const struct slot_create_options slot = {.slot = p->config->source.slot,
+                                             .plugin = p->config->source.plugin,
+                                             .exports_snapshot = true,
+                                             .is_failover = p->config->source.failover,
+                                             .timeout_ms = SLOT_TIMEOUT_MS,
+                                             .wake_fd = p->stop_fd};
+
+    if (!snapshot_open(&options, &slot, ret_snapshot, err))
+        return error_wrap(err, "making the replication slot %s", p->config->source.slot);
+    log_event(LOG_INFO, "slot_created", "slot %s at " LSN_FORMAT, p->config->source.slot,
+              LSN_ARGS(snapshot_lsn(*ret_snapshot)));
+    return control_set_slot(p->lock, p->config->pipeline, snapshot_lsn(*ret_snapshot), err);
+}
+
+/* A snapshot for the tables that an interrupted copy left undone: a later one, under a temporary
+ * slot. */
+static bool make_later_snapshot(const struct preparation *p, struct snapshot **ret_snapshot,
+                                struct error *err)
+{
+    const struct pg_options options = source_options(p->config, true);
+    const char *name = arena_printf(p->arena, "tailwater_copy_%d", (int) getpid());
+    const struct slot_create_options slot = {.slot = name,
+                                             .plugin = p->config->source.plugin,
+                                             .is_temporary = true,
+                                             .exports_snapshot = true,
+                                             .timeout_ms = SLOT_TIMEOUT_MS,
+                                             .wake_fd = p->stop_fd};
+
+    return snapshot_open(&options, &slot, ret_snapshot, err) ||
+           error_wrap(err, "making a temporary slot for the rest of the copy");
+}
+
+/* ---- tables ---- */
+
+static bool make_tables(const struct preparation *p, struct error *err)
+{
+    const char *pipeline = p->config->pipeline;
+    const struct table_list *list = &p->result->catalog.tables;
+    struct notes strays = {.arena = p->arena}, notes = {.arena = p->arena};
+
+    if (!control_sync_tables(p->lock, pipeline, list, p->arena, &p->result->states, &strays, err))
+        return false;
+    log_notes("table_not_configured", &strays);
+    if (!ddl_create_schemas(p->lock, pipeline, list, err) ||
+        !ddl_create_types(p->lock, pipeline, &p->result->catalog, err))
+        return false;
+    for (int i = 0; i < list->count; i++) {
+        const struct table *table = &list->tables[i];
+
+        if (p->result->pipeline.state == CONTROL_STREAMING &&
+            p->result->states[i].state == CONTROL_TABLE_NEW) {
+            error_set(err, ERROR_CONFIG, "table %s was added to a pipeline that streams already",
+                      table->label);
+            return error_hint(
+                err,
+                "this version copies all tables together: take it out of the configuration, or "
+                "run: tailwater destroy -c %s, then run",
+                p->config->file);
+        }
+        if (!ddl_create_table(p->lock, pipeline, table, &notes, err))
+            return error_wrap(err, "%s", table->label);
+        if (p->result->states[i].state == CONTROL_TABLE_NEW)
+            p->result->states[i].state = CONTROL_TABLE_CREATED;
+    }
+    log_notes("left_out", &notes);
+    return true;
+}
+
+static bool is_copied(const struct prepared_pipeline *prepared)
+{
+    for (int i = 0; i < prepared->catalog.tables.count; i++)
+        if (prepared->states[i].state < CONTROL_TABLE_COPIED)
+            return false;
+    return true;
+}
+
+/* ---- the copy ---- */
+
+static void log_progress(void *context, const struct copy_progress *progress)
+{
+    (void) context;
+    log_event(LOG_INFO, "copy_progress", "%s", progress->text);
+}
+
+static bool copy_tables(const struct preparation *p, struct snapshot *snapshot, struct error *err)
+{
+    const struct copy_options options = {.config = p->config,
+                                         .tables = &p->result->catalog.tables,
+                                         .states = p->result->states,
+                                         .snapshot = snapshot_name(snapshot),
+                                         .consistent_point = snapshot_lsn(snapshot),
+                                         .stop = p->stop,
+                                         .progress = log_progress};
+
+    if (!FAULT(copy_after_slot, err))
+        return false;
+    log_event(LOG_INFO, "copy_started", "copying as of " LSN_FORMAT " with %d workers",
+              LSN_ARGS(snapshot_lsn(snapshot)), p->config->copy.workers);
+    if (!copy_run(&options, err))
+        return error_wrap(err, "initial copy");
+    log_event(LOG_INFO, "copy_done", "all tables are copied");
+    return FAULT(copy_before_views, err);
+}
+
+static bool make_views(const struct preparation *p, struct error *err)
+{
+    const struct table_list *list = &p->result->catalog.tables;
+    struct notes notes = {.arena = p->arena};
+
+    for (int i = 0; i < list->count; i++)
+        if (!views_create(p->lock, p->config->pipeline, &list->tables[i], err))
+            return error_wrap(err, "%s", list->tables[i].label);
+    if (!views_grant(p->lock, p->config->pipeline, list, p->config->mirror.readers,
+                     p->config->mirror.nreaders, &notes, err))
+        return false;
+    log_notes("grant_left_out", &notes);
+    return p->result->pipeline.state == CONTROL_STREAMING ||
+           control_set_streaming(p->lock, p->config->pipeline, err);
+}
+
+/* Keys, indexes: what an interrupted start may have left between a table's copy and its view. */
+static bool finish_tables(const struct preparation *p, struct error *err)
+{
+    const struct table_list *list = &p->result->catalog.tables;
+    struct notes notes = {.arena = p->arena};
+
+    for (int i = 0; i < list->count; i++) {
+        const enum control_table_state state = p->result->states[i].state;
+
+        if (state < CONTROL_TABLE_INDEXED &&
+            (!ddl_add_key(p->lock, &list->tables[i], err) ||
+             !ddl_add_indexes(p->lock, p->config->pipeline, &list->tables[i], &notes, err)))
+            return error_wrap(err, "%s", list->tables[i].label);
+        if (!ddl_add_tombstone_index(p->lock, &list->tables[i], err))
+            return error_wrap(err, "%s", list->tables[i].label);
+    }
+    log_notes("left_out", &notes);
+    return true;
+}
+
+/* ---- all of it ---- */
+
+static bool load_catalog(const struct preparation *p, struct error *err)
+{
+    const struct pg_options options = source_options(p->config, false);
+    _cleanup_pg_ struct pg *pg = NULL;
+
+    return pg_connect(&options, &pg, err) &&
+           catalog_load(pg, p->config, p->arena, &p->result->catalog, err);
+}
+
+/* The pipeline as the mirror knows it; made where it does not.  *ret_snapshot is set where the slot
+ * is new. */
+static bool load_pipeline(const struct preparation *p, struct snapshot **ret_snapshot,
+                          struct error *err)
+{
+    const char *name = p->config->pipeline;
+    struct control_identity identity;
+    bool is_known;
+
+    if (!identify(p, &identity, err) ||
+        !control_load(p->lock, name, p->arena, &is_known, &p->result->pipeline, err))
+        return false;
+    if (is_known && !control_check_identity(&p->result->pipeline.identity, &identity, err))
+        return false;
+    if (is_known && p->result->pipeline.identity.slot_lsn != 0)
+        return true;
+    if (!run_check(p, err) || !clear_the_way(p, is_known, err) || !ensure_publication(p, err) ||
+        (!is_known && !control_create(p->lock, name, &identity, err)) ||
+        !make_slot(p, ret_snapshot, err))
+        return false;
+    return control_load(p->lock, name, p->arena, &is_known, &p->result->pipeline, err);
+}
+
+static bool prepare_steps(const struct preparation *p, struct error *err)
+{
+    _cleanup_snapshot_ struct snapshot *snapshot = NULL;
+    struct arena *arena = p->arena;
+
+    if (!control_migrate(p->lock, err) || !load_catalog(p, err) ||
+        !load_pipeline(p, &snapshot, err) || !make_tables(p, err))
+        return false;
+    if (!is_copied(p->result)) {
+        if ((snapshot == NULL && !make_later_snapshot(p, &snapshot, err)) ||
+            !copy_tables(p, snapshot, err))
+            return false;
+    }
+    if (!control_sync_tables(p->lock, p->config->pipeline, &p->result->catalog.tables, arena,
+                             &p->result->states, &(struct notes){.arena = arena}, err))
+        return false;
+    return finish_tables(p, err) && make_views(p, err);
+}
+
+bool prepare_pipeline(const struct config *config, struct pg *lock, const atomic_bool *stop,
+                      int stop_fd, struct arena *arena, struct prepared_pipeline *ret_prepared,
+                      struct error *err)
+{
+    const struct preparation p = {.config = config,
+                                  .lock = lock,
+                                  .stop = stop,
+                                  .stop_fd = stop_fd,
+                                  .arena = arena,
+                                  .result = ret_prepared};
+
+    if (!prepare_steps(&p, err))
+        return false;
+    ret_prepared->copy_lsn = arena_new(arena, lsn_t, ret_prepared->catalog.tables.count + 1);
+    for (int i = 0; i < ret_prepared->catalog.tables.count; i++)
+        ret_prepared->copy_lsn[i] = ret_prepared->states[i].copy_lsn;
+    return true;
+}
+
+bool prepare_check_source(const struct config *config, const struct control_pipeline *pipeline,
+                          lsn_t cursor, struct error *err)
+{
+    const struct pg_options options = source_options(config, true);
+    _cleanup_pg_ struct pg *pg = NULL;
+    struct slot_identity identity;
+    struct slot_status slot;
+
+    if (!pg_connect(&options, &pg, err) || !slot_identify(pg, &identity, err) ||
+        !control_check_identity(
+            &pipeline->identity,
+            &(struct control_identity){
+                .system_identifier = identity.system_identifier,
+                .timeline = identity.timeline,
+                .database = identity.database,
+                .slot = config->source.slot,
+                .plugin = config->source.plugin,
+                .publication = is_pgoutput(config) ? config->source.publication : NULL},
+            err) ||
+        !slot_look(pg, config->source.slot, &slot, err) ||
+        !slot_check(&slot, config->source.slot, config->source.plugin, identity.database, err))
+        return false;
+    if (slot.confirmed_flush > cursor) {
+        error_set(err, ERROR_SLOT,
+                  "gap: the slot %s is at " LSN_FORMAT ", past the mirror's cursor " LSN_FORMAT
+                  ": the changes between are gone (the slot was made anew or advanced, or the "
+                  "mirror restored)",
+                  config->source.slot, LSN_ARGS(slot.confirmed_flush), LSN_ARGS(cursor));
+        return error_hint(err, "run: tailwater destroy -c %s, then run, to copy anew",
+                          config->file);
+    }
+    if (cursor > identity.flushed) {
+        error_set(err, ERROR_SLOT,
+                  "the mirror's cursor " LSN_FORMAT " is ahead of the source's WAL at " LSN_FORMAT
+                  ": the source was restored, or a standby that was behind was promoted",
+                  LSN_ARGS(cursor), LSN_ARGS(identity.flushed));
+        return error_hint(err, "run: tailwater destroy -c %s, then run, to copy anew",
+                          config->file);
+    }
+    return true;
+}

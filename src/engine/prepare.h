@@ -1,0 +1,40 @@
+/*
+ * Everything that has to be there before streaming, made if it is missing: control schema,
+ * publication, slot, mirror tables, the initial copy, keys and indexes, live views.  Each step is
+ * idempotent, so a start after a crash goes through the same steps and finds most of them done.
+ */
+#ifndef TAILWATER_PREPARE_H
+#define TAILWATER_PREPARE_H
+
+#include "config/config.h"
+#include "mirror/control.h"
+#include "source/catalog.h"
+#include "tailwater/arena.h"
+#include "tailwater/error.h"
+
+#include <stdatomic.h>
+
+struct prepared_pipeline {
+    struct catalog catalog;
+    struct control_pipeline pipeline;
+    struct control_table *states; /* by table->index */
+    lsn_t *copy_lsn;              /* the same, as the batch wants it */
+};
+
+/*
+ * lock is the connection that holds the pipeline's lock.  Logs what it does.  On a stop request:
+ * ERROR_RETRY. Everything returned lives in arena.
+ */
+bool prepare_pipeline(const struct config *config, struct pg *lock, const atomic_bool *stop,
+                      int stop_fd, struct arena *arena, struct prepared_pipeline *ret_prepared,
+                      struct error *err);
+
+/*
+ * Is the source still the one that the cursor speaks of, and does its slot still have what follows?
+ * Before every stream. ERROR_SLOT with its own message for each way in which it is not (P30, P31,
+ * P43, P47).
+ */
+bool prepare_check_source(const struct config *config, const struct control_pipeline *pipeline,
+                          lsn_t cursor, struct error *err);
+
+#endif

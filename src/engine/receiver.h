@@ -1,0 +1,33 @@
+/*
+ * The receiver: reads the stream, decodes, fills the open batch, seals it when the applier is idle
+ * or the batch is full, answers keepalives and confirms what is durable in the mirror.  It never
+ * waits for the mirror but for a free batch, and goes on answering the source while it does.
+ */
+#ifndef TAILWATER_RECEIVER_H
+#define TAILWATER_RECEIVER_H
+
+#include "engine/handover.h"
+#include "source/stream.h"
+
+#include <stdatomic.h>
+
+struct receiver_options {
+    struct stream *stream;
+    struct handover *handover;
+    const struct table_list *list;
+    struct batch
+        *batches[2]; /* the session's; the applier may still read one when receiver_run() returns */
+    int64_t confirm_interval_us; /* well below the source's wal_sender_timeout */
+    lsn_t cursor;                /* where the mirror stands */
+    lsn_t until;                 /* stop once the mirror has this; 0: never */
+    const char *source_conninfo; /* to look up partitions that are new since the start */
+    const char *prefix;          /* of our logical messages */
+    const atomic_bool *stop;     /* set by a signal: finish what is applied and return */
+    struct statistics *statistics;
+};
+
+/* Returns true when told to stop, or when until is reached; false with the first error of either
+ * thread. */
+bool receiver_run(const struct receiver_options *options, struct error *err);
+
+#endif

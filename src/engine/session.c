@@ -1,0 +1,198 @@
+/*
+ * Receiver in the calling thread, applier, watcher and repairer in threads of their own.  At the
+ * end the applier gets a moment to finish what it has; then its statement is cancelled (the mirror
+ * may hang on a lock).
+ */
+#include "engine/session.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "engine/applier.h"
+#include "engine/receiver.h"
+#include "engine/repairer.h"
+#include "engine/watcher.h"
+#include "mirror/apply.h"
+#include "mirror/cursor.h"
+#include "source/stream.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+#define FINISH_MS          5000
+#define MAX_CONFIRM_US     10000000
+#define MIN_CONFIRM_US     50000
+#define DEFAULT_TIMEOUT_US 60000000
+
+struct session {
+    const struct session_options *options;
+    const char *prefix;
+    struct cursor cursor;
+    struct apply *apply;
+    struct stream *stream;
+    int64_t confirm_interval_us;
+    struct handover *handover;
+    struct batch *batches[2];
+    struct statistics statistics;
+    atomic_bool is_over; /* for the helpers */
+};
+
+/* The stream must hear from us well before wal_sender_timeout (0: never mind). */
+static bool read_confirm_interval(struct session *s, struct error *err)
+{
+    const struct pg_options options = {.side = PG_SOURCE,
+                                       .conninfo = s->options->config->source.conninfo,
+                                       .application = "tailwater start"};
+    _cleanup_pg_ struct pg *pg = NULL;
+    _cleanup_result_ struct pg_result *result = NULL;
+    int64_t timeout_us;
+
+    if (!pg_connect(&options, &pg, err) ||
+        !pg_query_row(pg, "select setting from pg_settings where name = 'wal_sender_timeout'", 0,
+                      NULL, &result, err))
+        return false;
+    timeout_us = pg_int(result, 0, 0) * 1000;
+    s->confirm_interval_us = timeout_us > 0 ? timeout_us / 4 : DEFAULT_TIMEOUT_US / 4;
+    if (s->confirm_interval_us > MAX_CONFIRM_US)
+        s->confirm_interval_us = MAX_CONFIRM_US;
+    if (s->confirm_interval_us < MIN_CONFIRM_US)
+        s->confirm_interval_us = MIN_CONFIRM_US;
+    return true;
+}
+
+static bool open_apply(struct session *s, struct error *err)
+{
+    /* One plan per statement, and only such plans as suit a few rows against a large table. */
+    const struct pg_options options = {
+        .side = PG_MIRROR,
+        .conninfo = s->options->config->mirror.conninfo,
+        .application = "tailwater applier",
+        .settings = "-c plan_cache_mode=force_generic_plan -c enable_hashjoin=off "
+                    "-c enable_mergejoin=off -c enable_seqscan=off "
+                    "-c enable_bitmapscan=off"};
+    struct pg *pg;
+
+    if (!pg_connect(&options, &pg, err))
+        return false;
+    if (!cursor_read(&s->cursor, pg, s->options->config->pipeline, err)) {
+        pg_free(pg);
+        return false;
+    }
+    s->apply = apply_new(pg, s->options->config->pipeline, &s->options->prepared->catalog.tables,
+                         &s->cursor);
+    return true;
+}
+
+static bool open_stream(struct session *s, struct arena *arena, struct error *err)
+{
+    const struct config *config = s->options->config;
+    const struct decoder_ops *ops = stream_find_decoder(config->source.plugin);
+    const struct stream_options options = {
+        .conninfo = config->source.conninfo,
+        .application = "tailwater receiver",
+        .slot = config->source.slot,
+        .ops = ops,
+        .decoder = {.publication = config->source.publication,
+                    .prefix = s->prefix,
+                    .add_tables = stream_add_tables(&s->options->prepared->catalog.tables, arena)},
+        .start = s->cursor.lsn,
+        .decode_memory_bytes = config->source.decode_memory_bytes,
+        .wal_sender_timeout_us = -1,
+    };
+
+    return stream_open(&options, &s->stream, err);
+}
+
+static bool open_session(struct session *s, struct arena *arena, struct error *err)
+{
+    return open_apply(s, err) &&
+           prepare_check_source(s->options->config, &s->options->prepared->pipeline, s->cursor.lsn,
+                                err) &&
+           read_confirm_interval(s, err) && open_stream(s, arena, err);
+}
+
+/* The applier finishes its batch, or is cancelled. */
+static void finish_applier(struct session *s, pthread_t applier)
+{
+    struct timespec deadline;
+
+    clock_gettime(CLOCK_REALTIME, &deadline);
+    deadline.tv_sec += FINISH_MS / 1000;
+    handover_close(s->handover);
+    if (pthread_timedjoin_np(applier, NULL, &deadline) == 0)
+        return;
+    pg_cancel(apply_connection(s->apply));
+    pthread_join(applier, NULL);
+}
+
+static bool run_threads(struct session *s, struct error *err)
+{
+    const struct session_options *o = s->options;
+    const struct table_list *list = &o->prepared->catalog.tables;
+    struct applier applier = {s->handover, s->apply, &s->cursor, &s->statistics};
+    struct watcher watcher = {.config = o->config,
+                              .version = o->version,
+                              .list = list,
+                              .lock = o->lock,
+                              .handover = s->handover,
+                              .statistics = &s->statistics,
+                              .stop = &s->is_over,
+                              .prefix = s->prefix,
+                              .started_at_us = o->started_at_us,
+                              .streaming_since_us = clock_now_us(),
+                              .reconnects = o->reconnects,
+                              .last_error = o->last_error,
+                              .last_error_at_us = o->last_error_at_us};
+    struct repairer repairer = {o->config, list, s->handover, &s->statistics, &s->is_over};
+    const struct receiver_options receiver = {.stream = s->stream,
+                                              .handover = s->handover,
+                                              .list = list,
+                                              .batches = {s->batches[0], s->batches[1]},
+                                              .confirm_interval_us = s->confirm_interval_us,
+                                              .cursor = s->cursor.lsn,
+                                              .until = o->until,
+                                              .source_conninfo = o->config->source.conninfo,
+                                              .stop = o->stop,
+                                              .statistics = &s->statistics};
+    pthread_t applier_thread, watcher_thread, repairer_thread;
+    bool is_ok;
+
+    pthread_create(&applier_thread, NULL, applier_run, &applier);
+    pthread_create(&watcher_thread, NULL, watcher_run, &watcher);
+    pthread_create(&repairer_thread, NULL, repairer_run, &repairer);
+    is_ok = receiver_run(&receiver, err);
+    s->is_over = true;
+    finish_applier(s, applier_thread);
+    pthread_join(watcher_thread, NULL);
+    pthread_join(repairer_thread, NULL);
+    return is_ok;
+}
+
+bool session_run(const struct session_options *options, bool *ret_has_streamed, struct error *err)
+{
+    const struct batch_limits limits = {options->config->apply.max_rows,
+                                        options->config->apply.max_bytes};
+    struct session s = {.options = options};
+    struct arena arena = {0};
+    bool is_ok;
+
+    s.prefix = arena_printf(&arena, "tailwater_%s", options->config->pipeline);
+    is_ok = open_session(&s, &arena, err);
+    if (is_ok) {
+        *ret_has_streamed = true;
+        log_event(LOG_INFO, "streaming", "streaming from " LSN_FORMAT " (batch %lld)",
+                  LSN_ARGS(s.cursor.lsn), (long long) s.cursor.batch_id);
+        s.handover = handover_new();
+        for (int i = 0; i < 2; i++)
+            s.batches[i] = batch_new(&options->prepared->catalog.tables,
+                                     options->prepared->copy_lsn, limits);
+        is_ok = run_threads(&s, err);
+    }
+    stream_free(s.stream);
+    apply_free(s.apply);
+    batch_free(s.batches[0]);
+    batch_free(s.batches[1]);
+    handover_free(s.handover);
+    arena_release(&arena);
+    return is_ok;
+}

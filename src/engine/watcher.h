@@ -1,0 +1,35 @@
+/*
+ * The watcher: a thread beside the stream that does what must not wait for it and must not hold it
+ * up.  Says on the mirror what the replicator is doing (and notices when the pipeline's lock is
+ * lost with that connection), writes the heartbeat message on the source, watches how much WAL the
+ * slot retains, sweeps old tombstones.
+ */
+#ifndef TAILWATER_WATCHER_H
+#define TAILWATER_WATCHER_H
+
+#include "config/config.h"
+#include "engine/handover.h"
+#include "pg/pg.h"
+
+#include <stdatomic.h>
+
+struct watcher {
+    const struct config *config;
+    const char *version; /* the program's */
+    const struct table_list *list;
+    struct pg *lock; /* the watcher's alone while it runs */
+    struct handover *handover;
+    struct statistics *statistics;
+    const atomic_bool *stop; /* of the session */
+    const char *prefix;      /* of the heartbeat message */
+    int64_t started_at_us, streaming_since_us;
+    int64_t reconnects;
+    const char *last_error; /* NULL: none */
+    int64_t last_error_at_us;
+};
+
+/* A thread's function: argument is a struct watcher.  Ends soon after stop is set, or when the lock
+ * is lost. */
+void *watcher_run(void *watcher);
+
+#endif
