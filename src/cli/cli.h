@@ -9,6 +9,7 @@
 #ifndef TAILWATER_CLI_H
 #define TAILWATER_CLI_H
 
+#include "base/buf.h"
 #include "config/config.h"
 #include "tailwater/arena.h"
 #include "tailwater/error.h"
@@ -79,6 +80,11 @@ int verb_init(struct cli *cli);
 int verb_version(struct cli *cli);
 int verb_help(struct cli *cli);
 
+/* What init prints, by cli->source, mirror, tables and pipeline; and the environment variables that
+ * it reads, one a line. */
+bool verb_init_text(const struct cli *cli, struct buf *ret_text, struct buf *ret_variables,
+                    struct error *err);
+
 /* What "tailwater help" and "tailwater help VERB" print. */
 void verb_help_list(FILE *out);
 void verb_help_verb(FILE *out, const struct cli_verb *verb);
@@ -95,10 +101,7 @@ bool cli_find_verb(const char *name, const struct cli_verb **ret_verb, struct er
 /* The options that a verb has without listing them, one by one; NULL past the last. */
 const struct cli_option *cli_common_option(const struct cli_verb *verb, int i);
 
-/*
- * Reads the file that -c names, and sets up the log by it.  The connection strings are checked as
- * far as that is possible without connecting.
- */
+/* Reads the file that -c names, and sets up the log by it. */
 bool cli_load_config(struct cli *cli, struct arena *arena, struct config *ret_config,
                      struct error *err);
 

@@ -1,0 +1,96 @@
+"""The binary as a person meets it first: help, init, usage errors.  No server is needed."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from lib.pipeline import BINARY
+
+SOURCE = "host=prod dbname=shop user=tailwater"
+MIRROR = "host=dwh dbname=reports user=tailwater"
+
+
+def tailwater(*args, stdout=subprocess.PIPE, **environment):
+    return subprocess.run([BINARY, *args], stdin=subprocess.DEVNULL, stdout=stdout,
+                          stderr=subprocess.PIPE, text=True, timeout=30,
+                          env={**os.environ, **environment}, check=False)
+
+
+def listed_verbs():
+    lines = tailwater("help").stdout.split("Verbs:\n")[1].split("\n\n")[0].splitlines()
+    return [line.split()[0] for line in lines]
+
+
+def test_help_lists_the_verbs():
+    result = tailwater("help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert {"init", "version", "help"} <= set(listed_verbs())
+    assert tailwater("--help").stdout == result.stdout
+
+
+def test_each_verb_explains_itself_with_an_example_first():
+    for verb in listed_verbs():
+        result = tailwater("help", verb)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout.startswith(f"    tailwater {verb}")
+        assert "--help" in result.stdout
+        assert tailwater(verb, "--help").stdout == result.stdout
+        assert tailwater("--help", verb).stdout == result.stdout
+
+
+def test_verbs_of_later_stages_are_unknown():
+    for verb in ("verify", "resync", "ledger", "refresh", "backfill", "table"):
+        result = tailwater(verb)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert f'unknown verb "{verb}"' in result.stderr
+
+
+def test_version():
+    text, as_json = tailwater("version"), tailwater("version", "--json")
+    assert (text.returncode, as_json.returncode) == (0, 0)
+    assert json.loads(as_json.stdout)["version"] in text.stdout
+    assert tailwater("--version").stdout == text.stdout
+
+
+@pytest.mark.parametrize("args, message", [
+    ((), "tailwater: no verb given\n"),
+    (("verison",), 'tailwater: unknown verb "verison"; did you mean "version"?\n'),
+    (("version", "--jsn"), "tailwater: version: unknown option --jsn; did you mean --json?\n"),
+    (("help", "nothing"), 'tailwater: unknown verb "nothing"\n'),
+    (("init",), "tailwater: init needs --source and --mirror\n"),
+    (("init", "--source", "x", "--mirror", "y"), "tailwater: option --source: "),
+])
+def test_usage_errors_exit_2_and_say_what_to_run(args, message):
+    result = tailwater(*args)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(message)
+    assert len(result.stderr.splitlines()) == 2
+
+
+def test_init_writes_a_configuration_and_says_what_is_next():
+    result = tailwater("init", "--source", SOURCE, "--mirror", MIRROR)
+    assert result.returncode == 0
+    assert f'conninfo: "{SOURCE}"' in result.stdout
+    assert f'conninfo: "{MIRROR}"' in result.stdout
+    assert "tailwater check" in result.stderr
+    assert "export" not in result.stderr
+
+
+def test_init_writes_no_password():
+    result = tailwater("init", "--source", SOURCE + " password='hunter 2'",
+                       "--mirror", "postgresql://u:hunt%65r3@dwh/reports?password=hunter4")
+    assert result.returncode == 0
+    assert "hunter" not in result.stdout + result.stderr
+    assert "password=${TAILWATER_SOURCE_PASSWORD}" in result.stdout
+    assert "password=${TAILWATER_MIRROR_PASSWORD}" in result.stdout
+    assert "export TAILWATER_SOURCE_PASSWORD=" in result.stderr
+    assert "export TAILWATER_MIRROR_PASSWORD=" in result.stderr
+
+
+def test_output_that_does_not_arrive_is_a_failure():
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        result = tailwater("init", "--source", SOURCE, "--mirror", MIRROR, stdout=full)
+    assert result.returncode == 1
+    assert "cannot write to standard output: No space left on device" in result.stderr
