@@ -124,7 +124,7 @@ static bool insert_missing(struct pg *mirror, int nparams, const char *const *pa
 static bool read_row(const struct pg_result *rows, int row, struct arena *arena,
                      struct control_table *ret_table, struct error *err)
 {
-    enum control_table_state state;
+    enum control_table_state state = CONTROL_TABLE_NEW;
 
     if (!parse_state(pg_text(rows, row, 7), &state, err))
         return false;
