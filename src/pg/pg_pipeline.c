@@ -31,8 +31,7 @@ static bool queued(struct pg *pg, int is_sent, struct error *err)
 
 bool pg_pipeline_enter(struct pg *pg, struct error *err)
 {
-    /* libpq would enter on a dead connection, too. */
-    if (pg_is_broken(pg) || !PQenterPipelineMode(pg->conn))
+    if (!PQenterPipelineMode(pg->conn))
         return refused(pg, err);
     pg->npending = 0;
     pg->nunsynced = 0;

@@ -1,0 +1,68 @@
+/*
+ * The hash of a mask is taken from what the output function says, as batch/mask.c does with what
+ * the stream brings, not from a cast: bool::text is "true" where the output is "t", char(n)::text
+ * drops the blanks, inet::text adds a netmask.  format('%s') is the plain way to the output
+ * function; num_nonnulls() because IS NULL is true of a composite whose fields are null.
+ */
+#include "sync/columns.h"
+
+#include "pg/pg.h"
+
+static bool is_binary_column(const struct table_column *column)
+{
+    if (column->mask == MASK_HASH)
+        return column->wire == WIRE_STRING;
+    return codec_is_binary(column->wire);
+}
+
+bool columns_is_binary(const struct table *table)
+{
+    for (int i = 0; i < table->ncolumns; i++)
+        if (!is_binary_column(&table->columns[i]))
+            return false;
+    return true;
+}
+
+void columns_add_names(struct buf *buf, const struct table *table)
+{
+    for (int i = 0; i < table->ncolumns; i++) {
+        if (i > 0)
+            buf_add(buf, ", ");
+        pg_add_ident(buf, table->columns[i].name);
+    }
+}
+
+static void add_reference(struct buf *buf, const char *alias, const struct table_column *column)
+{
+    buf_printf(buf, "%s.", alias);
+    pg_add_ident(buf, column->name);
+}
+
+void columns_add_select(struct buf *buf, const struct table *table, const char *alias,
+                        bool is_binary)
+{
+    for (int i = 0; i < table->ncolumns; i++) {
+        const struct table_column *column = &table->columns[i];
+
+        if (i > 0)
+            buf_add(buf, ", ");
+        switch (column->mask) {
+        case MASK_NULL:
+            buf_printf(buf, "NULL::%s", column->cast_type);
+            break;
+        case MASK_HASH:
+            buf_add(buf, "CASE WHEN num_nonnulls(");
+            add_reference(buf, alias, column);
+            buf_add(buf, ") = 1 THEN encode(sha256(convert_to(format('%s', ");
+            add_reference(buf, alias, column);
+            buf_add(buf, "), 'UTF8')), 'hex') END");
+            break;
+        case MASK_NONE:
+            add_reference(buf, alias, column);
+            /* element_oid is the built-in type that the binary form is of. */
+            if (is_binary && column->source_type != column->element_oid)
+                buf_printf(buf, "::%s", column->cast_type);
+            break;
+        }
+    }
+}
