@@ -382,8 +382,18 @@ void codec_text_array_begin(struct buf *out)
     buf_add_char(out, '{');
 }
 
+/* Is any of the eight bytes the one that pattern repeats? */
+static inline bool has_byte(uint64_t bytes, uint64_t pattern)
+{
+    uint64_t zero_where_equal = bytes ^ pattern;
+
+    return ((zero_where_equal - UINT64_C(0x0101010101010101)) & ~zero_where_equal &
+            UINT64_C(0x8080808080808080)) != 0;
+}
+
 void codec_text_array_add(struct buf *out, const char *data, uint32_t len)
 {
+    const char *end = data + len;
     char *start, *to;
 
     if (data == NULL) {
@@ -392,10 +402,22 @@ void codec_text_array_add(struct buf *out, const char *data, uint32_t len)
     }
     start = to = reserve(out, 2 * (size_t) len + 3);
     *to++ = '"';
-    for (const char *end = data + len; data < end; data++) {
+    while (data < end) {
+        uint64_t eight;
+
+        if (end - data >= 8) {
+            memcpy(&eight, data, 8);
+            if (!has_byte(eight, UINT64_C(0x2222222222222222)) &&
+                !has_byte(eight, UINT64_C(0x5c5c5c5c5c5c5c5c))) {
+                memcpy(to, &eight, 8);
+                to += 8;
+                data += 8;
+                continue;
+            }
+        }
         if (*data == '"' || *data == '\\')
             *to++ = '\\';
-        *to++ = *data;
+        *to++ = *data++;
     }
     *to++ = '"';
     *to++ = ',';

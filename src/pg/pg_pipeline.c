@@ -31,7 +31,8 @@ static bool queued(struct pg *pg, int is_sent, struct error *err)
 
 bool pg_pipeline_enter(struct pg *pg, struct error *err)
 {
-    if (!PQenterPipelineMode(pg->conn))
+    /* libpq would enter on a dead connection, too. */
+    if (pg_is_broken(pg) || !PQenterPipelineMode(pg->conn))
         return refused(pg, err);
     pg->npending = 0;
     pg->nunsynced = 0;
