@@ -146,8 +146,8 @@ static bool plugin_not_allowed(const char *plugin, struct error *err)
     return error_hint(
         err,
         "install it there (package postgresql-NN-%s) if it is not; then, as superuser: "
-        "ALTER SYSTEM SET output_plugin_libraries = 'pgoutput, test_decoding, %s'; "
-        "SELECT pg_reload_conf();  — or set source.plugin: pgoutput",
+        "ALTER SYSTEM SET output_plugin_libraries = pgoutput, test_decoding, %s; (a list, not one "
+        "string in quotes) SELECT pg_reload_conf();  — or set source.plugin: pgoutput",
         plugin, plugin);
 }
 
