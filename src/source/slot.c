@@ -160,7 +160,8 @@ static bool plugin_not_installed(const char *plugin, struct error *err)
                       plugin);
 }
 
-/* 55000 is what several states of slot and server are refused with. */
+/* Another plugin's slot refuses our options; 55000 is what several states of slot and server are
+ * refused with. */
 static bool wrong_state(struct pg *replication, const char *slot, const char *plugin,
                         struct error *err)
 {
@@ -211,13 +212,23 @@ static bool in_use(struct pg *replication, const char *slot, struct error *err)
     return false;
 }
 
+bool slot_is_option_error(const struct error *err)
+{
+    static const char *const states[] = {"22023", "42601", "42602", "0A000", "XX000"};
+
+    for (size_t i = 0; i < sizeof(states) / sizeof(states[0]); i++)
+        if (strcmp(err->sqlstate, states[i]) == 0)
+            return true;
+    return false;
+}
+
 bool slot_explain(struct pg *replication, const char *slot, const char *plugin, struct error *err)
 {
     const char *state = err->sqlstate;
 
     if (strcmp(state, "55006") == 0)
         return in_use(replication, slot, err);
-    if (strcmp(state, "55000") == 0)
+    if (strcmp(state, "55000") == 0 || slot_is_option_error(err))
         return wrong_state(replication, slot, plugin, err);
     if (strcmp(state, "42501") == 0)
         return plugin_not_allowed(plugin, err);

@@ -79,6 +79,10 @@ struct slot_created {
 bool slot_create(struct pg *replication, const struct slot_create_options *options,
                  struct slot_created *ret_created, struct error *err);
 
+/* Did the output plugin refuse the options of START_REPLICATION (SQLSTATE 22023, 42601, 0A000,
+ * XX000)? */
+bool slot_is_option_error(const struct error *err);
+
 /*
  * What the error of a refused replication command really is, and what helps: looks at slot and
  * server over the same connection and restates err (kind, message, hint).  Always false.

@@ -89,27 +89,15 @@ static bool start(struct stream *stream, lsn_t from, struct error *err)
     return pg_stream_start(stream->pg, buf_text(&command), err);
 }
 
-/* The plugin did not take its options: another version of it, or of the server. */
-static bool is_option_error(const struct error *err)
-{
-    static const char *const states[] = {"22023", "42601", "0A000", "XX000"};
-
-    for (size_t i = 0; i < sizeof(states) / sizeof(states[0]); i++)
-        if (strcmp(err->sqlstate, states[i]) == 0)
-            return true;
-    return false;
-}
-
 static bool start_failed(struct stream *stream, struct error *err)
 {
-    if (is_option_error(err)) {
+    slot_explain(stream->pg, stream->slot, stream->ops->plugin, err);
+    if (err->kind == ERROR_FAILED && slot_is_option_error(err)) {
         err->kind = ERROR_CONFIG;
         error_hint(err,
                    "the source's %s does not take the options of this version of tailwater: "
                    "install a current one there, or change source.plugin",
                    stream->ops->plugin);
-    } else {
-        slot_explain(stream->pg, stream->slot, stream->ops->plugin, err);
     }
     return error_wrap(err, "starting to read slot %s", stream->slot);
 }

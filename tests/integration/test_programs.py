@@ -11,7 +11,7 @@ from lib.pipeline import BINARY
 FOLDER = os.path.join(os.path.dirname(BINARY), "tests", "integration")
 
 
-@pytest.mark.parametrize("program", ["test_codec_server", "test_pg_server"])
+@pytest.mark.parametrize("program", ["test_codec_server", "test_pg_server", "test_source_server"])
 def test_program(program, source):
     environment = dict(os.environ)
     for name in list(environment):
