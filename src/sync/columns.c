@@ -48,7 +48,10 @@ void columns_add_select(struct buf *buf, const struct table *table, const char *
             buf_add(buf, ", ");
         switch (column->mask) {
         case MASK_NULL:
-            buf_printf(buf, "NULL::%s", column->cast_type);
+            /* A created type may have another schema on the mirror; in text none is needed. */
+            buf_add(buf, "NULL");
+            if (is_binary)
+                buf_printf(buf, "::%s", column->cast_type);
             break;
         case MASK_HASH:
             buf_add(buf, "CASE WHEN num_nonnulls(");

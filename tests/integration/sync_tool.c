@@ -3,12 +3,13 @@
  * `tailwater run` does before it streams, and nothing after it.
  *
  *     sync_tool CONFIG copy [ITEM_BYTES [GATE]]
+ *     sync_tool CONFIG repair
  *
  * With GATE, a path, the copy stops once the snapshot is imported: it makes the file and goes on
  * when somebody has removed it.  SIGTERM raises the stop flag.
  *
  * Prints "progress: …", "note: …", and "table LABEL STATE COPY_LSN ROWS" for each; a failure as
- * "error KIND: MESSAGE", with the error's exit code.
+ * "error KIND: MESSAGE", with the error's exit code.  A repair prints "repaired KEYS ROWS".
  */
 #include "config/config.h"
 #include "mirror/control.h"
@@ -16,6 +17,7 @@
 #include "source/catalog.h"
 #include "source/snapshot.h"
 #include "sync/copy.h"
+#include "sync/repair.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -152,6 +154,22 @@ static bool copy(struct tool *tool, int64_t item_bytes, struct error *err)
     return is_fine;
 }
 
+static bool repair(struct tool *tool, struct error *err)
+{
+    struct repair_result result;
+
+    if (!repair_run(&(struct repair_options){.config = &tool->config,
+                                             .tables = &tool->catalog.tables,
+                                             .stop = &stop,
+                                             .wake_fd = -1,
+                                             .cursor_timeout_us = 3000000},
+                    &result, err))
+        return false;
+    printf("repaired %lld %lld%s\n", (long long) result.keys, (long long) result.rows,
+           result.is_more ? " more" : "");
+    return true;
+}
+
 int main(int argc, char **argv)
 {
     struct tool tool = {0};
@@ -159,14 +177,16 @@ int main(int argc, char **argv)
     bool is_fine;
 
     if (argc < 3) {
-        fprintf(stderr, "usage: sync_tool CONFIG copy [ITEM_BYTES [GATE]]\n");
+        fprintf(stderr, "usage: sync_tool CONFIG copy [ITEM_BYTES [GATE]] | repair\n");
         return 2;
     }
     signal(SIGTERM, on_signal);
     tool.notes.arena = &tool.arena;
     tool.gate = argc > 4 ? argv[4] : NULL;
     is_fine = load(&tool, argv[1], &err) &&
-              copy(&tool, argc > 3 ? strtoll(argv[3], NULL, 10) : 0, &err);
+              (strcmp(argv[2], "repair") == 0
+                   ? repair(&tool, &err)
+                   : copy(&tool, argc > 3 ? strtoll(argv[3], NULL, 10) : 0, &err));
     if (!is_fine)
         printf("error %s: %s\nhint: %s\n", error_kind_name(err.kind), err.message, err.hint);
     snapshot_free(tool.snapshot);
