@@ -57,29 +57,31 @@ LATER static const struct cli_option run_options[] = {
      cli_read_until, FIELD(until)},
 };
 
-LATER static const char status_help[] = "    tailwater status --watch\n"
-                                        "\n"
-                                        "Shows how far the mirror is behind, what the slot makes "
-                                        "the source keep, and the state of each\n"
-                                        "table.\n";
+static const char status_help[] = "    tailwater status --watch\n"
+                                  "\n"
+                                  "Shows how far the mirror is behind, what the slot makes "
+                                  "the source keep, and the state of each\n"
+                                  "table.\n";
 
-LATER static const struct cli_option status_options[] = {
+static const struct cli_option status_options[] = {
     {"json", 0, NULL, "as JSON", cli_read_flag, FIELD(is_json)},
-    {"watch", 0, NULL, "again every second, until interrupted", cli_read_flag, FIELD(is_watching)},
+    {"watch", 0, NULL, "again every two seconds, until interrupted", cli_read_flag,
+     FIELD(is_watching)},
 };
 
-LATER static const char purge_help[] =
+static const char purge_help[] =
     "    tailwater purge --older-than 7d --dry-run\n"
     "\n"
     "Removes deleted rows that the mirror tables still keep: those deleted longer ago than\n"
     "--older-than says or, without it, than the configuration (purge.after, purge_after) says.\n";
 
-LATER static const struct cli_option purge_options[] = {
+static const struct cli_option purge_options[] = {
     {"older-than", 0, "DURATION", "as in 7d; 0 for all", cli_read_duration, FIELD(older_than_us)},
     {"dry-run", 0, NULL, "count only", cli_read_flag, FIELD(is_dry_run)},
+    {"json", 0, NULL, "as JSON", cli_read_flag, FIELD(is_json)},
 };
 
-LATER static const char destroy_help[] =
+static const char destroy_help[] =
     "    tailwater destroy --dry-run\n"
     "\n"
     "Ends the pipeline.  Removes what run made for it: on the source the replication slot and the\n"
@@ -87,7 +89,7 @@ LATER static const char destroy_help[] =
     "control schema.  Nothing that something else depends on goes.  Asks first on a terminal;\n"
     "elsewhere it needs --yes.\n";
 
-LATER static const struct cli_option destroy_options[] = {
+static const struct cli_option destroy_options[] = {
     {"dry-run", 0, NULL, "only say what would go", cli_read_flag, FIELD(is_dry_run)},
     {"yes", 0, NULL, "do not ask", cli_read_flag, FIELD(is_confirmed)},
     {"keep-tables", 0, NULL, "leave mirror tables and live views as they are now", cli_read_flag,
@@ -117,12 +119,12 @@ const struct cli_verb verbs_all[] = {
     /* A line whose verb_NAME.c is not there yet waits in a comment, and its texts are LATER. */
     /* {"run", "copy what is missing, then follow the source", run_help, OPTIONS(run_options), true,
        true, .run = verb_run}, */
-    /* {"status", "show lag and state", status_help, OPTIONS(status_options), true, .run =
-       verb_status}, */
-    /* {"purge", "remove deleted rows that are kept", purge_help, OPTIONS(purge_options), true, .run
-       = verb_purge}, */
-    /* {"destroy", "end the pipeline, and remove what it made", destroy_help,
-       OPTIONS(destroy_options), true, .run = verb_destroy}, */
+    {"status", "show lag and state", status_help, OPTIONS(status_options), true,
+     .run = verb_status},
+    {"purge", "remove deleted rows that are kept", purge_help, OPTIONS(purge_options), true,
+     .run = verb_purge},
+    {"destroy", "end the pipeline, and remove what it made", destroy_help, OPTIONS(destroy_options),
+     true, .run = verb_destroy},
     {"version", "print the version", version_help, OPTIONS(version_options), .run = verb_version},
     {"help", "explain a verb", help_help, .operand = "[VERB]", .run = verb_help},
 };

@@ -174,10 +174,17 @@ static bool do_require(struct tool *t, const char *arg, struct error *err)
     return control_require(t->mirror, err);
 }
 
+/* pipeline, or pipeline=SYSTEM,DATABASE,SLOT,PLUGIN[,PUBLICATION]. */
 static bool do_pipeline(struct tool *t, const char *arg, struct error *err)
 {
-    (void) arg;
-    return control_create(t->mirror, t->pipeline, &identity, err);
+    struct control_identity given = identity;
+    const char **const fields[] = {&given.system_identifier, &given.database, &given.slot,
+                                   &given.plugin, &given.publication};
+    char *rest = arg ? arena_strdup(&t->arena, arg) : NULL;
+
+    for (int i = 0; i < 5 && rest != NULL; i++)
+        *fields[i] = strsep(&rest, ",");
+    return control_create(t->mirror, t->pipeline, &given, err);
 }
 
 static bool do_slot(struct tool *t, const char *arg, struct error *err)

@@ -1,0 +1,63 @@
+#include "base/human.h"
+
+#include <stdio.h>
+
+const char *human_duration(int64_t us, char text[static HUMAN_TEXT_SIZE])
+{
+    static const struct {
+        int64_t seconds;
+        const char *name;
+        int64_t part; /* of the second word */
+        const char *part_name;
+    } units[] = {{86400, "d", 3600, "h"}, {3600, "h", 60, "min"}, {60, "min", 1, "s"}};
+    int64_t seconds = us / 1000000;
+
+    if (us < 0)
+        us = 0;
+    for (int i = 0; i < 3; i++)
+        if (seconds >= units[i].seconds) {
+            snprintf(text, HUMAN_TEXT_SIZE, "%lld %s %lld %s",
+                     (long long) (seconds / units[i].seconds), units[i].name,
+                     (long long) (seconds % units[i].seconds / units[i].part), units[i].part_name);
+            return text;
+        }
+    if (us >= 10000000)
+        snprintf(text, HUMAN_TEXT_SIZE, "%lld s", (long long) seconds);
+    else if (us >= 100000 || us == 0)
+        snprintf(text, HUMAN_TEXT_SIZE, "%.1f s", (double) us / 1e6);
+    else
+        snprintf(text, HUMAN_TEXT_SIZE, "%.1f ms", (double) us / 1e3);
+    return text;
+}
+
+static const char *scale(double value, double step, const char *const *names, int count,
+                         const char *prefix, char text[static HUMAN_TEXT_SIZE])
+{
+    int i = 0;
+
+    while (value >= step * 0.9995 && i < count - 1) {
+        value /= step;
+        i++;
+    }
+    snprintf(text, HUMAN_TEXT_SIZE, value < 99.95 && i > 0 ? "%s%.1f%s%s" : "%s%.0f%s%s", prefix,
+             value, names[i][0] ? " " : "", names[i]);
+    return text;
+}
+
+const char *human_bytes(int64_t bytes, char text[static HUMAN_TEXT_SIZE])
+{
+    static const char *const names[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
+
+    return scale(bytes > 0 ? (double) bytes : 0, 1024, names, 6, "", text);
+}
+
+const char *human_estimate(int64_t count, char text[static HUMAN_TEXT_SIZE])
+{
+    static const char *const names[] = {"", "k", "M", "G", "T"};
+
+    if (count < 0) {
+        snprintf(text, HUMAN_TEXT_SIZE, "?");
+        return text;
+    }
+    return scale((double) count, 1000, names, 5, count > 0 ? "~" : "", text);
+}

@@ -1,0 +1,16 @@
+/* Numbers as people read them: "3 min 12 s", "1.2 GiB", "~1.2 M".  For sentences and tables, not
+ * for machines. */
+#ifndef TAILWATER_HUMAN_H
+#define TAILWATER_HUMAN_H
+
+#include <stdint.h>
+
+#define HUMAN_TEXT_SIZE 32
+
+/* Each returns text, for use in a printf argument. */
+const char *human_duration(int64_t us, char text[static HUMAN_TEXT_SIZE]);
+const char *human_bytes(int64_t bytes, char text[static HUMAN_TEXT_SIZE]);
+/* An estimate of so many things: "~950", "~1.2 M"; "?" below 0. */
+const char *human_estimate(int64_t count, char text[static HUMAN_TEXT_SIZE]);
+
+#endif

@@ -1,0 +1,206 @@
+/*
+ * Collecting.  Both servers are asked with a handful of cheap queries: row counts are estimates,
+ * and nothing is locked.
+ *
+ * Lag has two measures, and neither alone tells the truth.  Bytes are exact but count WAL that has
+ * nothing to do with this pipeline (another database's, a checkpoint's) until a keepalive moves the
+ * cursor over it; seconds are measured by the replicator from the commits it has received, and only
+ * while it runs.  With nobody running, the last moment at which the mirror is known to have been
+ * complete gives a bound.
+ */
+#include "mirror/status.h"
+
+#include "base/clock.h"
+
+#include <string.h>
+
+/* A status that hangs is no use: of a server that does not answer it says so. */
+#define CONNECT_TIMEOUT_S 5
+
+void status_disconnect(struct status_connections *connections)
+{
+    pg_free(connections->source);
+    pg_free(connections->mirror);
+    *connections = (struct status_connections){0};
+}
+
+static bool connect_to(enum pg_side side, const char *conninfo, const char *pipeline,
+                       struct pg **connection, struct error *err)
+{
+    _cleanup_buf_ struct buf application = {0};
+
+    if (*connection != NULL && !pg_is_broken(*connection))
+        return true;
+    pg_free(*connection);
+    *connection = NULL;
+    buf_printf(&application, "tailwater %s status", pipeline);
+    return pg_connect(&(struct pg_options){.side = side,
+                                           .conninfo = conninfo,
+                                           .application = buf_text(&application),
+                                           .settings = "-c statement_timeout=10s",
+                                           .connect_timeout_s = CONNECT_TIMEOUT_S},
+                      connection, err);
+}
+
+static const char *describe(const char *conninfo, struct arena *arena)
+{
+    _cleanup_buf_ struct buf text = {0};
+
+    pg_describe(conninfo, &text);
+    return arena_strdup(arena, buf_text(&text));
+}
+
+/* ---- the mirror's side ---- */
+
+static bool load_pipeline(struct pg *mirror, struct arena *arena, struct status *status,
+                          struct error *err)
+{
+    const char *name = status->config->pipeline;
+    _cleanup_buf_ struct buf others = {0};
+    const char **names;
+    int count = 0, version, known;
+
+    if (!control_version(mirror, &version, &known, err))
+        return false;
+    /* What is wrong with the pipeline is no failure of the mirror. */
+    if (version > 0 && !control_require(mirror, &status->unknown)) {
+        if (status->unknown.kind == ERROR_CONFIG)
+            return true;
+        *err = status->unknown;
+        return false;
+    }
+    if (version > 0 &&
+        (!control_load(mirror, name, arena, &status->is_known, &status->pipeline, err) ||
+         !control_list(mirror, arena, &count, &names, err)))
+        return false;
+    if (status->is_known)
+        return true;
+    for (int i = 0; i < count; i++)
+        buf_printf(&others, "%s%s", i > 0 ? ", " : "", names[i]);
+    error_set(&status->unknown, ERROR_FAILED, "there is no pipeline %s in the mirror database",
+              name);
+    if (count > 0)
+        error_hint(&status->unknown, "there is: %s; check pipeline: and mirror.conninfo in %s",
+                   buf_text(&others), status->config->file);
+    else
+        error_hint(&status->unknown, "tailwater run -c %s", status->config->file);
+    return true;
+}
+
+static void count_tables(struct status *status)
+{
+    for (int i = 0; i < status->ntables; i++) {
+        const struct control_table *table = &status->tables[i];
+
+        status->nready += table->state == CONTROL_TABLE_READY;
+        status->ncopied += table->state >= CONTROL_TABLE_COPIED;
+        if (table->copy_lsn > status->newest_copy)
+            status->newest_copy = table->copy_lsn;
+    }
+}
+
+static bool ask_mirror(struct pg *mirror, struct arena *arena, struct status *status,
+                       struct error *err)
+{
+    const char *name = status->config->pipeline;
+
+    if (!load_pipeline(mirror, arena, status, err))
+        return false;
+    if (!status->is_known)
+        return true;
+    if (!control_list_tables(mirror, name, arena, &status->ntables, &status->tables, err) ||
+        !control_read_heartbeat(mirror, name, arena, &status->has_heartbeat, &status->heartbeat,
+                                err) ||
+        !control_find_holder(mirror, name, arena, &status->holder, err) ||
+        !control_repairs(mirror, name, &status->repair_keys, &status->repair_oldest_us, err) ||
+        !control_read_counters(mirror, name, arena, &status->ncounters, &status->counters, err)) {
+        status->is_known = false;
+        return false;
+    }
+    count_tables(status);
+    return true;
+}
+
+/* ---- the source's side ---- */
+
+static bool ask_source(struct pg *source, struct arena *arena, struct status *status,
+                       struct error *err)
+{
+    _cleanup_result_ struct pg_result *system = NULL;
+    struct error ignored;
+
+    if (!slot_look(source, status->config->source.slot, &status->slot, err))
+        return false;
+    status->has_slot = true;
+    /* Everybody may by default; where somebody took that away, run is the one to compare. */
+    if (pg_query_row(source, "SELECT system_identifier FROM pg_control_system()", 0, NULL, &system,
+                     &ignored))
+        status->system_identifier = arena_strdup(arena, pg_text(system, 0, 0));
+    return true;
+}
+
+/* ---- lag ---- */
+
+static bool is_replicator_alive(const struct status *status)
+{
+    return status->holder.pid != 0 && status->has_heartbeat &&
+           status->heartbeat.age_us < STATUS_SILENT_US;
+}
+
+static void measure_lag(struct status *status)
+{
+    const struct control_heartbeat *heartbeat = &status->heartbeat;
+    int64_t complete_us = status->pipeline.commit_time_us;
+
+    status->lag_bytes = status->lag_us = -1;
+    if (!status->is_known || status->pipeline.state != CONTROL_STREAMING)
+        return;
+    if (status->has_slot && status->slot.exists)
+        status->lag_bytes = status->slot.current > status->pipeline.cursor
+                                ? (int64_t) (status->slot.current - status->pipeline.cursor)
+                                : 0;
+    if (status->lag_bytes == 0) {
+        status->lag_us = 0;
+        return;
+    }
+    if (is_replicator_alive(status) && heartbeat->lag_us >= 0) {
+        status->lag_us = heartbeat->lag_us;
+        return;
+    }
+    if (status->has_heartbeat && heartbeat->lag_us >= 0 &&
+        heartbeat->said_at_us - heartbeat->lag_us > complete_us)
+        complete_us = heartbeat->said_at_us - heartbeat->lag_us;
+    if (complete_us == 0)
+        return;
+    status->lag_us = status->taken_at_us > complete_us ? status->taken_at_us - complete_us : 0;
+    status->is_lag_bound = true;
+}
+
+/* ---- all of it ---- */
+
+static void look_at(struct status_server *server, enum pg_side side, const char *conninfo,
+                    struct pg **connection, struct arena *arena, struct status *status,
+                    bool (*ask)(struct pg *pg, struct arena *arena, struct status *status,
+                                struct error *err))
+{
+    server->where = describe(conninfo, arena);
+    server->is_up = connect_to(side, conninfo, status->config->pipeline, connection,
+                               &server->error);
+    if (!server->is_up)
+        return;
+    server->version = pg_server_version(*connection);
+    server->is_up = ask(*connection, arena, status, &server->error);
+}
+
+void status_collect(const struct config *config, struct status_connections *connections,
+                    struct arena *arena, struct status *ret_status)
+{
+    *ret_status = (struct status){
+        .config = config, .taken_at_us = clock_now_us(), .lag_bytes = -1, .lag_us = -1};
+    look_at(&ret_status->mirror, PG_MIRROR, config->mirror.conninfo, &connections->mirror, arena,
+            ret_status, ask_mirror);
+    look_at(&ret_status->source, PG_SOURCE, config->source.conninfo, &connections->source, arena,
+            ret_status, ask_source);
+    measure_lag(ret_status);
+    status_judge(ret_status, arena);
+}

@@ -1,0 +1,179 @@
+/* The same facts for machines.  Unknown is null, never 0; times are ISO 8601, durations seconds,
+ * sizes bytes. */
+#include "mirror/status.h"
+
+#include "base/clock.h"
+
+static const char *const levels[] = {
+    [STATUS_FINE] = "ok", [STATUS_WATCH] = "warning", [STATUS_BROKEN] = "error"};
+
+static void add_text(struct buf *json, const char *name, const char *value)
+{
+    buf_printf(json, "\"%s\": ", name);
+    if (value != NULL)
+        buf_add_json(json, value);
+    else
+        buf_add(json, "null");
+}
+
+static void add_count(struct buf *json, const char *name, int64_t value)
+{
+    if (value >= 0)
+        buf_printf(json, "\"%s\": %lld", name, (long long) value);
+    else
+        buf_printf(json, "\"%s\": null", name);
+}
+
+static void add_seconds(struct buf *json, const char *name, int64_t us)
+{
+    if (us >= 0)
+        buf_printf(json, "\"%s\": %.3f", name, (double) us / 1e6);
+    else
+        buf_printf(json, "\"%s\": null", name);
+}
+
+static void add_time(struct buf *json, const char *name, int64_t us)
+{
+    char text[CLOCK_TEXT_SIZE];
+
+    add_text(json, name, us > 0 ? clock_text(us, text) : NULL);
+}
+
+static void add_lsn(struct buf *json, const char *name, lsn_t lsn)
+{
+    char text[LSN_TEXT_SIZE];
+
+    add_text(json, name, lsn != 0 ? lsn_text(lsn, text) : NULL);
+}
+
+static void add_flag(struct buf *json, const char *name, bool value)
+{
+    buf_printf(json, "\"%s\": %s", name, value ? "true" : "false");
+}
+
+#define NEXT() buf_add(json, ", ")
+
+static void add_server(struct buf *json, const char *name, const struct status_server *server)
+{
+    buf_printf(json, "\"%s\": {", name);
+    add_text(json, "conninfo", server->where), NEXT();
+    add_flag(json, "reachable", server->is_up), NEXT();
+    add_count(json, "server_version", server->version > 0 ? server->version : -1), NEXT();
+    add_text(json, "error", server->is_up ? NULL : server->error.message);
+    buf_add_char(json, '}');
+}
+
+static void add_replicator(struct buf *json, const struct status *status)
+{
+    const struct control_heartbeat *heartbeat = &status->heartbeat;
+
+    buf_add(json, "\"replicator\": {");
+    add_flag(json, "running", status->holder.pid != 0), NEXT();
+    add_time(json, "connected_since", status->holder.since_us);
+    if (status->has_heartbeat) {
+        NEXT(), add_seconds(json, "heartbeat_age_seconds", heartbeat->age_us);
+        NEXT(), add_text(json, "state", heartbeat->state);
+        NEXT(), add_text(json, "host", heartbeat->host);
+        NEXT(), add_count(json, "pid", heartbeat->pid);
+        NEXT(), add_text(json, "version", heartbeat->version);
+        NEXT(), add_time(json, "started_at", heartbeat->started_at_us);
+        NEXT(), add_time(json, "streaming_since", heartbeat->streaming_since_us);
+        NEXT(), add_lsn(json, "received", heartbeat->received_lsn);
+        NEXT(), add_lsn(json, "confirmed", heartbeat->confirmed_lsn);
+        NEXT(), add_count(json, "transactions", heartbeat->transactions);
+        NEXT(), add_count(json, "changes", heartbeat->changes);
+        NEXT(), add_count(json, "batches", heartbeat->batches);
+        NEXT(), add_count(json, "reconnects", heartbeat->reconnects);
+        NEXT(), add_text(json, "last_error", heartbeat->last_error);
+        NEXT(), add_time(json, "last_error_at", heartbeat->last_error_at_us);
+    }
+    buf_add_char(json, '}');
+}
+
+static void add_slot(struct buf *json, const struct status *status)
+{
+    const struct slot_status *slot = &status->slot;
+    const struct config *config = status->config;
+
+    buf_add(json, "\"slot\": {");
+    add_text(json, "name", config->source.slot), NEXT();
+    add_flag(json, "exists", slot->exists);
+    if (slot->exists) {
+        NEXT(), add_text(json, "plugin", slot->plugin);
+        NEXT(), add_flag(json, "active", slot->active_pid != 0);
+        NEXT(), add_text(json, "wal_status", slot->wal_status);
+        NEXT(), add_flag(json, "lost", slot->is_lost);
+        NEXT(), add_lsn(json, "restart", slot->restart_lsn);
+        NEXT(), add_lsn(json, "confirmed_flush", slot->confirmed_flush);
+        NEXT(), add_lsn(json, "source_position", slot->current);
+        NEXT(), add_count(json, "retained_bytes", slot->retained_bytes);
+        NEXT(), add_count(json, "warn_bytes", config->source.wal_guard.warn_bytes);
+        NEXT(), add_count(json, "critical_bytes", config->source.wal_guard.critical_bytes);
+        NEXT(), add_count(json, "safe_bytes", slot->safe_wal_bytes);
+    }
+    buf_add_char(json, '}');
+}
+
+static void add_tables(struct buf *json, const struct status *status)
+{
+    buf_add(json, "\"tables\": [");
+    for (int i = 0; i < status->ntables; i++) {
+        const struct control_table *table = &status->tables[i];
+
+        buf_add(json, i > 0 ? ", {" : "{");
+        add_text(json, "schema", table->schema), NEXT();
+        add_text(json, "name", table->name), NEXT();
+        add_text(json, "state", control_table_state_name(table->state)), NEXT();
+        add_count(json, "estimated_rows", table->estimated_rows), NEXT();
+        add_count(json, "bytes", table->total_bytes), NEXT();
+        add_lsn(json, "copied_as_of", table->copy_lsn), NEXT();
+        add_time(json, "copied_at", table->copied_at_us);
+        buf_add_char(json, '}');
+    }
+    buf_add_char(json, ']');
+}
+
+static void add_pipeline(struct buf *json, const struct status *status)
+{
+    const struct control_pipeline *pipeline = &status->pipeline;
+
+    buf_add(json, "\"lag\": {");
+    add_seconds(json, "seconds", status->lag_us), NEXT();
+    add_flag(json, "is_bound", status->is_lag_bound), NEXT();
+    add_count(json, "bytes", status->lag_bytes);
+    buf_add(json, "}, \"cursor\": {");
+    add_lsn(json, "lsn", pipeline->cursor), NEXT();
+    add_count(json, "batch", pipeline->batch_id), NEXT();
+    add_time(json, "commit_time", pipeline->commit_time_us), NEXT();
+    add_time(json, "applied_at", pipeline->applied_at_us);
+    buf_add(json, "}, ");
+    add_replicator(json, status), NEXT();
+    buf_add(json, "\"repair\": {");
+    add_count(json, "keys", status->repair_keys), NEXT();
+    add_seconds(json, "oldest_seconds", status->repair_oldest_us);
+    buf_add(json, "}, \"counters\": {");
+    for (int i = 0; i < status->ncounters; i++) {
+        buf_add(json, i > 0 ? ", " : "");
+        add_count(json, status->counters[i].name, status->counters[i].value);
+    }
+    buf_add(json, "}, ");
+    add_tables(json, status);
+}
+
+void status_add_json(const struct status *status, struct buf *json)
+{
+    buf_add_char(json, '{');
+    add_text(json, "pipeline", status->config->pipeline), NEXT();
+    add_time(json, "time", status->taken_at_us), NEXT();
+    add_text(json, "level", levels[status->level]), NEXT();
+    add_text(json, "state", status->state), NEXT();
+    add_text(json, "message", status->words), NEXT();
+    add_text(json, "next", status->next[0] ? status->next : NULL), NEXT();
+    add_server(json, "source", &status->source), NEXT();
+    add_server(json, "mirror", &status->mirror);
+    if (status->has_slot)
+        NEXT(), add_slot(json, status);
+    if (status->is_known)
+        NEXT(), add_pipeline(json, status);
+    buf_add_char(json, '}');
+}

@@ -1,0 +1,275 @@
+/*
+ * The verdict: a list of rules, the first that applies speaks.  They stand in the order in which a
+ * person woken at night would want to hear them: what cannot be seen, what has lost data or will,
+ * who does not run, what is slow.
+ */
+#include "mirror/status.h"
+
+#include "base/human.h"
+
+/* Commit-to-visible is milliseconds; so old is worth a word, so old worth a look. */
+#define LAG_WORD_US  INT64_C(5000000)
+#define LAG_WATCH_US INT64_C(60000000)
+
+/* A row waits for its repair for seconds. */
+#define REPAIR_WATCH_US INT64_C(300000000)
+
+static bool say(struct status *status, enum status_level level, const char *state,
+                const char *words, const char *next)
+{
+    status->level = level;
+    status->state = state;
+    status->words = words;
+    status->next = next;
+    return true;
+}
+
+static bool say_error(struct status *status, struct arena *arena, const char *state,
+                      const struct error *err)
+{
+    status->kind = err->kind;
+    return say(status, STATUS_BROKEN, state, arena_strdup(arena, err->message),
+               arena_strdup(arena, err->hint));
+}
+
+static const char *command(const struct status *status, struct arena *arena, const char *verb)
+{
+    return arena_printf(arena, "tailwater %s -c %s", verb, status->config->file);
+}
+
+/* ---- what cannot be seen ---- */
+
+static bool mirror_down(struct status *status, struct arena *arena)
+{
+    return !status->mirror.is_up &&
+           say_error(status, arena,
+                     status->mirror.error.kind == ERROR_MIRROR ? "mirror unreachable"
+                                                               : "mirror refuses",
+                     &status->mirror.error);
+}
+
+static bool unknown(struct status *status, struct arena *arena)
+{
+    return !status->is_known && say_error(status, arena, "unknown pipeline", &status->unknown);
+}
+
+static bool source_down(struct status *status, struct arena *arena)
+{
+    if (status->source.is_up)
+        return false;
+    return say_error(status, arena,
+                     status->source.error.kind == ERROR_SOURCE ? "source unreachable"
+                                                               : "source refuses",
+                     &status->source.error);
+}
+
+/* ---- what is not ours, or lost ---- */
+
+static bool setting_up(struct status *status, struct arena *arena)
+{
+    if (status->pipeline.identity.slot_lsn != 0)
+        return false;
+    if (status->holder.pid != 0)
+        return say(status, STATUS_FINE, "starting",
+                   "the pipeline is being set up; its slot is not made yet", "");
+    return say(status, STATUS_WATCH, "stopped",
+               "the pipeline was not set up to its end: its slot is not made yet",
+               command(status, arena, "run"));
+}
+
+static bool other_source(struct status *status, struct arena *arena)
+{
+    const struct control_identity *stored = &status->pipeline.identity;
+    struct control_identity actual = *stored;
+    struct error err = {0};
+
+    actual.slot = status->config->source.slot;
+    actual.plugin = status->config->source.plugin;
+    if (status->system_identifier != NULL)
+        actual.system_identifier = status->system_identifier;
+    return !control_check_identity(stored, &actual, &err) &&
+           say_error(status, arena, "another source", &err);
+}
+
+static bool slot_wrong(struct status *status, struct arena *arena)
+{
+    struct slot_status slot = status->slot;
+    struct error err = {0};
+
+    slot.active_pid = 0; /* being read from is as it should be */
+    if (slot_check(&slot, status->config->source.slot, status->pipeline.identity.plugin,
+                   status->pipeline.identity.database, &err))
+        return false;
+    return say_error(status, arena,
+                     !slot.exists   ? "slot missing"
+                     : slot.is_lost ? "slot lost"
+                                    : "slot not ours",
+                     &err);
+}
+
+/* ---- who does not run ---- */
+
+static const char *last_error(const struct status *status, struct arena *arena)
+{
+    if (!status->has_heartbeat || status->heartbeat.last_error == NULL)
+        return "";
+    return arena_printf(arena, "; its last error: %s", status->heartbeat.last_error);
+}
+
+static bool is_critical(const struct status *status)
+{
+    return status->slot.retained_bytes >= status->config->source.wal_guard.critical_bytes;
+}
+
+static bool stopped(struct status *status, struct arena *arena)
+{
+    char age[HUMAN_TEXT_SIZE], kept[HUMAN_TEXT_SIZE];
+    const char *words;
+
+    if (status->holder.pid != 0)
+        return false;
+    words = status->has_heartbeat
+                ? arena_printf(arena, "nobody replicates: the replicator was last heard %s ago",
+                               human_duration(status->heartbeat.age_us, age))
+                : "nobody replicates";
+    if (is_critical(status))
+        words = arena_printf(arena, "%s, and the source keeps %s of WAL for it", words,
+                             human_bytes(status->slot.retained_bytes, kept));
+    return say(status, is_critical(status) ? STATUS_BROKEN : STATUS_WATCH, "stopped",
+               arena_printf(arena, "%s%s", words, last_error(status, arena)),
+               command(status, arena, "run"));
+}
+
+static bool silent(struct status *status, struct arena *arena)
+{
+    char age[HUMAN_TEXT_SIZE];
+
+    if (!status->has_heartbeat || status->heartbeat.age_us < STATUS_SILENT_US ||
+        status->heartbeat.said_at_us < status->holder.since_us)
+        return false;
+    return say(status, STATUS_BROKEN, "silent",
+               arena_printf(arena,
+                            "a replicator holds the pipeline's lock but has said nothing for %s",
+                            human_duration(status->heartbeat.age_us, age)),
+               arena_printf(arena,
+                            "look at process %d on %s: its log, and what it waits for; ended with "
+                            "kill, it can be started again at once, nothing is lost",
+                            status->heartbeat.pid, status->heartbeat.host));
+}
+
+/* ---- what runs ---- */
+
+static bool wal_critical(struct status *status, struct arena *arena)
+{
+    char kept[HUMAN_TEXT_SIZE], limit[HUMAN_TEXT_SIZE];
+
+    if (!is_critical(status))
+        return false;
+    return say(
+        status, STATUS_BROKEN, "WAL critical",
+        arena_printf(arena, "the source keeps %s of WAL for the slot, past the critical %s",
+                     human_bytes(status->slot.retained_bytes, kept),
+                     human_bytes(status->config->source.wal_guard.critical_bytes, limit)),
+        "see why the mirror does not keep up (long transactions, locks, a full disk there); if the "
+        "source's disk is in danger, tailwater destroy frees it at the price of a new copy");
+}
+
+static bool copying(struct status *status, struct arena *arena)
+{
+    if (status->pipeline.state != CONTROL_COPYING)
+        return false;
+    return say(status, STATUS_FINE, "copying",
+               arena_printf(arena, "initial copy: %d of %d tables are copied", status->ncopied,
+                            status->ntables),
+               "");
+}
+
+/* What the replicator says of itself, where it is not streaming. */
+static bool waiting(struct status *status, struct arena *arena)
+{
+    if (!status->has_heartbeat || status->heartbeat.said_at_us < status->holder.since_us ||
+        strcmp(status->heartbeat.state, "streaming") == 0)
+        return false;
+    return say(status, STATUS_WATCH, status->heartbeat.state,
+               arena_printf(arena, "the replicator is %s%s", status->heartbeat.state,
+                            last_error(status, arena)),
+               "it tries again by itself; its log says what it waits for");
+}
+
+static bool catching_up(struct status *status, struct arena *arena)
+{
+    char left[HUMAN_TEXT_SIZE];
+
+    if (status->newest_copy <= status->pipeline.cursor)
+        return false;
+    return say(status, STATUS_FINE, "catching up",
+               arena_printf(
+                   arena, "the copy is complete; %s of WAL to go until all tables are equally new",
+                   human_bytes((int64_t) (status->newest_copy - status->pipeline.cursor), left)),
+               "");
+}
+
+static bool wal_warning(struct status *status, struct arena *arena)
+{
+    char kept[HUMAN_TEXT_SIZE], limit[HUMAN_TEXT_SIZE];
+
+    if (status->slot.retained_bytes < status->config->source.wal_guard.warn_bytes)
+        return false;
+    return say(
+        status, STATUS_WATCH, "WAL warning",
+        arena_printf(arena,
+                     "streaming; the source keeps %s of WAL for the slot, past the %s to warn at",
+                     human_bytes(status->slot.retained_bytes, kept),
+                     human_bytes(status->config->source.wal_guard.warn_bytes, limit)),
+        "a long transaction on the source keeps WAL as well: SELECT pid, xact_start, query FROM "
+        "pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start");
+}
+
+static bool behind(struct status *status, struct arena *arena)
+{
+    char lag[HUMAN_TEXT_SIZE];
+    bool is_watched = status->lag_us >= LAG_WATCH_US;
+
+    if (status->lag_us < LAG_WORD_US)
+        return false;
+    return say(status, is_watched ? STATUS_WATCH : STATUS_FINE, "behind",
+               arena_printf(arena, "streaming, %s behind", human_duration(status->lag_us, lag)),
+               is_watched ? "look again whether it shrinks; if not, see what the mirror waits for: "
+                            "SELECT pid, state, "
+                            "wait_event_type, query FROM pg_stat_activity WHERE application_name "
+                            "LIKE 'tailwater%'"
+                          : "");
+}
+
+static bool repairing(struct status *status, struct arena *arena)
+{
+    char age[HUMAN_TEXT_SIZE];
+
+    if (status->repair_keys == 0 || status->repair_oldest_us < REPAIR_WATCH_US)
+        return false;
+    return say(status, STATUS_WATCH, "streaming",
+               arena_printf(
+                   arena,
+                   "streaming; %lld rows wait to be fetched from the source, the oldest for %s",
+                   (long long) status->repair_keys, human_duration(status->repair_oldest_us, age)),
+               "the replicator's log says what keeps it from fetching them");
+}
+
+static bool fine(struct status *status, struct arena *arena)
+{
+    (void) arena;
+    return say(status, STATUS_FINE, "streaming", "streaming, up to date", "");
+}
+
+static bool (*const rules[])(struct status *status, struct arena *arena) = {
+    mirror_down,  unknown, source_down, setting_up,  other_source, slot_wrong, stopped,   silent,
+    wal_critical, copying, waiting,     catching_up, wal_warning,  behind,     repairing, fine,
+};
+
+void status_judge(struct status *status, struct arena *arena)
+{
+    status->kind = ERROR_NONE;
+    for (size_t i = 0; i < sizeof(rules) / sizeof(rules[0]); i++)
+        if (rules[i](status, arena))
+            return;
+}
