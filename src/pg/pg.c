@@ -10,6 +10,8 @@
  * errors be asked for before the server says no, and that is the only way libpq gives away the
  * SQLSTATE of a refused connection.
  *
+ * The user's own options are kept, but for those of a service file: libpq does not give these away.
+ *
  * Not here: retries and back-off (the engine's), pools, TLS settings (libpq's conninfo has them).
  */
 #include "pg/pg_internal.h"

@@ -25,7 +25,9 @@ static const struct {
 } states[] = {
     /* The connection, or the whole server: wait and try again. */
     {"08", SIDE, SIDE, NULL},
-    {"53300", SIDE, SIDE, "raise max_connections on the %s, or free connections there"},
+    {"53300", SIDE, SIDE,
+     "raise max_connections (max_wal_senders for replication) on the %s, or free connections "
+     "there"},
     {"53100", SIDE, SIDE,
      "free disk space on the %s; nothing is lost, work goes on where it stopped once there is "
      "room"},
@@ -205,8 +207,9 @@ bool pg_fail(struct pg *pg, const PGresult *result, const char *doing, struct er
 
     if (sqlstate == NULL && PQstatus(pg->conn) == CONNECTION_OK) {
         /* libpq itself refused: a call out of order, a parameter count. */
-        return error_set(err, ERROR_BUG, "%s: %s: %s", pg_side_name(pg->side), doing,
-                         PQerrorMessage(pg->conn));
+        pg_fail_text(pg->side, "", PQerrorMessage(pg->conn), doing, err);
+        err->kind = ERROR_BUG;
+        return false;
     }
     if (message == NULL)
         message = PQerrorMessage(pg->conn);

@@ -11,6 +11,7 @@
 #include "source/slot.h"
 
 #include "base/buf.h"
+#include "base/clock.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -364,7 +365,9 @@ bool slot_probe(struct pg *replication, const char *plugin, struct error *err)
                                           .wake_fd = -1};
     struct slot_created created;
 
-    snprintf(name, sizeof(name), "tailwater_probe_%d", (int) getpid());
+    /* Of its own even where several hosts probe one source. */
+    snprintf(name, sizeof(name), "tailwater_probe_%d_%lld", (int) getpid(),
+             (long long) (clock_now_us() % 1000000000));
     if (slot_create(replication, &options, &created, err))
         return slot_drop(replication, name, err);
     return strcmp(err->sqlstate, "57014") == 0;
