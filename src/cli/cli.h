@@ -76,6 +76,7 @@ const struct cli_verb *verbs_find(const char *name); /* NULL where there is none
 
 /* ---- verb_*.c.  Each returns the process's exit code ---- */
 
+int verb_run(struct cli *cli);
 int verb_init(struct cli *cli);
 int verb_check(struct cli *cli);
 int verb_status(struct cli *cli);

@@ -7,7 +7,6 @@
 
 #include <string.h>
 
-#define LATER          __attribute__((unused))
 #define FIELD(name)    offsetof(struct cli, name)
 #define OPTIONS(array) .options = (array), .noptions = (int) (sizeof(array) / sizeof((array)[0]))
 
@@ -43,16 +42,16 @@ static const struct cli_option check_options[] = {
     {"json", 0, NULL, "the findings as JSON", cli_read_flag, FIELD(is_json)},
 };
 
-LATER static const char run_help[] = "    tailwater run\n"
-                                     "    tailwater run --until now\n"
-                                     "\n"
-                                     "Does what is missing (control schema, publication, slot, "
-                                     "mirror tables, initial copy) and then\n"
-                                     "follows the source, until SIGTERM or an interrupt ends it.  "
-                                     "It may be killed at any moment and\n"
-                                     "started again.  Writes a log to standard error.\n";
+static const char run_help[] = "    tailwater run\n"
+                               "    tailwater run --until now\n"
+                               "\n"
+                               "Does what is missing (control schema, publication, slot, "
+                               "mirror tables, initial copy) and then\n"
+                               "follows the source, until SIGTERM or an interrupt ends it.  "
+                               "It may be killed at any moment and\n"
+                               "started again.  Writes a log to standard error.\n";
 
-LATER static const struct cli_option run_options[] = {
+static const struct cli_option run_options[] = {
     {"until", 0, "now|LSN", "stop when the mirror has what the source has now, or has at LSN",
      cli_read_until, FIELD(until)},
 };
@@ -116,9 +115,8 @@ const struct cli_verb verbs_all[] = {
     {"init", "write a first configuration", init_help, OPTIONS(init_options), .run = verb_init},
     {"check", "say what is missing, and the remedy", check_help, OPTIONS(check_options), true,
      .run = verb_check},
-    /* A line whose verb_NAME.c is not there yet waits in a comment, and its texts are LATER. */
-    /* {"run", "copy what is missing, then follow the source", run_help, OPTIONS(run_options), true,
-       true, .run = verb_run}, */
+    {"run", "copy what is missing, then follow the source", run_help, OPTIONS(run_options), true,
+     true, .run = verb_run},
     {"status", "show lag and state", status_help, OPTIONS(status_options), true,
      .run = verb_status},
     {"purge", "remove deleted rows that are kept", purge_help, OPTIONS(purge_options), true,

@@ -17,6 +17,7 @@
 
 #include <inttypes.h>
 #include <string.h>
+#include <unistd.h>
 
 #define SLOT_TIMEOUT_MS 600000
 
@@ -183,7 +184,7 @@ static bool make_tables(const struct preparation *p, struct error *err)
     if (!control_sync_tables(p->lock, pipeline, list, p->arena, &p->result->states, &strays, err))
         return false;
     log_notes("table_not_configured", &strays);
-    if (!ddl_create_schemas(p->lock, pipeline, list, err) ||
+    if (!ddl_create_schemas(p->lock, pipeline, &p->result->catalog, err) ||
         !ddl_create_types(p->lock, pipeline, &p->result->catalog, err))
         return false;
     for (int i = 0; i < list->count; i++) {
@@ -208,14 +209,6 @@ static bool make_tables(const struct preparation *p, struct error *err)
     return true;
 }
 
-static bool is_copied(const struct prepared_pipeline *prepared)
-{
-    for (int i = 0; i < prepared->catalog.tables.count; i++)
-        if (prepared->states[i].state < CONTROL_TABLE_COPIED)
-            return false;
-    return true;
-}
-
 /* ---- the copy ---- */
 
 static void log_progress(void *context, const struct copy_progress *progress)
@@ -224,23 +217,46 @@ static void log_progress(void *context, const struct copy_progress *progress)
     log_event(LOG_INFO, "copy_progress", "%s", progress->text);
 }
 
-static bool copy_tables(const struct preparation *p, struct snapshot *snapshot, struct error *err)
+/* Every reader has it: the connection that held it has nothing left to do. */
+static void free_snapshot(void *context)
 {
-    const struct copy_options options = {.config = p->config,
-                                         .tables = &p->result->catalog.tables,
-                                         .states = p->result->states,
-                                         .snapshot = snapshot_name(snapshot),
-                                         .consistent_point = snapshot_lsn(snapshot),
-                                         .stop = p->stop,
-                                         .progress = log_progress};
+    struct snapshot **snapshot = context;
 
-    if (!FAULT(copy_after_slot, err))
-        return false;
-    log_event(LOG_INFO, "copy_started", "copying as of " LSN_FORMAT " with %d workers",
-              LSN_ARGS(snapshot_lsn(snapshot)), p->config->copy.workers);
+    snapshot_free(*snapshot);
+    *snapshot = NULL;
+}
+
+/* Also makes the keys and indexes that an interrupted start left out; with nothing to do it does
+ * nothing. */
+static bool copy_tables(const struct preparation *p, struct snapshot **snapshot, struct error *err)
+{
+    const struct table_list *list = &p->result->catalog.tables;
+    struct notes notes = {.arena = p->arena};
+    struct copy_options options = {.config = p->config,
+                                   .tables = list,
+                                   .states = p->result->states,
+                                   .stop = p->stop,
+                                   .notes = &notes,
+                                   .on_imported = free_snapshot,
+                                   .progress = log_progress,
+                                   .context = snapshot};
+
+    if (copy_needs_snapshot(list, p->result->states)) {
+        if (*snapshot == NULL && !make_later_snapshot(p, snapshot, err))
+            return false;
+        if (!FAULT(copy_after_slot, err))
+            return false;
+        options.snapshot = snapshot_name(*snapshot);
+        options.consistent_point = snapshot_lsn(*snapshot);
+        log_event(LOG_INFO, "copy_started", "copying as of " LSN_FORMAT " with %d workers",
+                  LSN_ARGS(options.consistent_point), p->config->copy.workers);
+    }
     if (!copy_run(&options, err))
         return error_wrap(err, "initial copy");
-    log_event(LOG_INFO, "copy_done", "all tables are copied");
+    log_notes("left_out", &notes);
+    for (int i = 0; i < list->count; i++)
+        if (!ddl_add_tombstone_index(p->lock, &list->tables[i], err))
+            return error_wrap(err, "%s", list->tables[i].label);
     return FAULT(copy_before_views, err);
 }
 
@@ -252,32 +268,12 @@ static bool make_views(const struct preparation *p, struct error *err)
     for (int i = 0; i < list->count; i++)
         if (!views_create(p->lock, p->config->pipeline, &list->tables[i], err))
             return error_wrap(err, "%s", list->tables[i].label);
-    if (!views_grant(p->lock, p->config->pipeline, list, p->config->mirror.readers,
+    if (!views_grant(p->lock, p->config->pipeline, p->config->mirror.readers,
                      p->config->mirror.nreaders, &notes, err))
         return false;
     log_notes("grant_left_out", &notes);
     return p->result->pipeline.state == CONTROL_STREAMING ||
            control_set_streaming(p->lock, p->config->pipeline, err);
-}
-
-/* Keys, indexes: what an interrupted start may have left between a table's copy and its view. */
-static bool finish_tables(const struct preparation *p, struct error *err)
-{
-    const struct table_list *list = &p->result->catalog.tables;
-    struct notes notes = {.arena = p->arena};
-
-    for (int i = 0; i < list->count; i++) {
-        const enum control_table_state state = p->result->states[i].state;
-
-        if (state < CONTROL_TABLE_INDEXED &&
-            (!ddl_add_key(p->lock, &list->tables[i], err) ||
-             !ddl_add_indexes(p->lock, p->config->pipeline, &list->tables[i], &notes, err)))
-            return error_wrap(err, "%s", list->tables[i].label);
-        if (!ddl_add_tombstone_index(p->lock, &list->tables[i], err))
-            return error_wrap(err, "%s", list->tables[i].label);
-    }
-    log_notes("left_out", &notes);
-    return true;
 }
 
 /* ---- all of it ---- */
@@ -317,20 +313,10 @@ static bool load_pipeline(const struct preparation *p, struct snapshot **ret_sna
 static bool prepare_steps(const struct preparation *p, struct error *err)
 {
     _cleanup_snapshot_ struct snapshot *snapshot = NULL;
-    struct arena *arena = p->arena;
 
-    if (!control_migrate(p->lock, err) || !load_catalog(p, err) ||
-        !load_pipeline(p, &snapshot, err) || !make_tables(p, err))
-        return false;
-    if (!is_copied(p->result)) {
-        if ((snapshot == NULL && !make_later_snapshot(p, &snapshot, err)) ||
-            !copy_tables(p, snapshot, err))
-            return false;
-    }
-    if (!control_sync_tables(p->lock, p->config->pipeline, &p->result->catalog.tables, arena,
-                             &p->result->states, &(struct notes){.arena = arena}, err))
-        return false;
-    return finish_tables(p, err) && make_views(p, err);
+    return control_migrate(p->lock, err) && load_catalog(p, err) &&
+           load_pipeline(p, &snapshot, err) && make_tables(p, err) &&
+           copy_tables(p, &snapshot, err) && make_views(p, err);
 }
 
 bool prepare_pipeline(const struct config *config, struct pg *lock, const atomic_bool *stop,

@@ -18,6 +18,8 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #define FINISH_MS          5000
 #define MAX_CONFIRM_US     10000000
@@ -34,7 +36,8 @@ struct session {
     struct handover *handover;
     struct batch *batches[2];
     struct statistics statistics;
-    atomic_bool is_over; /* for the helpers */
+    atomic_bool is_over; /* for the helpers … */
+    int over_fd;         /* … and readable then */
 };
 
 /* The stream must hear from us well before wal_sender_timeout (0: never mind). */
@@ -78,9 +81,8 @@ static bool open_apply(struct session *s, struct error *err)
         pg_free(pg);
         return false;
     }
-    s->apply = apply_new(pg, s->options->config->pipeline, &s->options->prepared->catalog.tables,
-                         &s->cursor);
-    return true;
+    return apply_new(pg, s->options->config->pipeline, &s->options->prepared->catalog.tables,
+                     &s->cursor, &s->apply, err);
 }
 
 static bool open_stream(struct session *s, struct arena *arena, struct error *err)
@@ -143,7 +145,7 @@ static bool run_threads(struct session *s, struct error *err)
                               .reconnects = o->reconnects,
                               .last_error = o->last_error,
                               .last_error_at_us = o->last_error_at_us};
-    struct repairer repairer = {o->config, list, s->handover, &s->statistics, &s->is_over};
+    struct repairer repairer = {o->config, list, &s->statistics, &s->is_over, s->over_fd};
     const struct receiver_options receiver = {.stream = s->stream,
                                               .handover = s->handover,
                                               .list = list,
@@ -162,6 +164,7 @@ static bool run_threads(struct session *s, struct error *err)
     pthread_create(&repairer_thread, NULL, repairer_run, &repairer);
     is_ok = receiver_run(&receiver, err);
     s->is_over = true;
+    eventfd_write(s->over_fd, 1);
     finish_applier(s, applier_thread);
     pthread_join(watcher_thread, NULL);
     pthread_join(repairer_thread, NULL);
@@ -172,7 +175,7 @@ bool session_run(const struct session_options *options, bool *ret_has_streamed, 
 {
     const struct batch_limits limits = {options->config->apply.max_rows,
                                         options->config->apply.max_bytes};
-    struct session s = {.options = options};
+    struct session s = {.options = options, .over_fd = -1};
     struct arena arena = {0};
     bool is_ok;
 
@@ -183,6 +186,7 @@ bool session_run(const struct session_options *options, bool *ret_has_streamed, 
         log_event(LOG_INFO, "streaming", "streaming from " LSN_FORMAT " (batch %lld)",
                   LSN_ARGS(s.cursor.lsn), (long long) s.cursor.batch_id);
         s.handover = handover_new();
+        s.over_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         for (int i = 0; i < 2; i++)
             s.batches[i] = batch_new(&options->prepared->catalog.tables,
                                      options->prepared->copy_lsn, limits);
@@ -193,6 +197,8 @@ bool session_run(const struct session_options *options, bool *ret_has_streamed, 
     batch_free(s.batches[0]);
     batch_free(s.batches[1]);
     handover_free(s.handover);
+    if (s.over_fd >= 0)
+        close(s.over_fd);
     arena_release(&arena);
     return is_ok;
 }

@@ -37,6 +37,8 @@ enum statement_kind {
     KIND_WRITE, /* plus the flags: STATEMENT_FLAGS of them */
     KIND_DELETE = STATEMENT_FLAGS,
     KIND_TRUNCATE,
+    KIND_FORGET,
+    KIND_FORGET_ALL,
     KINDS
 };
 
@@ -61,6 +63,7 @@ struct apply {
     struct cursor *cursor;
     struct prepared (*prepared)[KINDS]; /* per table */
     int nprepared;
+    bool *has_repairs; /* per table: keys of it may be on the repair list */
     uint64_t tick;
     struct bulk *bulk;
     struct params params;
@@ -79,8 +82,27 @@ struct apply {
     struct apply_counts counts;
 };
 
-struct apply *apply_new(struct pg *pg, const char *pipeline, const struct table_list *list,
-                        struct cursor *cursor)
+/* Which tables have keys on the repair list, from an earlier session. */
+static bool find_repairs(struct apply *apply, struct error *err)
+{
+    _cleanup_result_ struct pg_result *result = NULL;
+
+    if (!pg_query(apply->pg,
+                  "select distinct schema, name from tailwater.repair where pipeline = $1", 1,
+                  &apply->pipeline, &result, err))
+        return error_wrap(err, "reading the repair list");
+    for (int i = 0; i < pg_rows(result); i++) {
+        const struct table *table = table_list_find(apply->list, pg_text(result, i, 0),
+                                                    pg_text(result, i, 1));
+
+        if (table != NULL)
+            apply->has_repairs[table->index] = true;
+    }
+    return true;
+}
+
+bool apply_new(struct pg *pg, const char *pipeline, const struct table_list *list,
+               struct cursor *cursor, struct apply **ret_apply, struct error *err)
 {
     struct apply *apply = memory_new(struct apply);
     int widest = 1;
@@ -94,7 +116,13 @@ struct apply *apply_new(struct pg *pg, const char *pipeline, const struct table_
     apply->prepared = memory_alloc((size_t) list->count * sizeof(*apply->prepared));
     apply->slots = memory_alloc((size_t) (3 * widest + 3) * sizeof(*apply->slots));
     apply->bulk = bulk_new(list);
-    return apply;
+    apply->has_repairs = memory_alloc((size_t) list->count * sizeof(*apply->has_repairs));
+    if (!find_repairs(apply, err)) {
+        apply_free(apply);
+        return false;
+    }
+    *ret_apply = apply;
+    return true;
 }
 
 void apply_free(struct apply *apply)
@@ -106,6 +134,7 @@ void apply_free(struct apply *apply)
     params_release(&apply->params);
     buf_release(&apply->sql);
     free(apply->prepared);
+    free(apply->has_repairs);
     free(apply->slots);
     free(apply->pending);
     free(apply->rows);
@@ -137,7 +166,8 @@ static void expect(struct apply *apply, enum reply reply, const struct table *ta
 }
 
 /* What a write did against what its probe saw. */
-static bool take_write(struct apply *apply, const struct pg_result *result, struct error *err)
+static bool take_write(struct apply *apply, const struct table *table,
+                       const struct pg_result *result, struct error *err)
 {
     int64_t count[COUNTS];
 
@@ -153,6 +183,7 @@ static bool take_write(struct apply *apply, const struct pg_result *result, stru
     apply->counts.updated += count[COUNT_UPDATED];
     apply->counts.inserted += count[COUNT_INSERTED];
     apply->counts.incomplete += count[COUNT_INCOMPLETE];
+    apply->has_repairs[table->index] |= count[COUNT_INCOMPLETE] > 0;
     return true;
 }
 
@@ -166,7 +197,7 @@ static bool take_reply(struct apply *apply, const struct pending *pending,
     case REPLY_CLOCK:
         return cursor_take(apply->cursor, result, err);
     case REPLY_WRITE:
-        return take_write(apply, result, err);
+        return take_write(apply, pending->table, result, err);
     case REPLY_DELETE:
     case REPLY_TRUNCATE:
         apply->counts.deleted += pg_affected(result);
@@ -220,6 +251,10 @@ static void make_sql(struct apply *apply, const struct table *table, int kind)
         statement_delete(table, &apply->sql);
     else if (kind == KIND_TRUNCATE)
         statement_truncate(table, &apply->sql);
+    else if (kind == KIND_FORGET)
+        statement_forget(table, apply->pipeline, &apply->sql);
+    else if (kind == KIND_FORGET_ALL)
+        statement_forget_all(table, apply->pipeline, &apply->sql);
     else
         statement_write(table, (unsigned) kind, apply->pipeline, &apply->sql);
 }
@@ -275,19 +310,24 @@ static bool send_statement(struct apply *apply, const struct table *table, int k
 
 /* ---- step 2: writes ---- */
 
+static enum reply kind_reply(int kind)
+{
+    return kind < KIND_DELETE ? REPLY_WRITE : kind == KIND_DELETE ? REPLY_DELETE : REPLY_NOTHING;
+}
+
 static bool send_chunk(struct apply *apply, const struct table *table, int kind,
                        struct batch_row *const *rows, int nrows, struct error *err)
 {
     int nslots = 0;
 
-    if (kind == KIND_DELETE)
+    if (kind == KIND_DELETE || kind == KIND_FORGET)
         for (int i = 0; i < table->nkeys; i++)
             apply->slots[nslots++] = (struct statement_slot){PARAM_COLUMN, table->keys[i]};
     else
         nslots = statement_slots(table, (unsigned) kind, apply->slots);
     params_fill(&apply->params, table, apply->slots, nslots, rows, nrows);
-    if (!send_statement(apply, table, kind, kind == KIND_DELETE ? REPLY_DELETE : REPLY_WRITE,
-                        rows[0]->lsn, nslots, apply->params.params, err))
+    if (!send_statement(apply, table, kind, kind_reply(kind), rows[0]->lsn, nslots,
+                        apply->params.params, err))
         return false;
     apply->in_flight_bytes += apply->params.bytes;
     return apply->in_flight_bytes < PIPELINE_BYTES || settle(apply, err);
@@ -321,15 +361,19 @@ static enum row_class classify(const struct table *table, const struct batch_row
     return row->is_insert ? CLASS_FRESH : CLASS_FULL;
 }
 
+static void reserve_rows(struct apply *apply, int nrows)
+{
+    if (nrows > apply->rows_size) {
+        apply->rows_size = nrows;
+        apply->rows = memory_resize(apply->rows, (size_t) nrows * sizeof(struct batch_row *));
+    }
+}
+
 /* Sort a table's rows by class, in their order within each. */
 static void sort_rows(struct apply *apply, const struct batch_table *rows)
 {
     int at[CLASSES] = {0};
 
-    if (rows->nrows > apply->rows_size) {
-        apply->rows_size = rows->nrows;
-        apply->rows = memory_resize(apply->rows, (size_t) rows->nrows * sizeof(struct batch_row *));
-    }
     for (int i = 0; i < rows->nrows; i++)
         at[classify(rows->table, rows->rows[i])]++;
     apply->class_start[0] = 0;
@@ -414,11 +458,31 @@ static bool write_fresh(struct apply *apply, const struct table *table, int *ret
     return true;
 }
 
+/* Keys that are gone leave the repair list: a row must not come back with an older repair. */
+static bool forget_repairs(struct apply *apply, const struct batch_table *rows, struct error *err)
+{
+    const struct table *table = rows->table;
+    int ngone = 0;
+
+    if (!apply->has_repairs[table->index])
+        return true;
+    if (rows->is_truncated && !send_statement(apply, table, KIND_FORGET_ALL, REPLY_NOTHING,
+                                              rows->truncate_lsn, 0, NULL, err))
+        return false;
+    for (int i = 0; i < rows->nrows; i++)
+        if (rows->rows[i]->is_gone)
+            apply->rows[ngone++] = rows->rows[i];
+    return send_rows(apply, table, KIND_FORGET, 0, ngone, err);
+}
+
 static bool write_table(struct apply *apply, const struct batch_table *rows, struct error *err)
 {
     const struct table *table = rows->table;
     int fresh = 0, from;
 
+    reserve_rows(apply, rows->nrows);
+    if (!forget_repairs(apply, rows, err))
+        return false;
     sort_rows(apply, rows);
     if (rows->is_truncated && !write_truncate(apply, rows, err))
         return false;

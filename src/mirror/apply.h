@@ -28,10 +28,12 @@ struct apply_counts {
 
 struct apply;
 
-/* Takes pg over, a connection to the mirror.  cursor is the caller's, read, and moves with every
- * commit. */
-struct apply *apply_new(struct pg *pg, const char *pipeline, const struct table_list *list,
-                        struct cursor *cursor);
+/*
+ * Takes pg over, a connection to the mirror, also where it fails.  cursor is the caller's, read,
+ * and moves with every commit.
+ */
+bool apply_new(struct pg *pg, const char *pipeline, const struct table_list *list,
+               struct cursor *cursor, struct apply **ret_apply, struct error *err);
 void apply_free(struct apply *apply);
 
 /* For statements between batches (purge, repair), outside of any transaction. */

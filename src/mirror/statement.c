@@ -355,19 +355,53 @@ void statement_write(const struct table *table, unsigned flags, const char *pipe
     buf_add(ret_sql, " from s");
 }
 
+/* unnest($1::T[], …) as u(c0, …), of the key columns alone */
+static void add_key_unnest(struct buf *sql, const struct table *table)
+{
+    buf_add(sql, "unnest(");
+    for (int i = 0; i < table->nkeys; i++)
+        buf_printf(sql, "%s$%d::%s[]", i ? ", " : "", i + 1,
+                   array_type(&table->columns[table->keys[i]]));
+    buf_add(sql, ") as u(");
+    for (int i = 0; i < table->nkeys; i++)
+        buf_printf(sql, "%sc%d", i ? ", " : "", table->keys[i]);
+    buf_add(sql, ")");
+}
+
 void statement_delete(const struct table *table, struct buf *ret_sql)
 {
     buf_add(ret_sql, "delete from ");
     add_mirror(ret_sql, table);
-    buf_add(ret_sql, " m using unnest(");
-    for (int i = 0; i < table->nkeys; i++)
-        buf_printf(ret_sql, "%s$%d::%s[]", i ? ", " : "", i + 1,
-                   array_type(&table->columns[table->keys[i]]));
-    buf_add(ret_sql, ") as u(");
-    for (int i = 0; i < table->nkeys; i++)
-        buf_printf(ret_sql, "%sc%d", i ? ", " : "", table->keys[i]);
-    buf_add(ret_sql, ") where ");
+    buf_add(ret_sql, " m using ");
+    add_key_unnest(ret_sql, table);
+    buf_add(ret_sql, " where ");
     add_key_join(ret_sql, table, "m", 'c');
+}
+
+void statement_forget_all(const struct table *table, const char *pipeline, struct buf *ret_sql)
+{
+    buf_add(ret_sql, "delete from tailwater.repair r where r.pipeline = ");
+    pg_add_literal(ret_sql, pipeline);
+    buf_add(ret_sql, " and r.schema = ");
+    pg_add_literal(ret_sql, table->schema);
+    buf_add(ret_sql, " and r.name = ");
+    pg_add_literal(ret_sql, table->name);
+}
+
+void statement_forget(const struct table *table, const char *pipeline, struct buf *ret_sql)
+{
+    statement_forget_all(table, pipeline, ret_sql);
+    buf_add(ret_sql, " and exists (select from ");
+    add_key_unnest(ret_sql, table);
+    buf_add(ret_sql, " where ");
+    for (int i = 0; i < table->nkeys; i++) {
+        const struct table_column *column = &table->columns[table->keys[i]];
+
+        buf_printf(ret_sql, "%sr.key[%d]::%s %s ", i ? " and " : "", i + 1, column->cast_type,
+                   column->equality);
+        add_sent(ret_sql, table, 'c', table->keys[i]);
+    }
+    buf_add(ret_sql, ")");
 }
 
 void statement_copy(const struct table *table, bool is_binary, struct buf *ret_sql)

@@ -64,6 +64,15 @@ void statement_write(const struct table *table, unsigned flags, const char *pipe
  * key columns' arrays. */
 void statement_delete(const struct table *table, struct buf *ret_sql);
 
+/*
+ * Takes keys that are gone off the repair list: a row that is deleted after the repair's snapshot
+ * must not come back with it (src/sync/repair.h).  Parameters as statement_delete().
+ */
+void statement_forget(const struct table *table, const char *pipeline, struct buf *ret_sql);
+
+/* The same for a truncate: all of the table's keys.  No parameters. */
+void statement_forget_all(const struct table *table, const char *pipeline, struct buf *ret_sql);
+
 /* COPY mirror table (columns, _lsn) FROM STDIN, binary or text. */
 void statement_copy(const struct table *table, bool is_binary, struct buf *ret_sql);
 
