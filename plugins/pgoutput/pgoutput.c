@@ -95,7 +95,9 @@ static bool read_time(struct message *m, int64_t *ret_us)
 
 static uint32_t slot_of(const struct decoder *decoder, uint32_t relid)
 {
-    return (relid * UINT32_C(2654435769)) & (decoder->nslots - 1);
+    uint32_t hash = relid * UINT32_C(2654435769);
+
+    return (hash ^ hash >> 16) & (decoder->nslots - 1);
 }
 
 static struct known_relation *find_relation(const struct decoder *decoder, uint32_t relid)
@@ -257,23 +259,28 @@ static bool on_origin(struct message *m)
 
 static bool on_message(struct message *m)
 {
-    struct change *change = &m->change;
     unsigned char flags = bytes_u8(&m->in);
+    const char *prefix, *content;
+    uint32_t len;
 
     bytes_u64(&m->in); /* its own LSN: never a position (P27) */
-    change->prefix = bytes_cstring(&m->in);
-    change->content_len = bytes_u32(&m->in);
-    change->content = (const char *) bytes_take(&m->in, change->content_len);
-    change->is_transactional = flags == 1;
+    prefix = bytes_cstring(&m->in);
+    len = bytes_u32(&m->in);
+    content = (const char *) bytes_take(&m->in, len);
     if (!is_whole(m))
         return false;
     if (flags > 1)
         return refuse(m, "message flags %d are not known", flags);
-    if (change->is_transactional && !in_transaction(m))
+    if (flags == 1 && !in_transaction(m))
         return false;
     /* The server sends the messages of all prefixes. */
-    if (m->decoder->prefix != NULL && strcmp(change->prefix, m->decoder->prefix) == 0)
-        change->kind = CHANGE_MESSAGE;
+    if (m->decoder->prefix == NULL || strcmp(prefix, m->decoder->prefix) != 0)
+        return true;
+    m->change.kind = CHANGE_MESSAGE;
+    m->change.is_transactional = flags == 1;
+    m->change.prefix = prefix;
+    m->change.content = content;
+    m->change.content_len = len;
     return true;
 }
 
@@ -330,17 +337,14 @@ static struct value *read_tuple(struct message *m, const struct relation *relati
 }
 
 /*
- * An old row.  'O' is all of it (REPLICA IDENTITY FULL); 'K' is the identity in the shape of a row,
- * where n in the other columns does not mean NULL (P5).
+ * An old row.  'O' is all of it (REPLICA IDENTITY FULL, where every column is identity); 'K' is the
+ * identity in the shape of a row, where n in the other columns does not mean NULL (P5).
  */
-static struct value *read_old(struct message *m, const struct relation *relation,
-                              unsigned char kind)
+static struct value *read_old(struct message *m, const struct relation *relation)
 {
     struct value *old = read_tuple(m, relation);
 
-    if (old == NULL || kind == 'O')
-        return old;
-    for (int i = 0; i < relation->ncolumns; i++)
+    for (int i = 0; old != NULL && i < relation->ncolumns; i++)
         if (!relation->columns[i].is_identity)
             old[i].kind = VALUE_ABSENT;
     return old;
@@ -396,7 +400,7 @@ static bool on_update(struct message *m)
         return true;
     part = bytes_u8(&m->in);
     if (part == 'K' || part == 'O') {
-        change->old = read_old(m, change->relation, part);
+        change->old = read_old(m, change->relation);
         if (change->old == NULL)
             return false;
         part = bytes_u8(&m->in);
@@ -422,7 +426,7 @@ static bool on_delete(struct message *m)
     part = bytes_u8(&m->in);
     if (part != 'K' && part != 'O')
         return refuse_part(m, part);
-    m->change.old = read_old(m, m->change.relation, part);
+    m->change.old = read_old(m, m->change.relation);
     return m->change.old != NULL && is_whole(m);
 }
 

@@ -183,7 +183,7 @@ bool json_string(struct json *json, enum json_strings kind, struct arena *arena,
     for (p = skip_plain(from, json->end); p < json->end && *p != '"';) {
         if (*p == '\\') {
             has_escapes = true;
-            p = json->end - p > 2 ? skip_plain(p + 2, json->end) : json->end;
+            p = json->end - p >= 2 ? skip_plain(p + 2, json->end) : json->end;
         } else if ((unsigned char) *p < 0x20) {
             json->p = p;
             return json_fail(json, "an escaped control character");
@@ -193,7 +193,7 @@ bool json_string(struct json *json, enum json_strings kind, struct arena *arena,
             json->p = p;
             p = skip_character(p, json->end);
             if (p == NULL)
-                return json_fail(json, "UTF-8");
+                return json_fail(json, JSON_EXPECTS_UTF8);
             if (p < json->end && is_plain((unsigned char) *p))
                 p = skip_plain(p, json->end);
         }

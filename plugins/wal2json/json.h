@@ -33,6 +33,9 @@ struct json_text {
  */
 enum json_strings { JSON_TEXT, JSON_OPAQUE };
 
+/* What json_string() misses in bytes that are not UTF-8. */
+#define JSON_EXPECTS_UTF8 "UTF-8"
+
 /* Say what was missing.  False. */
 static inline bool json_fail(struct json *json, const char *expected)
 {
