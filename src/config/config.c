@@ -23,7 +23,7 @@
 #include <string.h>
 
 #define COUNT(array)   ((int) (sizeof(array) / sizeof((array)[0])))
-#define MAX_FILE_BYTES (1024 * 1024)
+#define MAX_FILE_BYTES ((size_t) 1024 * 1024)
 #define TABLES         "tables[]." /* begins the path of what an entry of tables may hold */
 
 #define AT(member)    offsetof(struct config, member)
