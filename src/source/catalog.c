@@ -3,8 +3,8 @@
  * types, judge, build.  The parts are in catalog_source.c (queries), catalog_choice.c (patterns),
  * catalog_types.c, catalog_key.c and catalog_table.c (all pure).
  *
- * Sizes come last, outside the transaction: asking for them takes a lock that a running ALTER TABLE
- * holds, and then the last ANALYZE's figures have to do.
+ * The server opens tables to write their indexes and sizes out, so a schema change under way makes
+ * this wait; after LOCK_TIMEOUT that is said, as an ERROR_RETRY.
  *
  * Not here: whether the role may read the tables, and what the mirror has.  That is the check's.
  */
@@ -17,6 +17,8 @@
 #include "source/catalog_types.h"
 
 #include <stdlib.h>
+
+#define LOCK_TIMEOUT "5s"
 
 /* What is known in the middle of it. */
 struct survey {
@@ -315,30 +317,19 @@ static bool read_views(struct survey *survey, struct error *err)
 
 /* ---- the whole ---- */
 
-static bool read_sizes(struct survey *survey, struct error *err)
-{
-    struct source_relation **relations = chosen_relations(survey);
-    struct error blocked;
-
-    if (!pg_exec(survey->pg, "SET lock_timeout = '2s'", err))
-        return false;
-    if (!catalog_source_read_sizes(survey->pg, survey->arena, survey->choices.count, relations,
-                                   &blocked) &&
-        blocked.kind != ERROR_RETRY) {
-        *err = blocked;
-        return false;
-    }
-    return pg_exec(survey->pg, "RESET lock_timeout", err);
-}
-
 static bool read_source(struct survey *survey, struct error *err)
 {
-    return pg_exec(survey->pg, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", err) &&
+    return pg_exec(survey->pg,
+                   "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
+                   "SET LOCAL lock_timeout = '" LOCK_TIMEOUT "'",
+                   err) &&
            catalog_source_read(survey->pg, survey->arena, &survey->source, err) &&
            (catalog_choice_make(survey->config, &survey->source, &survey->catalog.findings,
                                 &survey->choices),
             catalog_source_read_tables(survey->pg, survey->arena, survey->choices.count,
                                        chosen_relations(survey), err)) &&
+           catalog_source_read_sizes(survey->pg, survey->arena, survey->choices.count,
+                                     chosen_relations(survey), err) &&
            read_types(survey, err);
 }
 
@@ -357,8 +348,7 @@ static bool survey_tables(struct survey *survey, struct error *err)
         if (catalog_table_check(&builder, &survey->choices.items[i]))
             usable[count++] = survey->choices.items[i];
     }
-    if (!catalog_source_read_names(survey->pg, &survey->types, err) ||
-        !pg_exec(survey->pg, "COMMIT", err) || !read_sizes(survey, err))
+    if (!catalog_source_read_names(survey->pg, &survey->types, err))
         return false;
     build_tables(survey, &builder, usable, count);
     check_names(survey);
@@ -366,7 +356,7 @@ static bool survey_tables(struct survey *survey, struct error *err)
     if (count == 0)
         finding_add(&survey->catalog.findings, "table_none", FINDING_ERROR,
                     "no table of the source is mirrored");
-    return read_views(survey, err);
+    return read_views(survey, err) && pg_exec(survey->pg, "COMMIT", err);
 }
 
 bool catalog_survey(struct pg *source, const struct config *config, struct arena *arena,
@@ -377,7 +367,10 @@ bool catalog_survey(struct pg *source, const struct config *config, struct arena
     struct error dropped;
 
     if (!read_source(&survey, err) || !survey_tables(&survey, err)) {
-        if (!pg_is_broken(source) && !pg_exec(source, "ROLLBACK; RESET lock_timeout", &dropped))
+        if (err->kind == ERROR_RETRY)
+            error_hint(err, "a schema change on the source holds a lock on one of the tables: try "
+                            "again when it is done (SELECT * FROM pg_locks WHERE NOT granted)");
+        if (!pg_is_broken(source) && !pg_exec(source, "ROLLBACK", &dropped))
             error_wrap(err, "the session is unusable afterwards (%s)", dropped.message);
         return error_wrap(err, "reading the source's catalog");
     }

@@ -81,7 +81,8 @@ struct catalog {
 
 /*
  * The strict form, for whoever goes on to work with the tables: a finding of level error is an
- * ERROR_FINDINGS.  source is a plain connection to the source, outside a transaction.
+ * ERROR_FINDINGS.  source is a plain connection to the source, outside a transaction.  ERROR_RETRY
+ * where a schema change holds a lock for long.
  */
 bool catalog_load(struct pg *source, const struct config *config, struct arena *arena,
                   struct catalog *ret_catalog, struct error *err);
