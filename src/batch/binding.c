@@ -39,11 +39,24 @@ static bool check_identity(const struct binding *binding, struct error *err)
                            "IDENTITY …), or destroy the pipeline and copy anew");
 }
 
+/* The same name with another oid is another table (P59); a root's partitions have oids of their
+ * own. */
+static bool check_oid(const struct table *table, const struct relation *relation, struct error *err)
+{
+    if (relation->oid == 0 || relation->oid == table->relid || table->is_partitioned)
+        return true;
+    error_set(err, ERROR_FAILED, "%s was dropped and created anew on the source", table->label);
+    return error_hint(err,
+                      "take it out of the configuration, or destroy the pipeline and copy anew");
+}
+
 bool binding_make(const struct table *table, const struct relation *relation, struct arena *arena,
                   struct binding **ret_binding, struct error *err)
 {
     struct binding *binding = arena_new(arena, struct binding, 1);
 
+    if (!check_oid(table, relation, err))
+        return false;
     binding->table = table;
     binding->relation = relation;
     binding->column = arena_new(arena, int, relation->ncolumns);

@@ -4,6 +4,7 @@
 #define TAILWATER_APPLIER_H
 
 #include "engine/handover.h"
+#include "engine/statistics.h"
 #include "mirror/apply.h"
 
 struct applier {

@@ -14,23 +14,6 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
-/* Written by their owner, read by anybody; positions, times and counts of this process. */
-struct statistics {
-    _Atomic lsn_t received_lsn;  /* end of the newest transaction received */
-    _Atomic lsn_t cursor;        /* durable in the mirror */
-    _Atomic lsn_t confirmed_lsn; /* flush position sent to the source */
-    _Atomic int64_t quiet_at_us; /* when nothing received was unapplied, last */
-    _Atomic int64_t
-        applied_commit_us; /* commit time on the source of the newest transaction visible here */
-    _Atomic int64_t changes, transactions, batches;
-    _Atomic int64_t inserted, updated, deleted, incomplete;
-    _Atomic int64_t visible_lag_us; /* commit on the source to visible here, of the newest batch */
-};
-
-/* Age of the oldest thing received and not yet visible, as far as the two clocks agree; 0: all is
- * applied. */
-int64_t statistics_lag_us(const struct statistics *statistics, int64_t now_us);
-
 struct handover;
 
 struct handover *handover_new(void);

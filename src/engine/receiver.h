@@ -7,6 +7,7 @@
 #define TAILWATER_RECEIVER_H
 
 #include "engine/handover.h"
+#include "engine/statistics.h"
 #include "source/stream.h"
 
 #include <stdatomic.h>

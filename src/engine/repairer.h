@@ -5,8 +5,9 @@
 #ifndef TAILWATER_REPAIRER_H
 #define TAILWATER_REPAIRER_H
 
+#include "batch/table.h"
 #include "config/config.h"
-#include "engine/handover.h"
+#include "engine/statistics.h"
 
 #include <stdatomic.h>
 

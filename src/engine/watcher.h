@@ -9,6 +9,7 @@
 
 #include "config/config.h"
 #include "engine/handover.h"
+#include "engine/statistics.h"
 #include "pg/pg.h"
 
 #include <stdatomic.h>

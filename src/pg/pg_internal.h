@@ -25,7 +25,9 @@ struct pg {
     int *lengths;
     int *formats;
 
-    char *chunk; /* what pg_copy_out_next() or pg_stream_next() gave last; libpq's memory */
+    char *chunk;         /* what pg_copy_out_next() or pg_stream_next() gave last; libpq's memory */
+    int64_t nap_from_us; /* stream: since when nap_messages are counted */
+    int64_t nap_messages;
 };
 
 /* A struct pg_result is libpq's own, under a name that keeps its header out of the callers. */
