@@ -213,11 +213,16 @@ static struct batch_row *find_row(struct batch *batch, struct batch_table *rows,
 
 /* ---- images ---- */
 
-/* The change's values in the table's column order, as pointers into the message. */
-static bool gather(const struct binding *binding, const struct value *from,
+/*
+ * The change's values in the table's column order, as pointers into the message.  Only an update
+ * has unchanged values to leave out; an insert that lacks one cannot be completed from the mirror
+ * (P4), and with wal2json it is the first that tells of a dropped column that might be a hole.
+ */
+static bool gather(const struct binding *binding, const struct change *change,
                    struct value *ret_values, struct arena *arena, struct error *err)
 {
     const struct table *table = binding->table;
+    const struct value *from = change->values;
 
     for (int i = 0; i < table->ncolumns; i++)
         ret_values[i] = (struct value){.kind = VALUE_ABSENT};
@@ -231,11 +236,13 @@ static bool gather(const struct binding *binding, const struct value *from,
         }
     }
     for (int i = 0; i < table->ncolumns; i++) {
-        if (ret_values[i].kind == VALUE_ABSENT && !table->columns[i].is_toastable) {
+        if (ret_values[i].kind == VALUE_ABSENT &&
+            !(table->columns[i].is_toastable && change->kind == CHANGE_UPDATE)) {
             error_set(err, ERROR_FAILED, "%s: the source no longer sends the column \"%s\"",
                       table->label, table->columns[i].name);
-            return error_hint(err, "it was dropped or renamed there: exclude it in the "
-                                   "configuration, or destroy the pipeline and copy anew");
+            return error_hint(err, "it was dropped or renamed there, or the publication filters "
+                                   "rows: exclude it in the configuration, or destroy the "
+                                   "pipeline and copy anew");
         }
     }
     return true;
@@ -351,7 +358,7 @@ static bool add_insert(struct batch *batch, struct batch_table *rows, const stru
     struct batch_row *row;
     bool is_new;
 
-    if (!gather(binding, change->values, values, &batch->arena, err) ||
+    if (!gather(binding, change, values, &batch->arena, err) ||
         !gather_key(table, values, key, err))
         return false;
     row = find_row(batch, rows, key, &is_new);
@@ -371,7 +378,7 @@ static bool add_update(struct batch *batch, struct batch_table *rows, const stru
     struct batch_row *row, *old = NULL;
     bool is_new, is_old_new = false;
 
-    if (!gather(binding, change->values, values, &batch->arena, err) ||
+    if (!gather(binding, change, values, &batch->arena, err) ||
         !gather_key(table, values, key, err))
         return false;
     if (change->old != NULL) {

@@ -50,6 +50,31 @@ static bool check_oid(const struct table *table, const struct relation *relation
                       "take it out of the configuration, or destroy the pipeline and copy anew");
 }
 
+/* pgoutput describes every column that it will send, holes included: one that it does not describe
+ * was dropped or renamed (P57). */
+static bool check_columns(const struct binding *binding, struct error *err)
+{
+    const struct relation *relation = binding->relation;
+    const struct table *table = binding->table;
+
+    if (relation->identity == IDENTITY_UNKNOWN)
+        return true;
+    for (int column = 0; column < table->ncolumns; column++) {
+        bool is_there = false;
+
+        for (int i = 0; i < relation->ncolumns; i++)
+            is_there |= binding->column[i] == column;
+        if (is_there)
+            continue;
+        error_set(err, ERROR_FAILED, "%s: the source no longer has the column \"%s\"", table->label,
+                  table->columns[column].name);
+        return error_hint(err, "it was dropped or renamed there, or the publication has a column "
+                               "list: exclude it in the configuration, or destroy the pipeline "
+                               "and copy anew");
+    }
+    return true;
+}
+
 bool binding_make(const struct table *table, const struct relation *relation, struct arena *arena,
                   struct binding **ret_binding, struct error *err)
 {
@@ -74,7 +99,7 @@ bool binding_make(const struct table *table, const struct relation *relation, st
                               table->label, name);
         }
     }
-    if (!check_identity(binding, err))
+    if (!check_identity(binding, err) || !check_columns(binding, err))
         return false;
     *ret_binding = binding;
     return true;

@@ -21,7 +21,8 @@ struct binding {
  * Match relation with table.  A column that the table does not know, a key that is not the replica
  * identity: the shape of the source changed, ERROR_FAILED with what and the remedy.  A column that
  * the relation lacks is not an error here (wal2json leaves unchanged TOAST columns out);
- * batch_add() refuses one that cannot be a hole.
+ * batch_add() refuses one that cannot be a hole.  Under pgoutput, which describes all of them, it
+ * is.
  */
 bool binding_make(const struct table *table, const struct relation *relation, struct arena *arena,
                   struct binding **ret_binding, struct error *err);
