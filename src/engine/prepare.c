@@ -4,6 +4,7 @@
  */
 #include "engine/prepare.h"
 
+#include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
 #include "engine/check.h"
@@ -20,12 +21,12 @@
 #include <unistd.h>
 
 #define SLOT_TIMEOUT_MS 600000
+#define PROGRESS_LOG_US 2000000
 
 struct preparation {
+    const struct prepare_options *options;
     const struct config *config;
     struct pg *lock;
-    const atomic_bool *stop;
-    int stop_fd;
     struct arena *arena;
     struct prepared_pipeline *result;
 };
@@ -146,7 +147,7 @@ static bool make_slot(const struct preparation *p, struct snapshot **ret_snapsho
                                              .exports_snapshot = true,
                                              .is_failover = p->config->source.failover,
                                              .timeout_ms = SLOT_TIMEOUT_MS,
-                                             .wake_fd = p->stop_fd};
+                                             .wake_fd = p->options->stop_fd};
 
     if (!snapshot_open(&options, &slot, ret_snapshot, err))
         return error_wrap(err, "making the replication slot %s", p->config->source.slot);
@@ -167,7 +168,7 @@ static bool make_later_snapshot(const struct preparation *p, struct snapshot **r
                                              .is_temporary = true,
                                              .exports_snapshot = true,
                                              .timeout_ms = SLOT_TIMEOUT_MS,
-                                             .wake_fd = p->stop_fd};
+                                             .wake_fd = p->options->stop_fd};
 
     return snapshot_open(&options, &slot, ret_snapshot, err) ||
            error_wrap(err, "making a temporary slot for the rest of the copy");
@@ -211,35 +212,65 @@ static bool make_tables(const struct preparation *p, struct error *err)
 
 /* ---- the copy ---- */
 
-static void log_progress(void *context, const struct copy_progress *progress)
+/* What the copy calls back with. */
+struct copying {
+    const struct preparation *preparation;
+    struct snapshot **snapshot;
+    int64_t logged_us;
+};
+
+/* A log line now and then, and the heartbeat that status shows.  Neither may stop the copy. */
+static void show_progress(void *context, const struct copy_progress *progress)
 {
-    (void) context;
-    log_event(LOG_INFO, "copy_progress", "%s", progress->text);
+    struct copying *copying = context;
+    const struct preparation *p = copying->preparation;
+    const struct control_heartbeat heartbeat = {.version = p->options->version,
+                                                .state = "copying",
+                                                .started_at_us = p->options->started_at_us,
+                                                .lag_us = -1,
+                                                .changes = -1,
+                                                .transactions = -1,
+                                                .batches = -1,
+                                                .copy_tables_done = progress->tables_copied,
+                                                .copy_tables = progress->tables,
+                                                .copy_bytes_done = progress->bytes,
+                                                .copy_bytes = progress->total_bytes};
+    const bool is_done = progress->tables_indexed == progress->tables;
+    const int64_t now = clock_tick_us();
+    struct error err;
+
+    if (is_done || now - copying->logged_us >= PROGRESS_LOG_US) {
+        copying->logged_us = now;
+        log_event(LOG_INFO, "copy_progress", "%s", progress->text);
+    }
+    if (!control_heartbeat(p->lock, p->config->pipeline, &heartbeat, &err))
+        log_error(LOG_DEBUG, "heartbeat_failed", &err);
 }
 
 /* Every reader has it: the connection that held it has nothing left to do. */
 static void free_snapshot(void *context)
 {
-    struct snapshot **snapshot = context;
+    struct copying *copying = context;
 
-    snapshot_free(*snapshot);
-    *snapshot = NULL;
+    snapshot_free(*copying->snapshot);
+    *copying->snapshot = NULL;
 }
 
 /* Also makes the keys and indexes that an interrupted start left out; with nothing to do it does
  * nothing. */
 static bool copy_tables(const struct preparation *p, struct snapshot **snapshot, struct error *err)
 {
+    struct copying copying = {.preparation = p, .snapshot = snapshot};
     const struct table_list *list = &p->result->catalog.tables;
     struct notes notes = {.arena = p->arena};
     struct copy_options options = {.config = p->config,
                                    .tables = list,
                                    .states = p->result->states,
-                                   .stop = p->stop,
+                                   .stop = p->options->stop,
                                    .notes = &notes,
                                    .on_imported = free_snapshot,
-                                   .progress = log_progress,
-                                   .context = snapshot};
+                                   .progress = show_progress,
+                                   .context = &copying};
 
     if (copy_needs_snapshot(list, p->result->states)) {
         if (*snapshot == NULL && !make_later_snapshot(p, snapshot, err))
@@ -319,14 +350,12 @@ static bool prepare_steps(const struct preparation *p, struct error *err)
            copy_tables(p, &snapshot, err) && make_views(p, err);
 }
 
-bool prepare_pipeline(const struct config *config, struct pg *lock, const atomic_bool *stop,
-                      int stop_fd, struct arena *arena, struct prepared_pipeline *ret_prepared,
-                      struct error *err)
+bool prepare_pipeline(const struct prepare_options *options, struct arena *arena,
+                      struct prepared_pipeline *ret_prepared, struct error *err)
 {
-    const struct preparation p = {.config = config,
-                                  .lock = lock,
-                                  .stop = stop,
-                                  .stop_fd = stop_fd,
+    const struct preparation p = {.options = options,
+                                  .config = options->config,
+                                  .lock = options->lock,
                                   .arena = arena,
                                   .result = ret_prepared};
 

@@ -21,13 +21,18 @@ struct prepared_pipeline {
     lsn_t *copy_lsn;              /* the same, as the batch wants it */
 };
 
-/*
- * lock is the connection that holds the pipeline's lock.  Logs what it does.  On a stop request:
- * ERROR_RETRY. Everything returned lives in arena.
- */
-bool prepare_pipeline(const struct config *config, struct pg *lock, const atomic_bool *stop,
-                      int stop_fd, struct arena *arena, struct prepared_pipeline *ret_prepared,
-                      struct error *err);
+struct prepare_options {
+    const struct config *config;
+    const char *version;   /* the program's, for the heartbeat */
+    int64_t started_at_us; /* likewise */
+    struct pg *lock;       /* the connection that holds the pipeline's lock */
+    const atomic_bool *stop;
+    int stop_fd; /* readable once stop is raised */
+};
+
+/* Logs what it does.  On a stop request: ERROR_RETRY.  Everything returned lives in arena. */
+bool prepare_pipeline(const struct prepare_options *options, struct arena *arena,
+                      struct prepared_pipeline *ret_prepared, struct error *err);
 
 /*
  * Is the source still the one that the cursor speaks of, and does its slot still have what follows?

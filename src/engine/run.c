@@ -93,8 +93,13 @@ static bool prepare(struct life *life, struct pg *lock, struct error *err)
         return true;
     arena_reset(&life->arena);
     life->prepared = (struct prepared_pipeline){0};
-    if (!prepare_pipeline(life->options->config, lock, &is_stopped, stop_fd, &life->arena,
-                          &life->prepared, err))
+    if (!prepare_pipeline(&(struct prepare_options){.config = life->options->config,
+                                                    .version = life->options->version,
+                                                    .started_at_us = life->started_at_us,
+                                                    .lock = lock,
+                                                    .stop = &is_stopped,
+                                                    .stop_fd = stop_fd},
+                          &life->arena, &life->prepared, err))
         return false;
     life->is_prepared = true;
     return true;
