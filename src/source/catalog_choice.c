@@ -125,8 +125,8 @@ static void report_idle_entry(const struct config *config, const struct config_t
         finding_remedy(findings, finding, "correct the pattern, or remove it");
         return;
     }
-    finding = finding_add(findings, "table_missing", FINDING_ERROR, "%sthe source has no table %s",
-                          place, entry->pattern);
+    finding = finding_add(findings, "table_missing", FINDING_ERROR,
+                          "%s%s does not exist on the source", place, entry->pattern);
     nearest = nearest_table(entry, source, arena);
     if (nearest != NULL)
         finding_remedy(findings, finding, "did you mean %s?", nearest);

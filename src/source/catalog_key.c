@@ -147,7 +147,7 @@ static bool find_default(const struct source_relation *relation, struct arena *a
                       identity_remedy(relation, arena));
     if (!primary->is_immediate)
         return refuse(ret_refusal,
-                      "its primary key is DEFERRABLE, and PostgreSQL sends no old keys "
+                      "its primary key is deferrable, and PostgreSQL sends no old keys "
                       "for such a one",
                       identity_remedy(relation, arena));
     if (!primary->is_unique)
@@ -166,10 +166,10 @@ static bool find_index(const struct source_relation *relation, struct arena *are
     const struct source_index *identity = find_identity(relation);
 
     if (identity == NULL)
-        return refuse(ret_refusal, "the index that was its REPLICA IDENTITY has been dropped",
+        return refuse(ret_refusal, "the index that was its replica identity has been dropped",
                       identity_remedy(relation, arena));
     if (!is_usable(relation, identity))
-        return refuse(ret_refusal, "the index that is its REPLICA IDENTITY is not valid",
+        return refuse(ret_refusal, "the index that is its replica identity is not valid",
                       arena_printf(arena, "REINDEX INDEX %s;",
                                    qualified(relation->schema, identity->name, arena)));
     return accept(identity, ret_key);
@@ -200,11 +200,11 @@ static bool find_full(const struct source_relation *relation, int nasked, const 
                                 : identity_remedy(relation, arena));
     if (candidate != NULL)
         return refuse(
-            ret_refusal, "its REPLICA IDENTITY is FULL and it has no primary key",
+            ret_refusal, "its replica identity is FULL and it has no primary key",
             arena_printf(arena, "name its key in the configuration: {name: %s, key: [%s]}",
                          relation->label, column_list(relation, candidate, false, arena)));
     return refuse(ret_refusal,
-                  "its REPLICA IDENTITY is FULL, and it has neither a usable primary "
+                  "its replica identity is FULL, and it has neither a usable primary "
                   "key nor a unique index over NOT NULL columns",
                   identity_remedy(relation, arena));
 }
@@ -246,7 +246,7 @@ static bool check_leaves(const struct source_relation *relation, const struct ca
             continue;
         return refuse(ret_refusal,
                       arena_printf(arena,
-                                   "its partition %s has a REPLICA IDENTITY of its own that is not "
+                                   "its partition %s has a replica identity of its own that is not "
                                    "the key",
                                    name),
                       strcmp(leaf->primary_columns, columns) == 0
@@ -294,7 +294,7 @@ bool catalog_key_find(const struct source_relation *relation, int nasked, const 
         break;
     default:
         return refuse(ret_refusal,
-                      "its REPLICA IDENTITY is NOTHING: updates and deletes carry no "
+                      "its replica identity is NOTHING: updates and deletes carry no "
                       "key",
                       identity_remedy(relation, arena));
     }

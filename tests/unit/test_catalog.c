@@ -209,13 +209,13 @@ static void refuses_what_cannot_tell_rows_apart(void **state)
 
     (void) state;
     indexes[0].is_immediate = false;
-    assert_refused(&table, "DEFERRABLE", "USING INDEX \"t_b\"");
+    assert_refused(&table, "deferrable", "USING INDEX \"t_b\"");
     table.identity = 'f';
     assert_refused(&table, "FULL", "key: [b, id]");
     indexes[1].is_partial = true;
     assert_refused(&table, "FULL", "CREATE UNIQUE INDEX");
     table.identity = 'd';
-    assert_refused(&table, "DEFERRABLE", "CREATE UNIQUE INDEX \"t_identity\"");
+    assert_refused(&table, "deferrable", "CREATE UNIQUE INDEX \"t_identity\"");
     table = make_table(indexes);
     indexes[0].is_valid = false;
     assert_refused(&table, "not valid", "REINDEX");
