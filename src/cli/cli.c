@@ -9,6 +9,7 @@
 #include "cli/cli.h"
 
 #include "base/log.h"
+#include "pg/conninfo.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -189,6 +190,17 @@ bool cli_parse(int argc, char **argv, struct cli *ret_cli, struct error *err)
     return check_line(&parser, err);
 }
 
+static bool check_conninfo(const struct config *config, const char *key, const char *conninfo,
+                           struct config_place place, struct error *err)
+{
+    struct error inner = {0};
+
+    if (conninfo_check(conninfo, &inner))
+        return true;
+    config_error_at(config, place, err, "%s: %s", key, inner.message);
+    return error_hint(err, "%s", inner.hint);
+}
+
 bool cli_load_config(struct cli *cli, struct arena *arena, struct config *ret_config,
                      struct error *err)
 {
@@ -199,7 +211,10 @@ bool cli_load_config(struct cli *cli, struct arena *arena, struct config *ret_co
         return false;
     }
     log_configure(ret_config->log.format, ret_config->log.level, ret_config->pipeline);
-    return true;
+    return check_conninfo(ret_config, "source.conninfo", ret_config->source.conninfo,
+                          ret_config->source.conninfo_place, err) &&
+           check_conninfo(ret_config, "mirror.conninfo", ret_config->mirror.conninfo,
+                          ret_config->mirror.conninfo_place, err);
 }
 
 int cli_fail(const struct cli *cli, const struct error *err)
@@ -247,7 +262,7 @@ bool cli_read_until(const char *value, struct cli *cli, size_t offset, struct er
 
     if (strcmp(value, "now") == 0) {
         *until = UNTIL_NOW;
-    } else if (lsn_parse(value, &cli->until_lsn)) {
+    } else if (lsn_parse(value, &cli->until_lsn) && cli->until_lsn != 0) {
         *until = UNTIL_LSN;
     } else {
         return error_set(err, ERROR_CONFIG,

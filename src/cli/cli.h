@@ -106,7 +106,8 @@ bool cli_find_verb(const char *name, const struct cli_verb **ret_verb, struct er
 /* The options that a verb has without listing them, one by one; NULL past the last. */
 const struct cli_option *cli_common_option(const struct cli_verb *verb, int i);
 
-/* Reads the file that -c names, and sets up the log by it. */
+/* Reads the file that -c names, sets up the log by it, and sees to it that libpq can read both
+ * connection strings. */
 bool cli_load_config(struct cli *cli, struct arena *arena, struct config *ret_config,
                      struct error *err);
 

@@ -51,6 +51,7 @@ static const struct value_key keys[] = {
     {"pipeline", value_read_pipeline, AT(pipeline), .max = 50, .fallback = "main"},
 
     {"source.conninfo", value_read_conninfo, AT(source.conninfo),
+     .place = AT(source.conninfo_place),
      .example = "source: {conninfo: \"host=prod dbname=shop user=tailwater\"}"},
     {"source.plugin", value_read_choice, AT(source.plugin), .words = plugins,
      .fallback = "wal2json"},
@@ -70,6 +71,7 @@ static const struct value_key keys[] = {
      .max = INT32_MAX * kB, .fallback = "256MB"},
 
     {"mirror.conninfo", value_read_conninfo, AT(mirror.conninfo),
+     .place = AT(mirror.conninfo_place),
      .example = "mirror: {conninfo: \"host=dwh dbname=reports user=tailwater\"}"},
     {"mirror.table_schema", value_read_schema, AT(mirror.table_schema),
      .fallback = "mirror_{schema}"},
@@ -248,6 +250,8 @@ static bool read_mapping(struct value_reader *reader, const char *prefix, const 
                 return false;
             if (key->has != 0)
                 *(bool *) ((char *) base + key->has) = true;
+            if (key->place != 0)
+                *(struct config_place *) ((char *) base + key->place) = child->place;
             continue;
         }
         if (child->kind != TREE_MAPPING)

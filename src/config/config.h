@@ -66,6 +66,7 @@ struct config {
     const char *pipeline; /* a plain identifier; default "main" */
     struct {
         const char *conninfo;
+        struct config_place conninfo_place;
         const char *plugin;      /* "wal2json" (default) or "pgoutput" */
         const char *slot;        /* default tailwater_PIPELINE */
         const char *publication; /* default tailwater_PIPELINE */
@@ -84,6 +85,7 @@ struct config {
     } source;
     struct {
         const char *conninfo;
+        struct config_place conninfo_place;
         const char *table_schema;           /* pattern with {schema}; default "mirror_{schema}" */
         const char *view_schema;            /* pattern with {schema}; default "{schema}" */
         struct config_index_choice indexes; /* default copy */

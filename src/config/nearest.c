@@ -1,14 +1,17 @@
 /*
  * The nearest right name: edit distance with transpositions (optimal string alignment), letters
  * compared without case.  A candidate is near when it takes at most one edit for every three
- * letters of the word, and does not change them all: "coninfo" finds conninfo, "x" finds nothing.
+ * letters of the word, and does not change them all: "coninfo" finds conninfo, "x" finds nothing;
+ * or when the word begins it, as "pub" does publication.
  */
 #include "config/config.h"
 
 #include <ctype.h>
 #include <string.h>
+#include <strings.h>
 
-#define MAX_WORD 64 /* longer than any name that is suggested */
+#define MAX_WORD   64 /* longer than any name that is suggested */
+#define MIN_PREFIX 3
 
 static int min3(int a, int b, int c)
 {
@@ -53,9 +56,13 @@ const char *config_nearest(const char *word, const char *const *candidates, int 
     if (len > MAX_WORD)
         return NULL;
     for (int i = 0; i < count; i++) {
-        int distance = strlen(candidates[i]) > MAX_WORD ? MAX_WORD
-                                                        : edit_distance(word, candidates[i]);
+        int distance = MAX_WORD;
 
+        if (strlen(candidates[i]) <= MAX_WORD)
+            distance = edit_distance(word, candidates[i]);
+        if (distance > 1 && len >= MIN_PREFIX &&
+            strncasecmp(candidates[i], word, (size_t) len) == 0)
+            distance = 1;
         if (distance < least && distance < len) {
             least = distance;
             best = candidates[i];

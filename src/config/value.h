@@ -21,6 +21,7 @@ struct value_key {
     size_t offset;            /* of the field in base: struct config or struct config_table */
     size_t count;             /* lists: offset of the int beside it */
     size_t has;               /* offset of a bool that says the key is there; 0 for none */
+    size_t place;             /* offset of a struct config_place for where it is; 0 for none */
     int64_t min, max;         /* of the number, or of a name's length in bytes */
     const char *const *words; /* the choices, NULL at the end; their index is the value */
     const char *fallback;     /* the default, as it would be written; NULL: the field stays zero */

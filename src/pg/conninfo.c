@@ -93,6 +93,14 @@ static bool refuse(const char *conninfo, const char *message, struct error *err)
                            "single quotes, or postgresql://user@host/dbname");
 }
 
+bool conninfo_check(const char *conninfo, struct error *err)
+{
+    _cleanup_(free_message) char *message = NULL;
+    _cleanup_(free_options) PQconninfoOption *options = PQconninfoParse(conninfo, &message);
+
+    return options != NULL || refuse(conninfo, message, err);
+}
+
 bool conninfo_strip(const char *conninfo, const char *prefix, struct buf *ret_conninfo,
                     struct buf *ret_variables, struct error *err)
 {

@@ -69,6 +69,43 @@ def test_usage_errors_exit_2_and_say_what_to_run(args, message):
     assert len(result.stderr.splitlines()) == 2
 
 
+NEEDS_CONFIG = ("check", "run", "status", "purge", "destroy")
+
+
+@pytest.mark.parametrize("verb", NEEDS_CONFIG)
+def test_a_configuration_that_is_not_there(verb, folder):
+    path = os.path.join(folder, "t.yaml")
+    result = tailwater(verb, "-c", path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"cannot open {path}: No such file or directory" in result.stderr
+    assert "tailwater init" in result.stderr
+
+
+@pytest.mark.parametrize("text, message", [
+    ("source:\n  coninfo: host=a\n",
+     ':2:3: unknown key "coninfo" in source; did you mean "conninfo"?'),
+    ("apply:\n  max_bytes: 64mb\n", ':2:14: apply.max_bytes: unknown unit "mb"; did you mean "MB"?'),
+    ("source: {conninfo: host=a}\nmirror: {conninfo: host=b}\n", ":1:1: tables is missing"),
+    ("source:\n  conninfo: host=a hunter2 password=hunter2\nmirror: {conninfo: host=b}\n"
+     "tables: [public.*]\n",
+     ":2:13: source.conninfo: not a connection string that libpq can read"),
+    ("source: {conninfo: host=a}\nmirror: {conninfo: hst=b}\ntables: [public.*]\n",
+     ':2:20: mirror.conninfo: not a connection string that libpq can read: '
+     'invalid connection option "hst"'),
+    ("source: {conninfo: 'password=${TAILWATER_NOT_SET}'}\n",
+     ":1:20: source.conninfo: the environment variable TAILWATER_NOT_SET is not set"),
+])
+@pytest.mark.parametrize("verb", NEEDS_CONFIG)
+def test_a_configuration_that_is_wrong(verb, text, message, folder):
+    path = os.path.join(folder, "t.yaml")
+    with open(path, "w", encoding="utf-8") as stream:
+        stream.write(text)
+    result = tailwater("-c", path, verb)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert path + message in result.stderr
+    assert "hunter" not in result.stderr
+
+
 def test_init_writes_a_configuration_and_says_what_is_next():
     result = tailwater("init", "--source", SOURCE, "--mirror", MIRROR)
     assert result.returncode == 0

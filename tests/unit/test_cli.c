@@ -104,6 +104,7 @@ static void option_values(void **state)
     assert_true(cli_read_until("16/B374D848", &cli, offsetof(struct cli, until), &err));
     assert_int_equal(cli.until, UNTIL_LSN);
     assert_true(cli.until_lsn == UINT64_C(0x16B374D848));
+    assert_false(cli_read_until("0/0", &cli, offsetof(struct cli, until), &err));
     assert_false(cli_read_until("tomorrow", &cli, offsetof(struct cli, until), &err));
     assert_string_equal(err.message, "\"tomorrow\" is neither now nor a WAL position such as "
                                      "16/B374D848");

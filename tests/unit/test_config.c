@@ -163,7 +163,7 @@ static const struct refusal {
 
     /* words */
     {"log: {level: warn}\n", "t.yaml:1:14: log.level: \"warn\" is none of debug, info, warning, "
-                             "error"},
+                             "error; did you mean \"warning\"?"},
     {"log: {level: infos}\n", "t.yaml:1:14: log.level: \"infos\" is none of debug, info, warning, "
                               "error; did you mean \"info\"?"},
     {"log: {format: JSON}\n",
@@ -443,6 +443,9 @@ static void every_key_is_read(void **state)
     assert_true(parse(full, &arena, &c, &err));
     assert_string_equal(c.pipeline, "shop_2");
     assert_string_equal(c.source.conninfo, "host=s # 1");
+    assert_int_equal(c.source.conninfo_place.line, 3);
+    assert_int_equal(c.source.conninfo_place.column, 13);
+    assert_int_equal(c.mirror.conninfo_place.line, 14);
     assert_string_equal(c.source.plugin, "pgoutput");
     assert_string_equal(c.source.slot, "other");
     assert_string_equal(c.source.publication, "Some Publication");
@@ -632,6 +635,8 @@ static void nearest_names(void **state)
     assert_string_equal(config_nearest("STATUS", names, 4), "status");
     assert_string_equal(config_nearest("prune", names, 4), "purge");
     assert_string_equal(config_nearest("rnu", names, 4), "run");
+    assert_string_equal(config_nearest("Stat", names, 4), "status");
+    assert_null(config_nearest("st", names, 4));
     assert_null(config_nearest("refresh", names, 4));
     assert_null(config_nearest("x", names, 4));
     assert_null(config_nearest("", names, 4));
