@@ -39,7 +39,7 @@ def main():
         for line in data.decode().splitlines(keepends=True):
             parts.append(f"     {c_string(line)}\n")
         parts.append("    },\n")
-    parts.append(f"}};\n\nconst int nmigrations = {len(files)};\n")
+    parts.append(f"}};\n\nconst int migrations_count = {len(files)};\n")
     pathlib.Path(output).write_text("".join(parts))
 
 

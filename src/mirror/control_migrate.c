@@ -72,10 +72,10 @@ static bool compare(struct pg *mirror, int *ret_version, struct error *err)
     for (int row = 0; row < pg_rows(applied); row++) {
         int version = (int) pg_int(applied, row, 0);
 
-        if (version > nmigrations) {
+        if (version > migrations_count) {
             error_set(err, ERROR_CONFIG,
                       "the control schema on the mirror is at version %d, this program knows %d",
-                      (int) pg_int(applied, pg_rows(applied) - 1, 0), nmigrations);
+                      (int) pg_int(applied, pg_rows(applied) - 1, 0), migrations_count);
             return error_hint(err, "use the newer tailwater that was here before");
         }
         if (version != row + 1 || strcmp(pg_text(applied, row, 2), migrations[row].hash) != 0) {
@@ -117,7 +117,7 @@ bool control_migrate(struct pg *mirror, struct error *err)
         rollback(mirror);
         return error_wrap(err, "control schema");
     }
-    for (; version < nmigrations; version++)
+    for (; version < migrations_count; version++)
         if (!apply(mirror, &migrations[version], err)) {
             rollback(mirror);
             return error_wrap(err, "control schema, migration %04d_%s", migrations[version].version,
@@ -142,7 +142,7 @@ bool control_version(struct pg *mirror, int *ret_version, int *ret_known, struct
                       &newest, err))
         return false;
     *ret_version = newest ? (int) pg_int(newest, 0, 0) : 0;
-    *ret_known = nmigrations;
+    *ret_known = migrations_count;
     return true;
 }
 

@@ -11,6 +11,6 @@ struct migration {
 };
 
 extern const struct migration migrations[];
-extern const int nmigrations;
+extern const int migrations_count;
 
 #endif

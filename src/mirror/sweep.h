@@ -6,8 +6,8 @@
  * as every batch does.  So a slice and a batch never overlap: the sweep cannot take a row from
  * under an address that a batch has just probed, and a key that came back to life is seen alive.
  * The applier waits for at most one slice.  Lock order: clock, then rows, as in a batch.  A row
- * lock is not fair: whoever runs slices one after the other leaves a pause between them (as long as
- * the slice took), or a waiting batch may never get its turn.
+ * lock is not handed on in the order of waiting: whoever runs slices one after the other leaves a
+ * pause between them, as long as the slice took, so that batches get their turn.
  */
 #ifndef TAILWATER_SWEEP_H
 #define TAILWATER_SWEEP_H
