@@ -10,6 +10,7 @@
  */
 #include "mirror/ddl_internal.h"
 
+#include "base/memory.h"
 #include "mirror/control.h"
 
 #include <time.h>
@@ -172,82 +173,119 @@ static bool create_table(struct pg *mirror, const struct ddl_step *step, struct 
 
 struct expected {
     const char *name, *type;
-    bool is_key, is_generated;
+    bool is_not_null, is_generated;
 };
 
-static int find_actual(const struct pg_result *actual, const char *name)
+struct expectation {
+    struct expected *columns;
+    int count;
+    struct buf json;
+};
+
+bool ddl_is_bare_type(const char *type)
 {
-    for (int i = 0; i < pg_rows(actual); i++)
-        if (strcmp(pg_text(actual, i, 0), name) == 0)
-            return i;
-    return -1;
+    bool is_quoted = false;
+
+    for (; *type != '\0'; type++) {
+        if (*type == '"')
+            is_quoted = !is_quoted;
+        if (*type == '(' && !is_quoted)
+            return false;
+    }
+    return true;
 }
 
-/* actual: attname, type, attnotnull, attgenerated <> ''. */
-static void compare_column(const struct pg_result *actual, struct expected expected,
-                           struct buf *differences)
+static void expect(struct expectation *all, struct expected column)
 {
-    int row = find_actual(actual, expected.name);
+    buf_printf(&all->json, "%s{\"nr\": %d, \"name\": ", all->count > 0 ? ", " : "[", all->count);
+    buf_add_json(&all->json, column.name);
+    buf_add(&all->json, ", \"type\": ");
+    buf_add_json(&all->json, column.type);
+    buf_printf(&all->json, ", \"bare\": %s}", ddl_is_bare_type(column.type) ? "true" : "false");
+    all->columns[all->count++] = column;
+}
 
-    if (row < 0) {
-        if (!expected.is_generated)
-            buf_printf(differences, "; column %s is missing", expected.name);
-    } else if (strcmp(pg_text(actual, row, 1), expected.type) != 0) {
-        buf_printf(differences, "; column %s is %s, on the source %s", expected.name,
-                   pg_text(actual, row, 1), expected.type);
-    } else if (pg_bool(actual, row, 2) != expected.is_key) {
-        buf_printf(differences, "; column %s is %s", expected.name,
-                   expected.is_key ? "nullable but part of the key" : "NOT NULL");
-    } else if (pg_bool(actual, row, 3) != expected.is_generated) {
-        buf_printf(differences, "; column %s is %sgenerated on the source", expected.name,
-                   expected.is_generated ? "" : "not ");
+static void expect_table(struct expectation *all, const struct table *table)
+{
+    for (int i = 0; i < table->ncolumns; i++) {
+        const struct table_column *column = &table->columns[i];
+
+        expect(all, (struct expected){column->name, column->type, .is_not_null = column->is_key});
+    }
+    for (int i = 0; i < table->ngenerated; i++)
+        expect(all, (struct expected){table->generated[i].name, table->generated[i].type,
+                                      .is_generated = true});
+    expect(all, (struct expected){DDL_LSN_COLUMN, "pg_lsn", .is_not_null = true});
+    expect(all, (struct expected){DDL_DELETED_COLUMN, "timestamp with time zone"});
+    buf_add_char(&all->json, ']');
+}
+
+enum { ACTUAL_NR, ACTUAL_NAME, ACTUAL_TYPE, ACTUAL_NOT_NULL, ACTUAL_GENERATED, ACTUAL_SAME_TYPE };
+
+static void compare_column(const struct pg_result *actual, int row, const struct expected *expected,
+                           const struct ddl_step *step, struct buf *differences)
+{
+    if (pg_is_null(actual, row, ACTUAL_NAME)) {
+        if (expected->is_generated)
+            notes_add(step->notes, "table %s: generated column %s is left out of the mirror",
+                      step->table->label, expected->name);
+        else
+            buf_printf(differences, "; column %s is missing", expected->name);
+    } else if (!pg_bool(actual, row, ACTUAL_SAME_TYPE)) {
+        buf_printf(differences, "; column %s is %s, on the source %s", expected->name,
+                   pg_text(actual, row, ACTUAL_TYPE), expected->type);
+    } else if (pg_bool(actual, row, ACTUAL_NOT_NULL) != expected->is_not_null) {
+        buf_printf(differences, "; column %s is %s", expected->name,
+                   expected->is_not_null ? "nullable, which it must not be" : "NOT NULL");
+    } else if (pg_bool(actual, row, ACTUAL_GENERATED) != expected->is_generated) {
+        buf_printf(differences, "; column %s is %sgenerated on the source", expected->name,
+                   expected->is_generated ? "" : "not ");
     }
 }
 
-static bool is_defined(const struct table *table, const char *name)
+/* Types are compared by the server, since one type has several spellings ("public"."mood",
+ * public.mood). */
+static bool find_differences(struct pg *mirror, const struct ddl_step *step, const char *relid,
+                             struct expectation *all, struct buf *differences, struct error *err)
 {
-    for (int i = 0; i < table->ngenerated; i++)
-        if (strcmp(table->generated[i].name, name) == 0)
-            return true;
-    return table_find_column(table, name) >= 0 || strcmp(name, DDL_LSN_COLUMN) == 0 ||
-           strcmp(name, DDL_DELETED_COLUMN) == 0;
+    const char *params[] = {relid, buf_text(&all->json)};
+    _cleanup_result_ struct pg_result *actual = NULL;
+
+    if (!pg_query(mirror,
+                  "SELECT e.nr, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, "
+                  "a.attgenerated <> '', " DDL_SAME_TYPE
+                  " FROM jsonb_to_recordset($2::jsonb) AS e(nr integer, name text, type text, bare "
+                  "boolean) "
+                  "FULL JOIN (SELECT * FROM pg_attribute WHERE attrelid = $1::oid AND attnum > 0 "
+                  "AND NOT attisdropped) AS a ON a.attname = e.name ORDER BY e.nr, a.attnum",
+                  2, params, &actual, err))
+        return false;
+    for (int row = 0; row < pg_rows(actual); row++) {
+        if (pg_is_null(actual, row, ACTUAL_NR))
+            buf_printf(differences, "; column %s is not on the source",
+                       pg_text(actual, row, ACTUAL_NAME));
+        else
+            compare_column(actual, row, &all->columns[pg_int(actual, row, ACTUAL_NR)], step,
+                           differences);
+    }
+    return true;
 }
 
 static bool compare_table(struct pg *mirror, const struct ddl_step *step, const char *relid,
                           struct error *err)
 {
     const struct table *table = step->table;
-    _cleanup_result_ struct pg_result *actual = NULL;
     _cleanup_buf_ struct buf differences = {0};
+    _cleanup_free_ void *columns = memory_alloc(sizeof(struct expected) *
+                                                (size_t) (table->ncolumns + table->ngenerated + 2));
+    struct expectation all = {.columns = columns};
+    bool is_compared;
 
-    if (!pg_query(
-            mirror,
-            "SELECT attname, format_type(atttypid, atttypmod), attnotnull, attgenerated <> '' "
-            "FROM pg_attribute WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped",
-            1, &relid, &actual, err))
+    expect_table(&all, table);
+    is_compared = find_differences(mirror, step, relid, &all, &differences, err);
+    buf_release(&all.json);
+    if (!is_compared)
         return false;
-    for (int i = 0; i < table->ncolumns; i++)
-        compare_column(actual,
-                       (struct expected){table->columns[i].name, table->columns[i].type,
-                                         table->columns[i].is_key},
-                       &differences);
-    for (int i = 0; i < table->ngenerated; i++) {
-        const struct table_generated *generated = &table->generated[i];
-
-        compare_column(actual,
-                       (struct expected){generated->name, generated->type, .is_generated = true},
-                       &differences);
-        if (find_actual(actual, generated->name) < 0)
-            notes_add(step->notes, "table %s: generated column %s is left out of the mirror",
-                      table->label, generated->name);
-    }
-    compare_column(actual, (struct expected){DDL_LSN_COLUMN, "pg_lsn", .is_key = true},
-                   &differences);
-    compare_column(actual, (struct expected){DDL_DELETED_COLUMN, "timestamp with time zone"},
-                   &differences);
-    for (int i = 0; i < pg_rows(actual); i++)
-        if (!is_defined(table, pg_text(actual, i, 0)))
-            buf_printf(&differences, "; column %s is not on the source", pg_text(actual, i, 0));
     if (differences.len == 0)
         return true;
     error_set(err, ERROR_CONFIG, "mirror table %s.%s differs from table %s of the source: %s",

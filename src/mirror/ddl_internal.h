@@ -27,4 +27,13 @@ void ddl_hint_schema(struct pg *mirror, const char *schema, struct error *err);
 
 void ddl_add_table_name(struct buf *sql, const struct table *table);
 
+/* Is there no modifier in the type's name, as in "numeric(12,2)"? */
+bool ddl_is_bare_type(const char *type);
+
+/* SQL: is the column a (of pg_attribute) of the type e.type, where e.bare says ddl_is_bare_type()?
+ * By its usual text, or as a type without modifier, however it is written. */
+#define DDL_SAME_TYPE                                                                              \
+    "coalesce(format_type(a.atttypid, a.atttypmod) = e.type "                                      \
+    "OR (e.bare AND a.atttypmod = -1 AND to_regtype(e.type) = a.atttypid), false)"
+
 #endif

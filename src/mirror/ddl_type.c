@@ -129,21 +129,35 @@ static bool fit_enum(struct pg *mirror, const struct catalog_type *type, const c
 static bool fit_composite(struct pg *mirror, const struct catalog_type *type, const char *oid,
                           struct error *err)
 {
-    _cleanup_result_ struct pg_result *attributes = NULL;
+    _cleanup_result_ struct pg_result *different = NULL;
+    _cleanup_buf_ struct buf json = {0};
+    const char *params[] = {oid, NULL};
 
-    if (!pg_query(mirror,
-                  "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_type t "
-                  "JOIN pg_attribute a ON a.attrelid = t.typrelid WHERE t.oid = $1::oid "
-                  "AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
-                  1, &oid, &attributes, err))
+    buf_add_char(&json, '[');
+    for (int i = 0; i < type->nattributes; i++) {
+        const struct catalog_attribute *attribute = &type->attributes[i];
+
+        buf_printf(&json, "%s{\"nr\": %d, \"name\": ", i > 0 ? ", " : "", i + 1);
+        buf_add_json(&json, attribute->name);
+        buf_add(&json, ", \"type\": ");
+        buf_add_json(&json, attribute->type);
+        buf_printf(&json, ", \"bare\": %s}", ddl_is_bare_type(attribute->type) ? "true" : "false");
+    }
+    buf_add_char(&json, ']');
+    params[1] = buf_text(&json);
+    if (!pg_query(
+            mirror,
+            "SELECT coalesce(e.name, a.attname) FROM "
+            "jsonb_to_recordset($2::jsonb) AS e(nr bigint, name text, type text, bare boolean) "
+            "FULL JOIN (SELECT row_number() OVER (ORDER BY attnum) AS nr, attname, atttypid, "
+            "atttypmod FROM pg_attribute WHERE attnum > 0 AND NOT attisdropped "
+            "AND attrelid = (SELECT typrelid FROM pg_type WHERE oid = $1::oid)) AS a USING (nr) "
+            "WHERE e.name IS DISTINCT FROM a.attname OR NOT " DDL_SAME_TYPE " ORDER BY nr LIMIT 1",
+            2, params, &different, err))
         return false;
-    for (int i = 0; i < type->nattributes && i < pg_rows(attributes); i++)
-        if (strcmp(pg_text(attributes, i, 0), type->attributes[i].name) != 0 ||
-            strcmp(pg_text(attributes, i, 1), type->attributes[i].type) != 0)
-            return refuse_type(type, err, "it differs in the attribute", type->attributes[i].name);
-    if (pg_rows(attributes) != type->nattributes)
-        return refuse_type(type, err, "it has another number of attributes", "");
-    return true;
+    if (pg_rows(different) == 0)
+        return true;
+    return refuse_type(type, err, "it differs in the attribute", pg_text(different, 0, 0));
 }
 
 static bool step_type(struct pg *mirror, void *context, struct error *err)
