@@ -84,6 +84,10 @@ static void add_replicator(struct buf *json, const struct status *status)
         NEXT(), add_count(json, "changes", heartbeat->changes);
         NEXT(), add_count(json, "batches", heartbeat->batches);
         NEXT(), add_count(json, "reconnects", heartbeat->reconnects);
+        NEXT(), add_count(json, "copy_tables_done", heartbeat->copy_tables_done);
+        NEXT(), add_count(json, "copy_tables", heartbeat->copy_tables);
+        NEXT(), add_count(json, "copy_bytes_done", heartbeat->copy_bytes_done);
+        NEXT(), add_count(json, "copy_bytes", heartbeat->copy_bytes);
         NEXT(), add_text(json, "last_error", heartbeat->last_error);
         NEXT(), add_time(json, "last_error_at", heartbeat->last_error_at_us);
     }

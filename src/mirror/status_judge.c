@@ -174,25 +174,53 @@ static bool wal_critical(struct status *status, struct arena *arena)
         "source's disk is in danger, tailwater destroy frees it at the price of a new copy");
 }
 
+/* Did the process that holds the lock say it, and not one before it? */
+static bool is_said_by_holder(const struct status *status)
+{
+    return status->has_heartbeat && status->heartbeat.said_at_us >= status->holder.since_us;
+}
+
+/* How much of the copy, and how long from now on at the pace so far. */
+static const char *progress(const struct status *status, struct arena *arena)
+{
+    const struct control_heartbeat *heartbeat = &status->heartbeat;
+    char done[HUMAN_TEXT_SIZE], all[HUMAN_TEXT_SIZE], left[HUMAN_TEXT_SIZE];
+    int64_t elapsed_us = heartbeat->said_at_us - heartbeat->started_at_us;
+    double remaining;
+
+    if (!is_said_by_holder(status) || heartbeat->copy_bytes <= 0)
+        return "";
+    remaining = heartbeat->copy_bytes_done > 0
+                    ? (double) (heartbeat->copy_bytes - heartbeat->copy_bytes_done) /
+                          (double) heartbeat->copy_bytes_done * (double) elapsed_us
+                    : -1;
+    return arena_printf(
+        arena, ", %s of about %s%s%s", human_bytes(heartbeat->copy_bytes_done, done),
+        human_bytes(heartbeat->copy_bytes, all), remaining >= 10e6 ? "; to go: about " : "",
+        remaining >= 10e6 ? human_duration((int64_t) remaining, left) : "");
+}
+
 static bool copying(struct status *status, struct arena *arena)
 {
     if (status->pipeline.state != CONTROL_COPYING)
         return false;
     return say(status, STATUS_FINE, "copying",
-               arena_printf(arena, "initial copy: %d of %d tables are copied", status->ncopied,
-                            status->ntables),
+               arena_printf(arena, "initial copy: %d of %d tables%s", status->ncopied,
+                            status->ntables, progress(status, arena)),
                "");
 }
 
 /* What the replicator says of itself, where it is not streaming. */
 static bool waiting(struct status *status, struct arena *arena)
 {
-    if (!status->has_heartbeat || status->heartbeat.said_at_us < status->holder.since_us ||
-        strcmp(status->heartbeat.state, "streaming") == 0)
+    const char *state = status->heartbeat.state;
+
+    if (!is_said_by_holder(status) || strcmp(state, "streaming") == 0)
         return false;
-    return say(status, STATUS_WATCH, status->heartbeat.state,
-               arena_printf(arena, "the replicator is %s%s", status->heartbeat.state,
-                            last_error(status, arena)),
+    if (strncmp(state, "waiting", 7) != 0)
+        return say(status, STATUS_FINE, "starting", "the copy is complete; streaming begins", "");
+    return say(status, STATUS_WATCH, state,
+               arena_printf(arena, "the replicator is %s%s", state, last_error(status, arena)),
                "it tries again by itself; its log says what it waits for");
 }
 

@@ -169,7 +169,7 @@ def test_status_while_copying(made, holding):
     made.mirror.sql("update tailwater.pipeline set state = 'copying'; "
                     "update tailwater.mirror_table set state = 'created' where name = 'orders'")
     found = made.status()
-    assert found["state"] == "copying" and "1 of 2 tables" in found["message"]
+    assert found["state"] == "copying" and "1 of 2 tables" in found["message"], found
     assert found["lag"]["seconds"] is None
     assert made.verb("status").out.index("public.orders") < made.verb("status").out.index("public.customers")
 
@@ -513,3 +513,114 @@ def test_destroy_can_keep_the_tables(made):
     made.verb("destroy", "--yes", "--keep-tables")
     assert made.mirror.sql("select id from public.orders") == [] and not made.has_slot()
     assert made.mirror.value("select to_regnamespace('tailwater') is null")
+
+
+# ---- with a replicator ----
+
+
+@pytest.fixture
+def shop(source):
+    source.sql("create type mood as enum ('sad', 'ok'); "
+               "create table orders (id int primary key, note text, m mood); "
+               "create table customers (id int primary key, name text); "
+               "insert into orders select i, 'note ' || i, 'ok' from generate_series(1, 500) i")
+
+
+def test_status_of_a_real_run(shop, pipeline):
+    assert pipeline.verb("status").code == FAILED
+    pipeline.start().wait_until_caught_up()
+    found = wait.until(lambda: (lambda s: s if s["replicator"].get("streaming_since") else None)(
+        pipeline.ok("status", "--json").json()), "a heartbeat")
+    assert (found["level"], found["state"]) == ("ok", "streaming"), found
+    assert found["replicator"]["pid"] == pipeline.process.pid and found["slot"]["active"]
+    assert {t["name"]: t["state"] for t in found["tables"]} == {"customers": "ready", "orders": "ready"}
+    assert pipeline.verb("destroy", "--yes").code == BUSY
+    pipeline.kill()
+    found = wait.until(lambda: (lambda s: s if s["state"] == "stopped" else None)(
+        pipeline.ok("status", "--json").json()), "the lock of the killed one to go")
+    assert found["level"] == "warning"
+
+
+def test_status_of_a_copy_that_was_killed(shop, pipeline):
+    pipeline.start(fault="copy_before_views=kill")
+    pipeline.wait_exit()
+    found = wait.until(lambda: (lambda s: s if s["state"] == "stopped" else None)(
+        pipeline.ok("status", "--json").json()), "stopped")
+    assert found["next"].startswith("tailwater run")
+    assert {t["state"] for t in found["tables"]} <= {"copied", "indexed"}
+    assert "not before the copy is complete" in pipeline.ok("status").out
+
+
+def test_destroy_after_a_real_run_and_all_anew(shop, source, mirror, both_plugins, make_pipeline):
+    pipeline = make_pipeline().publish()
+    objects = mirror.value("select count(*) from pg_class")
+    pipeline.run_until_now()
+    pipeline.ok("destroy", "--yes")
+    assert mirror.value("select count(*) from pg_class") == objects
+    assert mirror.value("select to_regtype('public.mood') is null")
+    assert source.value("select count(*) from pg_replication_slots where database = current_database()",
+                        user="postgres") == 0
+    source.sql("update orders set note = 'second' where id < 10")
+    pipeline.publish()
+    pipeline.run_until_now()
+    pipeline.compare()
+
+
+def test_purge_beside_a_replicator(shop, source, mirror, make_pipeline):
+    """Keys are deleted and come back while purges take their tombstones away: nobody stumbles, nothing is lost."""
+    pipeline = make_pipeline(purge={"after": "7d"}).publish()
+    pipeline.start().wait_until_caught_up()
+    for turn in range(15):
+        purge = subprocess.Popen([BINARY, "-c", pipeline.file, "purge", "--older-than", "0"],
+                                 stdout=subprocess.DEVNULL, env=pipeline.environment())
+        while purge.poll() is None:
+            source.sql("delete from orders where id %% 5 = %s", turn % 5)
+            source.sql("insert into orders select i, 'again', 'sad' from generate_series(1, 500) i "
+                       "where i %% 5 = %s and i %% 2 = %s", turn % 5, turn % 2)
+        assert purge.returncode == 0
+    pipeline.wait_until_caught_up()
+    pipeline.compare()
+    pipeline.stop()
+    assert mirror.value("select count(*) from mirror_public.orders where _deleted_at is not null") > 0
+    pipeline.ok("purge", "--older-than", "0")
+    assert mirror.value("select count(*) from mirror_public.orders where _deleted_at is not null") == 0
+    pipeline.run_until_now()
+    pipeline.compare()
+
+
+def test_readers_that_are_added_later(shop, mirror, make_pipeline):
+    pipeline = make_pipeline()
+    pipeline.run_until_now()
+    with pytest.raises(Exception, match="permission denied"):
+        mirror.sql("select count(*) from orders", user="reports")
+    pipeline.keys["mirror"] = {"readers": ["reports"]}
+    pipeline.write_config()
+    pipeline.run_until_now()
+    assert mirror.value("select count(*) from orders", user="reports") == 500
+
+
+def test_retention_that_is_raised_later(shop, source, mirror, make_pipeline):
+    pipeline = make_pipeline()
+    pipeline.run_until_now()
+    assert mirror.value("select count(*) from pg_index where indpred is not null and indrelid = "
+                        "'mirror_public.orders'::regclass") == 0
+    pipeline.keys["purge"] = {"after": "7d"}
+    pipeline.write_config()
+    source.sql("delete from orders where id = 1")
+    pipeline.run_until_now()
+    assert mirror.value("select count(*) from pg_index where indpred is not null and indrelid = "
+                        "'mirror_public.orders'::regclass") == 1
+    assert mirror.value("select count(*) from mirror_public.orders where _deleted_at is not null") == 1
+
+
+def test_a_retention_that_the_replicator_keeps(shop, source, mirror, make_pipeline):
+    """The sweep between batches, by the replicator itself."""
+    pipeline = make_pipeline(purge={"after": "1s"})
+    pipeline.start().wait_until_caught_up()
+    source.sql("delete from orders where id <= 100")
+    pipeline.wait_until_caught_up()
+    wait.until(lambda: mirror.value("select count(*) from mirror_public.orders where _deleted_at is not null") == 0,
+               lambda: f"the sweep\n{pipeline.log_tail()}", deadline=60)
+    assert mirror.value("select count(*) from mirror_public.orders") == 400
+    pipeline.stop()
+    pipeline.compare()

@@ -164,6 +164,15 @@ static void the_replicator(void **state)
     status.pipeline.state = CONTROL_COPYING;
     status.heartbeat.state = "copying";
     expect(status, "copying", STATUS_FINE, ERROR_NONE);
+    status.heartbeat.copy_bytes = 4 * GB;
+    status.heartbeat.copy_bytes_done = GB;
+    status.heartbeat.started_at_us = 899 * SECOND;
+    status_judge(&status, &arena);
+    assert_string_equal(status.words,
+                        "initial copy: 2 of 2 tables, 1.0 GiB of about 4.0 GiB; to go: "
+                        "about 5 min 0 s");
+    status.pipeline.state = CONTROL_STREAMING;
+    expect(status, "starting", STATUS_FINE, ERROR_NONE);
     status = well();
     status.newest_copy = 1001;
     expect(status, "catching up", STATUS_FINE, ERROR_NONE);
