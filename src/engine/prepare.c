@@ -284,6 +284,8 @@ static bool copy_tables(const struct preparation *p, struct snapshot **snapshot,
     }
     if (!copy_run(&options, err))
         return error_wrap(err, "initial copy");
+    if (options.snapshot != NULL)
+        log_event(LOG_INFO, "copy_done", "all tables are copied");
     log_notes("left_out", &notes);
     for (int i = 0; i < list->count; i++)
         if (!ddl_add_tombstone_index(p->lock, &list->tables[i], err))
