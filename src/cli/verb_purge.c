@@ -16,7 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MAX_BUSY_TRIES 60 /* of SWEEP_LOCK_TIMEOUT each: a batch of five minutes */
+/* A large transaction may hold the clock for long; so long is an answer of its own. */
+#define MAX_BUSY_US INT64_C(300000000)
 
 struct purge {
     const struct cli *cli;
@@ -63,28 +64,37 @@ static void end_progress(void)
         fputs("\r\033[K", stderr);
 }
 
+/* The batches have not let go of the clock for too long. */
+static bool give_up(const struct control_table *table, struct error *err)
+{
+    error_set(
+        err, ERROR_RETRY,
+        "purging %s.%s: the replicator has been applying one batch for more than five minutes",
+        table->schema, table->name);
+    return error_hint(err,
+                      "a large transaction takes its time; run the same again when it is through");
+}
+
 static bool sweep_table(const struct purge *purge, const struct control_table *table,
                         int64_t older_than_us, int64_t *ret_deleted, struct error *err)
 {
-    int64_t total = 0, deleted = SWEEP_SLICE_ROWS;
-    int tries = 0;
+    int64_t total = 0, deleted = SWEEP_SLICE_ROWS, turn_us = clock_tick_us();
 
-    while (deleted == SWEEP_SLICE_ROWS) {
+    while (deleted == SWEEP_SLICE_ROWS || deleted == SWEEP_BUSY) {
         int64_t start_us = clock_tick_us();
 
-        say_progress(table, total, tries > 0);
+        say_progress(table, total, deleted == SWEEP_BUSY);
         if (!sweep_slice(purge->mirror, purge->config->pipeline, table->mirror_schema,
-                         table->mirror_name, older_than_us, SWEEP_SLICE_ROWS, &deleted, err)) {
-            if (err->kind == ERROR_RETRY && ++tries < MAX_BUSY_TRIES) {
-                deleted = SWEEP_SLICE_ROWS;
-                continue;
-            }
+                         table->mirror_name, older_than_us, SWEEP_SLICE_ROWS, &deleted, err) ||
+            (deleted == SWEEP_BUSY && start_us - turn_us > MAX_BUSY_US && !give_up(table, err))) {
             end_progress();
             return false;
         }
-        tries = 0;
+        if (deleted == SWEEP_BUSY)
+            continue;
+        turn_us = clock_tick_us();
         total += deleted;
-        rest(clock_tick_us() - start_us);
+        rest(turn_us - start_us);
     }
     end_progress();
     *ret_deleted = total;

@@ -18,7 +18,13 @@
 #define SAY_US   1000000
 #define GUARD_US 10000000
 #define SWEEP_US 30000000
-#define TURN_MS  200
+
+/* A round of the sweep is done in turns: half a second, then as long for the batches and for the
+ * other duties. */
+#define SWEEP_EVERY_US  1000000
+#define SWEEP_TURN_US   500000
+#define SWEEP_TURN_ROWS 1000
+#define TURN_MS         200
 
 struct watch {
     struct watcher *watcher;
@@ -26,6 +32,8 @@ struct watch {
     bool is_message_off;
     enum { WAL_FINE, WAL_WARNING, WAL_CRITICAL } wal;
     bool is_source_down;
+    int swept;            /* tables of this round */
+    int64_t sweep_due_us; /* when the next round is due */
 };
 
 /* ---- the duties ---- */
@@ -122,20 +130,40 @@ static bool guard_wal(struct watch *watch, struct error *err)
     return true;
 }
 
-static bool sweep(struct watch *watch, struct error *err)
+/* *ret_is_done: no more old tombstones in it.  Otherwise the turn is over, or a batch has the
+ * clock. */
+static bool sweep_table(const struct watch *watch, const struct table *table, int64_t deadline_us,
+                        bool *ret_is_done, struct error *err)
 {
     const struct watcher *watcher = watch->watcher;
+    int64_t deleted = table->purge_after_us > 0 ? SWEEP_TURN_ROWS : 0;
 
-    for (int i = 0; i < watcher->list->count; i++) {
-        const struct table *table = &watcher->list->tables[i];
-        int64_t deleted = SWEEP_SLICE_ROWS;
+    while (deleted == SWEEP_TURN_ROWS && clock_tick_us() < deadline_us && !*watcher->stop)
+        if (!sweep_slice(watcher->lock, watcher->config->pipeline, table->mirror_schema,
+                         table->mirror_name, table->purge_after_us, SWEEP_TURN_ROWS, &deleted, err))
+            return error_wrap(err, "sweeping %s", table->label);
+    *ret_is_done = deleted != SWEEP_TURN_ROWS && deleted != SWEEP_BUSY;
+    return true;
+}
 
-        while (table->purge_after_us > 0 && deleted == SWEEP_SLICE_ROWS && !*watcher->stop)
-            if (!sweep_slice(watcher->lock, watcher->config->pipeline, table->mirror_schema,
-                             table->mirror_name, table->purge_after_us, SWEEP_SLICE_ROWS, &deleted,
-                             err))
-                return error_wrap(err, "sweeping %s", table->label);
+/* A round over all tables, as far as it gets in this turn. */
+static bool sweep(struct watch *watch, struct error *err)
+{
+    const struct table_list *list = watch->watcher->list;
+    const int64_t now = clock_tick_us();
+    bool is_done = true;
+
+    if (now < watch->sweep_due_us)
+        return true;
+    while (watch->swept < list->count) {
+        if (!sweep_table(watch, &list->tables[watch->swept], now + SWEEP_TURN_US, &is_done, err))
+            return false;
+        if (!is_done)
+            return true;
+        watch->swept++;
     }
+    watch->swept = 0;
+    watch->sweep_due_us = now + SWEEP_US;
     return true;
 }
 
@@ -183,7 +211,7 @@ void *watcher_run(void *arg)
         {.run = say, .every_us = SAY_US, .is_vital = true},
         {.run = send_message, .every_us = watcher->config->source.heartbeat_interval_us},
         {.run = guard_wal, .every_us = GUARD_US},
-        {.run = sweep, .every_us = SWEEP_US, .is_vital = true},
+        {.run = sweep, .every_us = SWEEP_EVERY_US, .is_vital = true},
     };
     struct error err = {0};
 

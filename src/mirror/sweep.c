@@ -54,18 +54,24 @@ bool sweep_slice(struct pg *mirror, const char *pipeline, const char *mirror_sch
                  const char *mirror_name, int64_t older_than_us, int limit, int64_t *ret_deleted,
                  struct error *err)
 {
-    struct error ignored;
+    struct error failure = {0}, ignored;
     int64_t deleted;
 
-    if (pg_exec(mirror, "BEGIN; SET LOCAL lock_timeout = '" SWEEP_LOCK_TIMEOUT "'", err) &&
-        lock_clock(mirror, pipeline, err) &&
-        delete_slice(mirror, mirror_schema, mirror_name, older_than_us, limit, &deleted, err) &&
-        pg_exec(mirror, "COMMIT", err)) {
+    if (pg_exec(mirror, "BEGIN; SET LOCAL lock_timeout = '" SWEEP_LOCK_TIMEOUT "'", &failure) &&
+        lock_clock(mirror, pipeline, &failure) &&
+        delete_slice(mirror, mirror_schema, mirror_name, older_than_us, limit, &deleted,
+                     &failure) &&
+        pg_exec(mirror, "COMMIT", &failure)) {
         *ret_deleted = deleted;
         return true;
     }
     if (!pg_is_broken(mirror))
         pg_exec(mirror, "ROLLBACK", &ignored);
+    if (strcmp(failure.sqlstate, "55P03") == 0) {
+        *ret_deleted = SWEEP_BUSY;
+        return true;
+    }
+    *err = failure;
     return error_wrap(err, "purging %s.%s", mirror_schema, mirror_name);
 }
 

@@ -20,13 +20,15 @@
 
 #define SWEEP_SLICE_ROWS 5000
 
-/* How long a slice waits for a batch in progress before it is an ERROR_RETRY. */
-#define SWEEP_LOCK_TIMEOUT "5s"
+/* How long a slice waits for a batch in progress before it gives way. */
+#define SWEEP_LOCK_TIMEOUT "200ms"
+#define SWEEP_BUSY         INT64_C(-1)
 
 /*
  * Delete up to limit tombstones of the mirror table that are older than older_than_us, by the
- * mirror's clock. *ret_deleted below limit: there are no more for now.  Outside a transaction
- * block.
+ * mirror's clock.  *ret_deleted below limit: there are no more for now; SWEEP_BUSY: a batch has the
+ * clock, which may be for as long as a large transaction takes; nothing was deleted, try later.
+ * Outside a transaction block.
  */
 bool sweep_slice(struct pg *mirror, const char *pipeline, const char *mirror_schema,
                  const char *mirror_name, int64_t older_than_us, int limit, int64_t *ret_deleted,

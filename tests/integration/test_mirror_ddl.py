@@ -517,23 +517,39 @@ def test_sweep_takes_old_tombstones_in_slices(tool, mirror):
     assert mirror.sql("select id from mirror_public.orders") == [(100,)]
 
 
-def test_sweep_waits_for_a_batch_and_a_batch_for_the_sweep(tool, mirror):
+def test_sweep_gives_way_to_a_batch(tool, mirror):
     tool(ORDERS, *BUILD)
     add_tombstones(mirror, ["3 hours"])
     batch = mirror.connect()
     batch.cursor().execute("update tailwater.clock set batch_id = batch_id + 1")
-    answers = []
-    thread = threading.Thread(target=lambda: answers.append(tool(ORDERS, "sweep=0:10")))
-    thread.start()
-    wait.until(lambda: mirror.value("select count(*) from pg_stat_activity where wait_event_type = 'Lock' "
-                                    "and query like '%tailwater.clock%'") == 1, "the sweep to wait")
+    assert tool(ORDERS, "sweep=0:10").out == "deleted -1\n"
     # what the batch brings back to life survives
     batch.cursor().execute("update mirror_public.orders set _deleted_at = null")
     batch.commit()
     batch.close()
-    thread.join()
-    assert answers[0].out == "deleted 0\n"
+    assert tool(ORDERS, "sweep=0:10").out == "deleted 0\n"
     assert mirror.value("select count(*) from public.orders") == 1
+
+
+def test_a_sweep_that_waited_sees_what_the_batch_did(tool, mirror):
+    """Its snapshot is taken after the clock, not before."""
+    tool(ORDERS, *BUILD)
+    add_tombstones(mirror, ["3 hours"])
+    for _ in range(3):
+        batch = mirror.connect()
+        batch.cursor().execute("update tailwater.clock set batch_id = batch_id + 1; "
+                               "update mirror_public.orders set _deleted_at = null")
+        answers = []
+        thread = threading.Thread(target=lambda: answers.append(tool(ORDERS, "sweep=0:10").out))
+        thread.start()
+        wait.until(lambda: answers or mirror.value(
+            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = "
+            "current_database() and query like '%tailwater.clock%'") == 1, "the sweep to wait", every=0.005)
+        batch.commit()
+        batch.close()
+        thread.join()
+        assert answers[0] in ("deleted 0\n", "deleted -1\n")
+        assert mirror.value("select count(*) from public.orders") == 1
 
 
 # ---- destroy ----

@@ -353,7 +353,7 @@ def test_purge_waits_for_a_long_batch(made):
     thread = threading.Thread(target=lambda: answers.append(made.pipeline.verb("purge", "--older-than", "1h")))
     thread.start()
     wait.until(lambda: "canceling statement due to lock timeout" in made.mirror.cluster.log,
-               "the first try to give up")
+               "the first try to give way")
     batch.cursor().execute("update mirror_public.orders set _deleted_at = null")
     batch.commit()
     batch.close()
@@ -578,6 +578,7 @@ def test_purge_beside_a_replicator(shop, source, mirror, make_pipeline):
             source.sql("insert into orders select i, 'again', 'sad' from generate_series(1, 500) i "
                        "where i %% 5 = %s and i %% 2 = %s", turn % 5, turn % 2)
         assert purge.returncode == 0
+    source.sql("delete from orders where id % 2 = 0")
     pipeline.wait_until_caught_up()
     pipeline.compare()
     pipeline.stop()
@@ -624,3 +625,26 @@ def test_a_retention_that_the_replicator_keeps(shop, source, mirror, make_pipeli
     assert mirror.value("select count(*) from mirror_public.orders") == 400
     pipeline.stop()
     pipeline.compare()
+
+
+def test_the_sweep_gives_way_to_a_long_batch(shop, source, mirror, make_pipeline):
+    """A batch that holds the clock for long is no trouble: the replicator goes on saying that it lives."""
+    pipeline = make_pipeline(purge={"after": "1s"})
+    batch = mirror.connect()
+    pipeline.run_until_now()
+    # a tombstone that is due as soon as the replicator starts
+    mirror.sql("update mirror_public.orders set _deleted_at = now() - interval '1 hour' where id = 1")
+    batch.cursor().execute("select from tailwater.clock for update")
+    pipeline.start()
+    since = time.monotonic()
+    while time.monotonic() - since < 8:
+        wait.until(lambda: pipeline._alive_or(lambda: mirror.value(
+            "select now() - said_at < interval '2 seconds' and said_at > %s::timestamptz from tailwater.heartbeat",
+            "2000-01-01")), lambda: f"a heartbeat\n{pipeline.log_tail()}", deadline=4)
+        time.sleep(0.2)
+    assert pipeline.events().count("streaming") == 1, pipeline.log_tail()
+    assert mirror.value("select count(*) from mirror_public.orders where _deleted_at is not null") == 1
+    batch.rollback()
+    batch.close()
+    wait.until(lambda: mirror.value("select count(*) from mirror_public.orders where _deleted_at is not null") == 0,
+               lambda: f"the sweep\n{pipeline.log_tail()}", deadline=20)
