@@ -1,8 +1,11 @@
 /*
- * The row is found by its remembered address, and by its key where that is not known: under an old
- * snapshot of somebody's the versions of a hot row cannot be pruned, and a look-up by key walks
- * them all.  The address alone is never trusted: pipeline and cursor are compared in the same
- * statement.
+ * The row is found by its remembered address: under an old snapshot of somebody's the versions of a
+ * hot row cannot be pruned, and a look-up by key walks them all.  The address alone is never
+ * trusted: pipeline, cursor and batch are compared in the same statement.  Where the row has moved
+ * (VACUUM FULL) that fails like a fence, and the next session reads the row by its key again.
+ *
+ * The statement is prepared: it runs with every batch, and planning it would cost as much as a
+ * small batch.
  */
 #include "mirror/cursor.h"
 
@@ -14,6 +17,12 @@
 
 bool cursor_read(struct cursor *cursor, struct pg *mirror, const char *pipeline, struct error *err)
 {
+    static const char prepare[] =
+        "prepare tailwater_clock (text, pg_lsn, bigint, pg_lsn, bigint, timestamptz, tid) as "
+        "update tailwater.clock set batch_id = batch_id + $5, cursor = $4, "
+        "commit_time = coalesce($6, commit_time), applied_at = clock_timestamp() "
+        "where ctid = $7 and pipeline = $1 and cursor = $2 and batch_id = $3 "
+        "returning batch_id, ctid::text";
     _cleanup_result_ struct pg_result *result = NULL;
 
     if (!pg_query_row(
@@ -24,32 +33,18 @@ bool cursor_read(struct cursor *cursor, struct pg *mirror, const char *pipeline,
     cursor->lsn = pg_lsn(result, 0, 0);
     cursor->batch_id = pg_int(result, 0, 1);
     snprintf(cursor->tid, sizeof(cursor->tid), "%s", pg_text(result, 0, 2));
-    return true;
+    return pg_exec(mirror, prepare, err);
 }
 
 static bool send_update(struct cursor *cursor, struct pg *mirror, const char *tid, lsn_t expected,
                         int64_t expected_batch, int64_t step, lsn_t lsn, int64_t commit_time_us,
                         struct error *err)
 {
-    static const char by_address[] =
-        "update tailwater.clock set batch_id = batch_id + $5, cursor = $4, "
-        "commit_time = coalesce($6::timestamptz, commit_time), "
-        "applied_at = clock_timestamp() "
-        "where ctid = $7::tid and pipeline = $1 and cursor = $2 and batch_id = $3 "
-        "returning batch_id, ctid::text";
-    static const char by_key[] =
-        "update tailwater.clock set batch_id = batch_id + $5, cursor = $4, "
-        "commit_time = coalesce($6::timestamptz, commit_time), "
-        "applied_at = clock_timestamp() "
-        "where pipeline = $1 and cursor = $2 and batch_id = $3 and $7::text is null "
-        "returning batch_id, ctid::text";
     char from[LSN_TEXT_SIZE], to[LSN_TEXT_SIZE], batch[24], one[24];
-    const bool has_tid = tid[0] != '\0';
     const uint64_t time = __builtin_bswap64((uint64_t) (commit_time_us - CLOCK_POSTGRES_EPOCH_US));
     struct pg_param params[7] = {{0}};
     const char *texts[7] = {
-        cursor->pipeline,    lsn_text(expected, from), batch, lsn_text(lsn, to), one, NULL,
-        has_tid ? tid : NULL};
+        cursor->pipeline, lsn_text(expected, from), batch, lsn_text(lsn, to), one, NULL, tid};
 
     snprintf(batch, sizeof(batch), "%" PRId64, expected_batch);
     snprintf(one, sizeof(one), "%" PRId64, step);
@@ -59,7 +54,7 @@ static bool send_update(struct cursor *cursor, struct pg *mirror, const char *ti
         params[5] = (struct pg_param){
             .data = (const char *) &time, .len = sizeof(time), .is_binary = true};
     cursor->next_lsn = lsn;
-    return pg_send_query(mirror, has_tid ? by_address : by_key, 7, params, err);
+    return pg_send_prepared(mirror, "tailwater_clock", 7, params, err);
 }
 
 bool cursor_send_move(struct cursor *cursor, struct pg *mirror, lsn_t lsn, int64_t commit_time_us,
@@ -78,12 +73,6 @@ bool cursor_send_finish(struct cursor *cursor, struct pg *mirror, lsn_t lsn, int
 
 bool cursor_take(struct cursor *cursor, const struct pg_result *result, struct error *err)
 {
-    if (pg_rows(result) != 1 && cursor->tid[0] != '\0') {
-        cursor->tid[0] =
-            '\0'; /* the row may only have moved (VACUUM FULL): the next try goes by key */
-        return error_set(err, ERROR_RETRY, "the clock of pipeline %s is not where it was",
-                         cursor->pipeline);
-    }
     if (pg_rows(result) != 1) {
         error_set(err, ERROR_BUSY,
                   "the clock of pipeline %s is not at " LSN_FORMAT ", batch %" PRId64

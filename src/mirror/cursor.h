@@ -13,7 +13,7 @@ struct cursor {
     const char *pipeline;
     lsn_t lsn;        /* the mirror is complete up to here, as committed */
     int64_t batch_id; /* of the last committed batch */
-    char tid[32];     /* the row's address; "" when unknown */
+    char tid[32];     /* the row's address */
 
     /* of the transaction in progress; taken over by cursor_committed() */
     lsn_t next_lsn;
@@ -21,7 +21,7 @@ struct cursor {
     int64_t next_batch_id;
 };
 
-/* Read the committed clock. */
+/* Read the committed clock, and prepare the statement that moves it on this connection. */
 bool cursor_read(struct cursor *cursor, struct pg *mirror, const char *pipeline, struct error *err);
 
 /*
