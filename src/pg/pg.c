@@ -93,7 +93,7 @@ static void keywords_default(struct keywords *keywords, const char *name, const 
 /* What the conninfo itself says; libpq's defaults, environment and service file come in later. */
 static void keywords_take(struct keywords *keywords, const PQconninfoOption *parsed)
 {
-    for (; parsed->keyword != NULL && keywords->count < 48; parsed++)
+    for (; parsed != NULL && parsed->keyword != NULL && keywords->count < 48; parsed++)
         if (parsed->val != NULL)
             keywords_set(keywords, parsed->keyword, parsed->val);
 }
