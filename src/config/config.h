@@ -3,9 +3,10 @@
  *
  * An unknown key, a bad unit, a value out of range, a table pattern that is not one: ERROR_CONFIG
  * with file, line, column and the nearest right name.  ${ENV} is expanded inside scalars (an unset
- * variable is an error; $${ is a literal ${). Durations carry units (us ms s min h d), sizes too (B
- * kB MB GB, KiB MiB GiB; powers of 1024 for both, as PostgreSQL's settings have it); a bare 0 needs
- * none.
+ * variable is an error; $${ is a literal ${); one that is a value of a key=value connection string
+ * is quoted there, so that any password works.  Durations carry units (us ms s min h d), sizes too
+ * (B kB MB GB TB, KiB MiB GiB TiB; powers of 1024 for both, as PostgreSQL's settings have it); a
+ * bare 0 needs none.
  */
 #ifndef TAILWATER_CONFIG_H
 #define TAILWATER_CONFIG_H
