@@ -205,8 +205,10 @@ bool pg_fail(struct pg *pg, const PGresult *result, const char *doing, struct er
     const char *sqlstate = result ? PQresultErrorField(result, PG_DIAG_SQLSTATE) : NULL;
     const char *message = result ? PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY) : NULL;
 
-    if (sqlstate == NULL && PQstatus(pg->conn) == CONNECTION_OK) {
-        /* libpq itself refused: a call out of order, a parameter count. */
+    if (sqlstate == NULL && result == NULL && PQstatus(pg->conn) == CONNECTION_OK) {
+        /* libpq itself refused: a call out of order, a parameter count.  (A result without an
+         * SQLSTATE is libpq's word of a write that failed; it may call the connection good still,
+         * as long as the server's last words can be read.) */
         pg_fail_text(pg->side, "", PQerrorMessage(pg->conn), doing, err);
         err->kind = ERROR_BUG;
         return false;
