@@ -2,7 +2,8 @@
 
 Cheap by default: every worker has one pair of clusters for its whole session, and every test a
 database of its own in each.  A test that stops, kills or reconfigures servers takes own_servers.
-Folders are under /tmp (socket paths are short) and are removed, but for those of failed tests.
+Folders are under /tmp (socket paths are short; TAILWATER_TEST_TMP is another place) and are removed,
+but for those of failed tests.
 """
 
 import itertools
@@ -43,7 +44,7 @@ def has_failed(item):
 
 
 def new_folder(prefix):
-    folder = tempfile.mkdtemp(prefix=prefix, dir="/tmp")
+    folder = tempfile.mkdtemp(prefix=prefix, dir=os.environ.get("TAILWATER_TEST_TMP", "/tmp"))
     os.chmod(folder, 0o755)
     return folder
 
@@ -54,9 +55,21 @@ def watch(item, title, text):
 
 
 def watch_log(item, title, cluster):
-    """The part of a server's log that this test causes."""
+    """The part of a server's log that this test causes, without what every walsender says."""
     start = len(cluster.log)
-    watch(item, title, lambda: cluster.log[start:])
+
+    def said():
+        lines, routine = [], False
+        for line in cluster.log[start:].splitlines():
+            if " LOG:  " in line:
+                routine = "logical decoding" in line
+            elif "ERROR:  " in line or "FATAL:  " in line:
+                routine = False
+            if not routine:
+                lines.append(line[:400])
+        return "\n".join(lines)
+
+    watch(item, title, said)
 
 
 class Servers:
@@ -96,8 +109,8 @@ def own_servers(request, folder):
     pair = Servers(folder)
     try:
         pair.start()
-        watch(request.node, "source server log", lambda: pair.source.log)
-        watch(request.node, "mirror server log", lambda: pair.mirror.log)
+        watch_log(request.node, "source server log", pair.source)
+        watch_log(request.node, "mirror server log", pair.mirror)
         yield pair
     finally:
         pair.stop()

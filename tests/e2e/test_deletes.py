@@ -102,7 +102,7 @@ def test_purge_by_hand_while_running(table, mirror, make_pipeline):
     pipeline.settle()
 
 
-def test_sweep_when_they_are_old_enough(both_plugins, table, mirror, make_pipeline):
+def test_sweep_when_they_are_old_enough(table, mirror, make_pipeline):
     """The running replicator removes them, also while nothing else happens."""
     pipeline = running(make_pipeline, purge={"after": "1s"})
     pipeline.feed(["delete from t where id <= 5"], "one by one")

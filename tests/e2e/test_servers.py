@@ -93,7 +93,7 @@ def test_p41_long_wait_for_the_mirror(both_plugins, own_servers, source, mirror,
     own_servers.source.set(wal_sender_timeout="2s")
     pipeline = running(make_pipeline)
     sender = "select active_pid from pg_replication_slots where slot_name = %s"
-    before = source.value(sender, pipeline.slot, user="postgres")
+    before = wait.until(lambda: source.value(sender, pipeline.slot, user="postgres"), "streaming")
     with Traffic(source, folder, TRAFFIC, clients=2, rate=200):
         with mirror.transaction() as cursor:
             cursor.execute("lock table mirror_public.t in access exclusive mode")

@@ -122,7 +122,7 @@ def test_source_replaced(both_plugins, own_servers, source, copied):
 
 
 def test_destroy_leaves_nothing(both_plugins, source, mirror, copied):
-    copied.ok("destroy", *destroy_words(copied))
+    copied.ok("destroy", "--yes")
     assert source.value("select count(*) from pg_replication_slots where slot_name = %s",
                         copied.slot, user="postgres") == 0
     assert mirror.value("select count(*) from pg_views where schemaname = 'public'") == 0
@@ -130,9 +130,6 @@ def test_destroy_leaves_nothing(both_plugins, source, mirror, copied):
     copied.publish()
     copied.run_until_now()
     copied.compare()
-    copied.ok("destroy", *destroy_words(copied))
-    copied.ok("destroy", *destroy_words(copied))
-
-
-def destroy_words(pipeline):
-    return ["--yes"]
+    copied.ok("destroy", "--yes")
+    again = copied.verb("destroy", "--yes")
+    assert again.code == 1 and "nothing to remove" in again.text, repr(again)

@@ -150,7 +150,7 @@ def test_values_of_every_kind(both_plugins, source, mirror, make_pipeline):
     try:
         pipeline = running(make_pipeline)
         pipeline.compare()
-        pipeline.feed(["update v set id = id + 100", "insert into v select (v).* from v where false"]
+        pipeline.feed(["update v set id = id + 100"]
                       + [f"insert into v values {row}" for row in ROWS]
                       + ["update v set t = coalesce(t, '') || 'ü€😀' where id < 100",
                          "alter type mood add value 'elated'"], "one by one")
