@@ -117,10 +117,13 @@ def catch_up(bench, workload, rounds, who):
     bench.new_source("shop_" + workload.name)
     workload.before(bench)
     bench.source.sql("vacuum analyze", user=SUPERUSER)
-    everyone = [c for c in contenders.everyone(bench)]
+    everyone = contenders.everyone(bench)
+    names = set(who or (c.name for c in everyone))
+    needed = names | {name for c in everyone if c.name in names for name in c.needs}
     for contender in everyone:
-        contender.prepare()
-    everyone = [c for c in everyone if not who or c.name in who]
+        if contender.name in needed:
+            contender.prepare()
+    everyone = [c for c in everyone if c.name in names]
     say(f"{workload.title}: making the backlog")
     workload.run(bench)
     bench.finish_backlog()

@@ -26,9 +26,11 @@ WAL2JSON_OPTIONS = {
 
 
 class Contender:
-    """name is the table's column; fills says whether it leaves a mirror that can be compared."""
+    """name is the table's column; fills says whether it leaves a mirror that can be compared; needs
+    names contenders whose preparation this one uses."""
 
     fills = False
+    needs = ()
 
     def __init__(self, bench):
         self.bench = bench
@@ -48,14 +50,15 @@ class Contender:
         return Database(self.target, self.live, SUPERUSER)
 
     def copy_slot(self, slot):
-        """The slot as it was before the backlog."""
-        admin = self.source.cluster.sql
-        admin("select pg_drop_replication_slot(slot_name) from pg_replication_slots "
-              "where slot_name = %s", slot)
-        admin("select pg_copy_logical_replication_slot(%s, %s)", slot + "_base", slot)
+        """The slot as it was before the backlog.  (A copy belongs to the database it is made in.)"""
+        self.source.sql("select pg_drop_replication_slot(slot_name) from pg_replication_slots "
+                        "where slot_name = %s", slot, user=SUPERUSER)
+        self.source.sql("select pg_copy_logical_replication_slot(%s, %s)", slot + "_base", slot,
+                        user=SUPERUSER)
 
     def keep_slot(self, slot):
-        self.source.cluster.sql("select pg_copy_logical_replication_slot(%s, %s)", slot, slot + "_base")
+        self.source.sql("select pg_copy_logical_replication_slot(%s, %s)", slot, slot + "_base",
+                        user=SUPERUSER)
 
     def make_slot(self, slot, plugin):
         """Before the backlog; slots belong to the database they are made in."""
@@ -217,6 +220,7 @@ class Write(Contender):
     """
 
     name = "write-only"
+    needs = ("tailwater-pgoutput",)
 
     def prepare(self):
         pass
