@@ -96,7 +96,7 @@ struct resolved_type catalog_types_resolve(const struct catalog_types *types, ui
 
 /* Note that the name of the type is needed, with and without its modifier, and those of all that it
  * is made of. */
-void catalog_types_want(struct catalog_types *types, struct resolved_type type);
+void catalog_types_want(struct catalog_types *types, struct resolved_type wanted);
 
 /* Its name on the mirror, qualified and quoted: with its modifier, for a column's definition;
  * typmod -1 for a cast.  Only for what was wanted. */

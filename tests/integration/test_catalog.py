@@ -64,6 +64,7 @@ def test_glob_takes_roots_and_passes_over_the_rest(source, survey):
     assert one(answer, "table_kind")["what"].startswith("public.u ")
     assert one(answer, "table_key")["what"].startswith("public.nokey ")
     assert {f["level"] for f in answer["findings"]} == {"warning"}
+    assert survey(["*.*"]) == answer, "nothing of the system's"
 
 
 def test_a_named_table_must_be_usable(source, survey):
