@@ -233,8 +233,7 @@ static bool remove_source(struct destroy_run *run, struct error *err)
     if (run->source == NULL) {
         notes_add(&run->kept,
                   "the source was skipped; if it still exists, its slot keeps WAL for ever.  "
-                  "There: SELECT "
-                  "pg_drop_replication_slot('%s')",
+                  "There: SELECT pg_drop_replication_slot('%s')",
                   slot);
         return true;
     }

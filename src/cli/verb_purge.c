@@ -127,7 +127,7 @@ static bool purge_table(struct purge *purge, const struct control_table *table, 
 {
     int64_t older_than_us = retention(purge, table), rows = 0, oldest_us = 0;
 
-    if (older_than_us < 0 || table->state < CONTROL_TABLE_COPIED)
+    if (older_than_us < 0 || table->state != CONTROL_TABLE_READY)
         return true;
     if (purge->cli->is_dry_run
             ? !sweep_count(purge->mirror, table->mirror_schema, table->mirror_name, older_than_us,

@@ -9,8 +9,6 @@
 
 #include <stdio.h>
 
-#define MICROSECONDS(column) "coalesce((extract(epoch FROM " column ") * 1000000)::bigint, 0)"
-
 bool control_load(struct pg *mirror, const char *pipeline, struct arena *arena, bool *ret_found,
                   struct control_pipeline *ret_pipeline, struct error *err)
 {
@@ -18,38 +16,12 @@ bool control_load(struct pg *mirror, const char *pipeline, struct arena *arena, 
 
     if (!pg_query(mirror,
                   "SELECT p.epoch, p.system_identifier, p.timeline, p.database, p.slot, "
-                  "p.slot_lsn, "
-                  "p.plugin, p.publication, p.state, " MICROSECONDS("p.created_at") ", c.batch_id, "
-                                                                                    "c.cursor,"
-                                                                                    " " MICROSECONDS("c.commit_time") ", " MICROSECONDS(
-                                                                                        "c.applied_"
-                                                                                        "at") " FRO"
-                                                                                              "M "
-                                                                                              "tail"
-                                                                                              "wate"
-                                                                                              "r."
-                                                                                              "pipe"
-                                                                                              "line"
-                                                                                              " p "
-                                                                                              "JOIN"
-                                                                                              " tai"
-                                                                                              "lwat"
-                                                                                              "er."
-                                                                                              "cloc"
-                                                                                              "k c "
-                                                                                              "ON "
-                                                                                              "c."
-                                                                                              "pipe"
-                                                                                              "line"
-                                                                                              " = "
-                                                                                              "p."
-                                                                                              "name"
-                                                                                              " WHE"
-                                                                                              "RE "
-                                                                                              "p."
-                                                                                              "name"
-                                                                                              " = "
-                                                                                              "$1",
+                  "p.slot_lsn, p.plugin, p.publication, p.state, "
+                  "(extract(epoch FROM p.created_at) * 1000000)::bigint, c.batch_id, c.cursor, "
+                  "coalesce((extract(epoch FROM c.commit_time) * 1000000)::bigint, 0), "
+                  "(extract(epoch FROM c.applied_at) * 1000000)::bigint "
+                  "FROM tailwater.pipeline p JOIN tailwater.clock c ON c.pipeline = p.name "
+                  "WHERE p.name = $1",
                   1, &pipeline, &row, err))
         return error_wrap(err, "reading pipeline %s", pipeline);
     *ret_found = pg_rows(row) == 1;

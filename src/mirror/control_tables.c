@@ -240,18 +240,24 @@ bool control_list_tables(struct pg *mirror, const char *pipeline, struct arena *
     _cleanup_result_ struct pg_result *rows = NULL;
     struct control_table *tables;
 
-    /* As the planner does it: rows per page when last analyzed, times the pages there are now. */
-    if (!pg_query(
-            mirror,
-            "SELECT " ROW_COLUMNS
-            ", CASE WHEN c.oid IS NULL THEN -1 WHEN c.reltuples >= 0 AND c.relpages > 0 "
-            "THEN round(c.reltuples / c.relpages * (pg_relation_size(c.oid) / "
-            "current_setting('block_size')::integer))::bigint "
-            "ELSE pg_stat_get_live_tuples(c.oid) END, coalesce(pg_total_relation_size(c.oid), -1) "
-            "FROM tailwater.mirror_table m LEFT JOIN pg_class c "
-            "ON c.oid = to_regclass(format('%I.%I', m.mirror_schema, m.mirror_name)) "
-            "WHERE m.pipeline = $1 ORDER BY m.schema, m.name",
-            1, &pipeline, &rows, err))
+    /*
+     * As the planner does it: rows per page when last analyzed, times the pages there are now.
+     * Asking a table's size waits for whoever has it exclusively, as making its key does: so only
+     * those that are past that are asked.
+     */
+    if (!pg_query(mirror,
+                  "SELECT " ROW_COLUMNS
+                  ", CASE WHEN c.oid IS NULL THEN coalesce(nullif(m.copied_rows, 0), -1) "
+                  "WHEN c.reltuples >= 0 AND c.relpages > 0 "
+                  "THEN round(c.reltuples / c.relpages * (pg_relation_size(c.oid) / "
+                  "current_setting('block_size')::integer))::bigint "
+                  "ELSE pg_stat_get_live_tuples(c.oid) END, "
+                  "coalesce(pg_total_relation_size(c.oid), -1) "
+                  "FROM tailwater.mirror_table m LEFT JOIN pg_class c "
+                  "ON m.state IN ('indexed', 'ready') "
+                  "AND c.oid = to_regclass(format('%I.%I', m.mirror_schema, m.mirror_name)) "
+                  "WHERE m.pipeline = $1 ORDER BY m.schema, m.name",
+                  1, &pipeline, &rows, err))
         return error_wrap(err, "reading the tables of pipeline %s", pipeline);
     tables = arena_new(arena, struct control_table, pg_rows(rows));
     for (int row = 0; row < pg_rows(rows); row++) {

@@ -253,9 +253,8 @@ static bool find_differences(struct pg *mirror, const struct ddl_step *step, con
 
     if (!pg_query(mirror,
                   "SELECT e.nr, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, "
-                  "a.attgenerated <> '', " DDL_SAME_TYPE
-                  " FROM jsonb_to_recordset($2::jsonb) AS e(nr integer, name text, type text, bare "
-                  "boolean) "
+                  "a.attgenerated <> '', " DDL_SAME_TYPE " FROM jsonb_to_recordset($2::jsonb) "
+                  "AS e(nr integer, name text, type text, bare boolean) "
                   "FULL JOIN (SELECT * FROM pg_attribute WHERE attrelid = $1::oid AND attnum > 0 "
                   "AND NOT attisdropped) AS a ON a.attname = e.name ORDER BY e.nr, a.attnum",
                   2, params, &actual, err))

@@ -79,8 +79,8 @@ static bool name_holders(struct pg *mirror, const struct control_table *table, s
             mirror,
             "WITH ours AS (SELECT to_regclass(format('%I.%I', $1::text, $2::text))::oid AS oid "
             "UNION ALL SELECT to_regclass(format('%I.%I', $3::text, $4::text))::oid) "
-            "SELECT DISTINCT CASE WHEN r.oid IS NULL THEN pg_describe_object(d.classid, d.objid, "
-            "0) "
+            "SELECT DISTINCT CASE WHEN r.oid IS NULL "
+            "THEN pg_describe_object(d.classid, d.objid, 0) "
             "ELSE pg_describe_object('pg_class'::regclass, r.ev_class, 0) END "
             "FROM pg_depend d LEFT JOIN pg_rewrite r "
             "ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid "

@@ -214,8 +214,7 @@ static bool step_grants(struct pg *mirror, void *context, struct error *err)
     for (int row = 0; row < pg_rows(left); row++)
         notes_add(grants->notes,
                   "reader %s cannot use schema %s of the mirror, which is not ours to grant; as "
-                  "its owner: "
-                  "GRANT USAGE ON SCHEMA %s TO %s",
+                  "its owner: GRANT USAGE ON SCHEMA %s TO %s",
                   pg_text(left, row, 1), pg_text(left, row, 0), pg_text(left, row, 0),
                   pg_text(left, row, 1));
     return true;

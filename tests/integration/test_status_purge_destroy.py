@@ -174,6 +174,16 @@ def test_status_while_copying(made, holding):
     assert made.verb("status").out.index("public.orders") < made.verb("status").out.index("public.customers")
 
 
+def test_status_does_not_wait_for_a_key_being_made(made):
+    made.mirror.sql("update tailwater.mirror_table set state = 'copied', copied_rows = 77 where name = 'orders'")
+    maker = made.mirror.connect()
+    maker.cursor().execute("lock table mirror_public.orders in access exclusive mode")
+    found = {table["name"]: table for table in made.status()["tables"]}
+    maker.rollback()
+    maker.close()
+    assert (found["orders"]["estimated_rows"], found["orders"]["bytes"]) == (77, None)
+
+
 def test_status_after_the_copy_until_all_tables_are_equally_new(made, holding):
     made.mirror.sql("update tailwater.mirror_table set copy_lsn = 'FF/0' where name = 'orders'")
     assert made.status()["state"] == "catching up"
