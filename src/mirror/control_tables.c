@@ -74,17 +74,17 @@ static bool refuse_collisions(struct pg *mirror, int nparams, const char *const 
             WANTED
             ", everything AS (SELECT $1 AS pipeline, schema, name, mirror_schema, mirror_name, "
             "view_schema, view_name FROM wanted UNION SELECT pipeline, schema, name, "
-            "mirror_schema, mirror_name, view_schema, view_name FROM tailwater.mirror_table) "
-            "SELECT a.schema || '.' || a.name, b.schema || '.' || b.name, b.pipeline, "
-            "CASE WHEN (a.mirror_schema, a.mirror_name) = (b.mirror_schema, b.mirror_name) "
-            "THEN 'mirror table ' || a.mirror_schema || '.' || a.mirror_name "
-            "ELSE 'live view ' || a.view_schema || '.' || a.view_name END, "
-            "(a.mirror_schema, a.mirror_name) = (b.mirror_schema, b.mirror_name) "
-            "FROM everything a JOIN everything b ON "
-            "(a.pipeline, a.schema, a.name) <> (b.pipeline, b.schema, b.name) "
-            "AND ((a.mirror_schema, a.mirror_name) = (b.mirror_schema, b.mirror_name) "
-            "OR (a.view_schema, a.view_name) = (b.view_schema, b.view_name)) "
-            "WHERE a.pipeline = $1 ORDER BY a.schema, a.name LIMIT 1",
+            "mirror_schema, mirror_name, view_schema, view_name FROM tailwater.mirror_table), "
+            "pairs AS (SELECT a, b, true AS is_mirror FROM everything a JOIN everything b "
+            "ON (a.mirror_schema, a.mirror_name) = (b.mirror_schema, b.mirror_name) UNION ALL "
+            "SELECT a, b, false FROM everything a JOIN everything b "
+            "ON (a.view_schema, a.view_name) = (b.view_schema, b.view_name)) "
+            "SELECT (a).schema || '.' || (a).name, (b).schema || '.' || (b).name, (b).pipeline, "
+            "CASE WHEN is_mirror THEN 'mirror table ' || (a).mirror_schema || '.' || "
+            "(a).mirror_name ELSE 'live view ' || (a).view_schema || '.' || (a).view_name END, "
+            "is_mirror FROM pairs WHERE (a).pipeline = $1 "
+            "AND ((a).pipeline, (a).schema, (a).name) <> ((b).pipeline, (b).schema, (b).name) "
+            "ORDER BY is_mirror DESC, (a).schema, (a).name LIMIT 1",
             nparams, params, &pair, err))
         return false;
     if (pg_rows(pair) == 0)

@@ -24,7 +24,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define MAX_TABLES  16
+#define MAX_TABLES  1024
 #define MAX_COLUMNS 32
 #define MAX_FIELDS  32
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -443,9 +444,22 @@ def test_two_tables_for_one_name_are_refused(tool, mirror):
     answer = tool(both, "migrate", "pipeline", "sync", code=2)
     assert "public.orders" in answer.out and "sales.orders" in answer.out
     assert "table_schema" in answer.lines("hint")[0]
+    answer = tool(both.replace("mirror\tmirror_public\torders", "view\tpublic\torders"), "sync", code=2)
+    assert "live view public.orders" in answer.out and "view_schema" in answer.lines("hint")[0]
     tool(ORDERS, "sync")
     answer = tool(ORDERS, "pipeline", "sync", pipeline="second", code=2)
     assert "of pipeline main" in answer.out
+
+
+def test_a_thousand_tables(tool, mirror):
+    """No matter at a start: a few statements, and none that compares all with all."""
+    many = "".join(f"table\tpublic\tt{i}\t{i}\ncolumn\tid\tinteger\tkey\n" for i in range(1, 1001))
+    tool("", "migrate", "pipeline")
+    before = time.monotonic()
+    tool(many, "sync", "sync")
+    took = time.monotonic() - before
+    assert mirror.value("select count(*) from tailwater.mirror_table") == 1000
+    assert took < 10, took
 
 
 # ---- live views and readers ----
