@@ -70,8 +70,17 @@ class Contender:
             "select 1 from pg_replication_slots where slot_name = %s and not active", slot),
             f"{slot} inactive", 30)
 
-    def finish(self):
+    def stop(self):
+        """Whatever start() started."""
+
+    def discard(self):
+        """The round's database."""
+        self.database.close()
         self.target.sql(f"drop database if exists {self.live} with (force)")
+
+    def finish(self):
+        self.stop()
+        self.discard()
 
 
 def until_done(database, number, deadline=900):
@@ -114,12 +123,10 @@ class Native(Contender):
         self.database.sql("alter subscription bench disable")
         self.wait_idle(self.slot)
 
-    def finish(self):
-        self.stop()
+    def discard(self):
         self.database.sql("alter subscription bench set (slot_name = none)")
         self.database.sql("drop subscription bench")
-        self.database.close()
-        super().finish()
+        super().discard()
 
 
 class Tailwater(Contender):
@@ -170,11 +177,6 @@ class Tailwater(Contender):
         self.pipeline.stop()
         self.wait_idle(self.pipeline.slot)
 
-    def finish(self):
-        self.stop()
-        self.database.close()
-        super().finish()
-
 
 class Decode(Contender):
     """pg_recvlogical to nowhere: nobody who reads the stream can be faster."""
@@ -208,8 +210,11 @@ class Decode(Contender):
             raise RuntimeError(f"pg_recvlogical: {done.stderr}")
         return took
 
-    def finish(self):
+    def stop(self):
         self.wait_idle(self.slot)
+
+    def discard(self):
+        pass
 
 
 class Write(Contender):
@@ -243,10 +248,6 @@ class Write(Contender):
         took = time.monotonic() - start
         connection.close()
         return took
-
-    def finish(self):
-        self.database.close()
-        super().finish()
 
 
 def everyone(bench):

@@ -72,6 +72,10 @@ def chunks(items, size=CHUNK):
     return [items[i:i + size] for i in range(0, len(items), size)]
 
 
+def short(number):
+    return f"{number // 1000000}M" if number >= 1000000 else f"{number // 1000}k"
+
+
 class Workload:
     def __init__(self, scale):
         self.scale = scale  # 1, or 0.1 for --quick
@@ -79,6 +83,10 @@ class Workload:
     @property
     def rows(self):
         return int(1_000_000 * self.scale)
+
+    @property
+    def title(self):
+        return self.form.format(rows=short(self.rows), tenth=short(self.rows // 10))
 
     def before(self, bench):
         """Rows that both sides have when the backlog begins."""
@@ -96,7 +104,7 @@ class Workload:
 
 
 class Insert(Workload):
-    name, title = "insert", "1M inserts"
+    name, form = "insert", "{rows} inserts"
 
     def before(self, bench):
         pass
@@ -109,7 +117,7 @@ class Insert(Workload):
 
 
 class Update(Workload):
-    name, title = "update", "1M updates"
+    name, form = "update", "{rows} updates"
 
     def run(self, bench):
         bench.source.sql("update item set amount = amount + 1, changed = changed + interval '1 d'")
@@ -119,7 +127,7 @@ class Update(Workload):
 
 
 class Delete(Workload):
-    name, title = "delete", "1M deletes"
+    name, form = "delete", "{rows} deletes"
 
     def run(self, bench):
         bench.source.sql("delete from item")
@@ -132,7 +140,7 @@ class Delete(Workload):
 class Transactions(Workload):
     """Each inserts one row and updates another."""
 
-    name, title = "transactions", "100k two-row transactions"
+    name, form = "transactions", "{tenth} two-row transactions"
 
     def before(self, bench):
         bench.source.sql(ROWS, 1, self.rows // 10)
@@ -160,7 +168,7 @@ class Transactions(Workload):
 class Hot(Workload):
     """A hundred keys, updated over and over."""
 
-    name, title = "hot", "100k hot-key transactions"
+    name, form = "hot", "{tenth} hot-key transactions"
 
     def before(self, bench):
         bench.source.sql(ROWS, 1, self.rows // 10)
