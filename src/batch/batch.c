@@ -5,8 +5,9 @@
  *   insert          the row is present, the image complete
  *   update          the image is merged into the row's: what is absent stays as it was
  *   update of key   the old key is gone; the new key is the old key's row, merged, and keeps its
- * base delete          the row is gone, and what the batch knew of it is forgotten truncate every
- * row of the table is forgotten, the table is marked
+ *                   base
+ *   delete          the row is gone, and what the batch knew of it is forgotten
+ *   truncate        every row of the table is forgotten, the table is marked
  *
  * deletes: ignore leaves deletes out, truncate: ignore truncates: both before anything is merged,
  * so that the result does not depend on where batches are cut.
@@ -22,6 +23,8 @@
 #include "batch/mask.h"
 
 #include <stdlib.h>
+
+#define KEPT_SLOTS 1024
 
 struct batch *batch_new(const struct table_list *list, const lsn_t *copy_lsn,
                         struct batch_limits limits)
@@ -60,8 +63,17 @@ void batch_free(struct batch *batch)
     free(batch);
 }
 
+/* A large hash is given back: a load that goes from table to table must not leave one with each. */
 static void forget_rows(struct batch_table *rows)
 {
+    if (rows->slots_size > KEPT_SLOTS) {
+        free(rows->slots);
+        free(rows->rows);
+        rows->slots = NULL;
+        rows->rows = NULL;
+        rows->nrows = rows->rows_size = 0;
+        rows->slots_size = 0;
+    }
     if (rows->nrows > 0)
         memset(rows->slots, 0, rows->slots_size * sizeof(*rows->slots));
     rows->nrows = 0;

@@ -5,8 +5,8 @@
  *
  * The unit is the key.  Every key touched has one row here, old keys and new ones:
  *   - present: the row exists after the batch; its image may have holes (unchanged TOAST values),
- * which are taken from the mirror's row at the row's base: its own key, or the key it had before
- * the batch;
+ *     which are taken from the mirror's row at the row's base: its own key, or the key it had before
+ *     the batch;
  *   - gone: no row of that key exists after the batch.
  * Keys are compared by their bytes; that the server may call different bytes equal is the apply
  * statement's business (P72).

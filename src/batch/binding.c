@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-static bool is_excluded(const struct table *table, const char *name)
+bool binding_is_left_out(const struct table *table, const char *name)
 {
     for (int i = 0; i < table->nexcluded; i++)
         if (strcmp(table->excluded[i], name) == 0)
@@ -89,7 +89,7 @@ bool binding_make(const struct table *table, const struct relation *relation, st
         const char *name = relation->columns[i].name;
 
         binding->column[i] = table_find_column(table, name);
-        if (binding->column[i] < 0 && !is_excluded(table, name)) {
+        if (binding->column[i] < 0 && !binding_is_left_out(table, name)) {
             error_set(err, ERROR_FAILED,
                       "%s: the source has a column \"%s\" that the mirror table lacks",
                       table->label, name);

@@ -27,4 +27,7 @@ struct binding {
 bool binding_make(const struct table *table, const struct relation *relation, struct arena *arena,
                   struct binding **ret_binding, struct error *err);
 
+/* Is it a column that the configuration excludes, or a generated one? */
+bool binding_is_left_out(const struct table *table, const char *column);
+
 #endif

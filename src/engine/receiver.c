@@ -24,7 +24,14 @@
 
 #define CONFIRM_US 100000 /* at most ten confirmations a second while busy (P39, P41) */
 #define IDLE_POSITION_US                                                                           \
-    10000000 /* an idle position is stored this often, unless somebody waits for it */
+    10000000               /* an idle position is stored this often, unless somebody waits for it */
+#define LOOK_UP_US 1000000 /* a relation that is not ours is looked up again after that */
+
+/* What is known of a relation of the stream. */
+struct bound {
+    struct binding *binding; /* NULL: not mirrored */
+    int64_t looked_up_us;
+};
 
 struct receiver {
     const struct receiver_options *options;
@@ -36,9 +43,12 @@ struct receiver {
     bool is_skipping;    /* inside a transaction that the mirror has */
     bool is_inside;      /* inside a transaction */
 
-    struct arena arena; /* bindings */
-    struct binding **bindings;
-    uint32_t nbindings;
+    struct arena arena;  /* bindings */
+    struct bound *bound; /* by relation->id */
+    uint32_t nbound;
+    struct pg *lookup;   /* to the source, for unknown relations; opened when needed */
+    lsn_t final_lsn;     /* of the transaction we are inside of */
+    lsn_t *truncated_at; /* per table: final_lsn of the last transaction that truncated it */
 
     lsn_t cursor;   /* durable in the mirror */
     lsn_t position; /* end of the newest transaction given to a batch */
@@ -54,28 +64,71 @@ struct receiver {
 
 /* ---- relations ---- */
 
-/* A partition that appeared after the start: wal2json sends its own name (P60). */
-static bool find_new_leaf(struct receiver *r, const struct relation *relation,
-                          const struct table **ret_table, struct error *err)
+/*
+ * wal2json sends the names of partitions (P60), as they were then.  One that is not known from the
+ * start is looked up: a new partition of a mirrored table is bound to its root; anything else that
+ * exists is not ours, for now, since it may be attached later; and what does not exist any more but
+ * looks like a partition stops us, because its rows may be ours.
+ */
+static bool look_up(struct receiver *r, const struct relation *relation, bool *ret_exists,
+                    const struct table **ret_table, struct error *err)
 {
     static const char sql[] =
-        "select n.nspname, c.relname from pg_partition_root(to_regclass($1)) p(root) "
-        "join pg_class c on c.oid = p.root join pg_namespace n on n.oid = c.relnamespace";
+        "select n.nspname, c.relname from (select to_regclass($1) as oid) r "
+        "left join pg_partition_root(r.oid) p(root) on true left join pg_class c on c.oid = p.root "
+        "left join pg_namespace n on n.oid = c.relnamespace where r.oid is not null";
     const struct pg_options options = {.side = PG_SOURCE,
                                        .conninfo = r->options->source_conninfo,
                                        .application = "tailwater partitions"};
-    _cleanup_pg_ struct pg *pg = NULL;
     _cleanup_result_ struct pg_result *result = NULL;
     _cleanup_buf_ struct buf name = {0};
 
-    *ret_table = NULL;
     pg_add_qualified(&name, relation->schema, relation->name);
-    if (!pg_connect(&options, &pg, err) ||
-        !pg_query(pg, sql, 1, (const char *const[]){buf_text(&name)}, &result, err))
-        return error_wrap(err, "looking up the partition %s", buf_text(&name));
-    if (pg_rows(result) == 1)
+    if (r->lookup != NULL && pg_is_broken(r->lookup)) {
+        pg_free(r->lookup);
+        r->lookup = NULL;
+    }
+    if ((r->lookup == NULL && !pg_connect(&options, &r->lookup, err)) ||
+        !pg_query(r->lookup, sql, 1, (const char *const[]){buf_text(&name)}, &result, err))
+        return error_wrap(err, "looking up %s", buf_text(&name));
+    *ret_exists = pg_rows(result) > 0;
+    *ret_table = NULL;
+    if (*ret_exists && !pg_is_null(result, 0, 0))
         *ret_table = table_list_find(r->options->list, pg_text(result, 0, 0),
                                      pg_text(result, 0, 1));
+    return true;
+}
+
+/* Has it the columns of a partitioned table of ours: all known there, and the key among them? */
+static bool looks_like_leaf(const struct table *table, const struct relation *relation)
+{
+    int nkeys = 0;
+
+    for (int i = 0; i < relation->ncolumns; i++) {
+        const int column = table_find_column(table, relation->columns[i].name);
+
+        if (column < 0 && !binding_is_left_out(table, relation->columns[i].name))
+            return false;
+        nkeys += column >= 0 && table->columns[column].is_key;
+    }
+    return table->is_partitioned && nkeys == table->nkeys;
+}
+
+static bool refuse_lost_leaf(struct receiver *r, const struct relation *relation, struct error *err)
+{
+    for (int i = 0; i < r->options->list->count; i++) {
+        const struct table *table = &r->options->list->tables[i];
+
+        if (!looks_like_leaf(table, relation))
+            continue;
+        error_set(err, ERROR_FAILED,
+                  "the stream has rows of %s.%s, which does not exist any more and has the columns "
+                  "of %s: "
+                  "probably a partition that was renamed or dropped since",
+                  relation->schema, relation->name, table->label);
+        return error_hint(
+            err, "its rows cannot be told from foreign ones: destroy the pipeline and copy anew");
+    }
     return true;
 }
 
@@ -87,46 +140,96 @@ static bool has_partitioned(const struct table_list *list)
     return false;
 }
 
+/* The mirrored table that a relation belongs to; NULL for none. */
+static bool find_table(struct receiver *r, struct relation *relation,
+                       const struct table **ret_table, struct error *err)
+{
+    struct bound *bound = &r->bound[relation->id];
+    const int64_t now = clock_tick_us();
+    bool exists = false;
+
+    *ret_table = table_list_find(r->options->list, relation->schema, relation->name);
+    if (*ret_table != NULL)
+        return true;
+    if (relation->oid != 0 || !has_partitioned(r->options->list)) {
+        relation->is_ignored = true;
+        return true;
+    }
+    if (bound->looked_up_us != 0 && now - bound->looked_up_us < LOOK_UP_US)
+        return true;
+    bound->looked_up_us = now;
+    return look_up(r, relation, &exists, ret_table, err) &&
+           (exists || refuse_lost_leaf(r, relation, err));
+}
+
 /* The binding of a relation, made at its first change.  NULL: not mirrored. */
 static bool bind(struct receiver *r, struct relation *relation, struct binding **ret_binding,
                  struct error *err)
 {
     const struct table *table;
 
-    if (relation->id >= r->nbindings) {
+    if (relation->id >= r->nbound) {
         const uint32_t size = relation->id * 2 + 16;
 
-        r->bindings = memory_resize(r->bindings, size * sizeof(*r->bindings));
-        memset(r->bindings + r->nbindings, 0, (size - r->nbindings) * sizeof(*r->bindings));
-        r->nbindings = size;
+        r->bound = memory_resize(r->bound, size * sizeof(*r->bound));
+        memset(r->bound + r->nbound, 0, (size - r->nbound) * sizeof(*r->bound));
+        r->nbound = size;
     }
-    *ret_binding = r->bindings[relation->id];
+    *ret_binding = r->bound[relation->id].binding;
     if (*ret_binding != NULL || relation->is_ignored)
         return true;
-    table = table_list_find(r->options->list, relation->schema, relation->name);
-    if (table == NULL && has_partitioned(r->options->list) &&
-        !find_new_leaf(r, relation, &table, err))
+    if (!find_table(r, relation, &table, err))
         return false;
-    if (table == NULL) {
-        relation->is_ignored = true;
+    if (table == NULL)
         return true;
-    }
     if (!binding_make(table, relation, &r->arena, ret_binding, err))
         return false;
-    r->bindings[relation->id] = *ret_binding;
+    r->bound[relation->id].binding = *ret_binding;
     return true;
 }
 
 /* ---- changes ---- */
 
+/*
+ * wal2json names a truncated root and each of its partitions; a partition alone is named without
+ * its root, and which rows of the mirror were in it nobody knows.  (pgoutput does not send that one
+ * at all.)
+ */
+static bool take_leaf_truncate(struct receiver *r, const struct table *table,
+                               const struct relation *leaf, struct error *err)
+{
+    if (r->truncated_at[table->index] == r->final_lsn || table->truncate == TRUNCATE_IGNORE)
+        return true;
+    error_set(err, ERROR_FAILED,
+              "%s.%s, a partition of %s, was truncated on the source at " LSN_FORMAT, leaf->schema,
+              leaf->name, table->label, LSN_ARGS(r->final_lsn));
+    return error_hint(
+        err,
+        "truncates of single partitions cannot be followed: set truncate: ignore for %s to keep "
+        "its rows, or destroy the pipeline and copy anew",
+        table->label);
+}
+
 static bool take_truncate(struct receiver *r, const struct change *change, struct error *err)
 {
     for (int i = 0; i < change->nrelations; i++) {
+        const struct relation *relation = change->relations[i];
         struct binding *binding;
+        const struct table *table;
 
         if (!bind(r, change->relations[i], &binding, err))
             return false;
-        if (binding != NULL && !batch_truncate(r->open, binding->table, err))
+        if (binding == NULL)
+            continue;
+        table = binding->table;
+        if (strcmp(table->schema, relation->schema) != 0 ||
+            strcmp(table->name, relation->name) != 0) {
+            if (!take_leaf_truncate(r, table, relation, err))
+                return false;
+            continue;
+        }
+        r->truncated_at[table->index] = r->final_lsn;
+        if (!batch_truncate(r->open, table, err))
             return false;
     }
     return true;
@@ -147,6 +250,7 @@ static bool take_begin(struct receiver *r, const struct change *change, struct e
         return error_set(err, ERROR_PROTOCOL, "a transaction begins inside another, at " LSN_FORMAT,
                          LSN_ARGS(change->final_lsn));
     r->is_inside = true;
+    r->final_lsn = change->final_lsn;
     r->is_skipping = change->final_lsn < r->options->cursor;
     if (!r->is_skipping)
         batch_begin(r->open, change);
@@ -352,9 +456,12 @@ bool receiver_run(const struct receiver_options *options, struct error *err)
     bool is_ok;
 
     handover_done(options->handover, options->cursor);
+    r.truncated_at = memory_alloc((size_t) options->list->count * sizeof(*r.truncated_at));
     is_ok = loop(&r, err);
     handover_close(options->handover);
     arena_release(&r.arena);
-    free(r.bindings);
+    free(r.bound);
+    free(r.truncated_at);
+    pg_free(r.lookup);
     return is_ok;
 }

@@ -7,10 +7,13 @@
  * right for it:
  *
  *   linked  rows whose holes another key's row fills, and those keys: one statement, so that all
- * see the same old rows (and every row of a table where different bytes may be equal keys, P72)
+ *           see the same old rows (and every row, where different bytes may be equal keys and there
+ *           are holes, P72)
  *   gone    a plain delete, where no tombstone is kept
  *   fresh   complete rows that began with an insert: COPY when they are many (bulk.c), else with
- * the full ones full    complete rows holed   rows with unchanged TOAST values
+ *           the full ones
+ *   full    complete rows
+ *   holed   rows with unchanged TOAST values
  *
  * Small batches put full, holed and gone rows of a table into one statement.
  */
@@ -350,9 +353,9 @@ static bool send_rows(struct apply *apply, const struct table *table, int kind, 
     return true;
 }
 
-static enum row_class classify(const struct table *table, const struct batch_row *row)
+static enum row_class classify(const struct batch_row *row, bool is_all_linked)
 {
-    if (!table->is_key_bytewise || row->is_base || (row->has_holes && row->base != NULL))
+    if (is_all_linked || row->is_base || (row->has_holes && row->base != NULL))
         return CLASS_LINKED;
     if (row->is_gone)
         return CLASS_GONE;
@@ -369,20 +372,36 @@ static void reserve_rows(struct apply *apply, int nrows)
     }
 }
 
+/*
+ * Where equal keys may differ in bytes, a gone row and a present one may be the same row of the
+ * mirror.  Gone before present is right as long as every present row is complete; with holes they
+ * need one statement, to see the same old rows.
+ */
+static bool is_all_linked(const struct batch_table *rows)
+{
+    if (rows->table->is_key_bytewise)
+        return false;
+    for (int i = 0; i < rows->nrows; i++)
+        if (rows->rows[i]->has_holes)
+            return true;
+    return false;
+}
+
 /* Sort a table's rows by class, in their order within each. */
 static void sort_rows(struct apply *apply, const struct batch_table *rows)
 {
+    const bool all_linked = is_all_linked(rows);
     int at[CLASSES] = {0};
 
     for (int i = 0; i < rows->nrows; i++)
-        at[classify(rows->table, rows->rows[i])]++;
+        at[classify(rows->rows[i], all_linked)]++;
     apply->class_start[0] = 0;
     for (int c = 0; c < CLASSES; c++) {
         apply->class_start[c + 1] = apply->class_start[c] + at[c];
         at[c] = apply->class_start[c];
     }
     for (int i = 0; i < rows->nrows; i++)
-        apply->rows[at[classify(rows->table, rows->rows[i])]++] = rows->rows[i];
+        apply->rows[at[classify(rows->rows[i], all_linked)]++] = rows->rows[i];
 }
 
 static int class_count(const struct apply *apply, enum row_class class)

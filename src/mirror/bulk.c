@@ -14,6 +14,7 @@
 #define MIN_ROWS   1000
 #define PUT_BYTES  (64 << 10)
 #define MAX_PAUSES 256
+#define KEPT_BYTES (8 << 20)
 
 struct bulk_table {
     int pause;      /* batches to sit out */
@@ -74,6 +75,8 @@ static bool put_rows(struct bulk *bulk, struct pg *pg, const struct table *table
 {
     static const char header[19] = "PGCOPY\n\377\r\n\0\0\0\0\0\0\0\0\0";
 
+    if (bulk->data.size > KEPT_BYTES)
+        buf_release(&bulk->data);
     buf_clear(&bulk->data);
     if (!is_text)
         buf_add_bytes(&bulk->data, header, sizeof(header));

@@ -11,6 +11,7 @@
 
 #include <stdlib.h>
 
+#define KEPT_BYTES      (8 << 20)
 #define OID_BOOL        16
 #define OID_TEXT        25
 #define OID_TIMESTAMPTZ 1184
@@ -149,6 +150,8 @@ void params_fill(struct params *params, const struct table *table,
         struct buf *buf = &params->bufs[i];
         bool is_binary = true;
 
+        if (buf->size > KEPT_BYTES)
+            buf_release(buf); /* one huge row must not cost its size for ever */
         buf_clear(buf);
         if (slots[i].param != PARAM_COLUMN && slots[i].param != PARAM_BASE_KEY) {
             fill_meta(buf, &slots[i], rows, nrows);

@@ -2,15 +2,18 @@
  * The general statement, for a table of columns id (key), a, big (toastable), soft deletes and
  * every flag:
  *
- *   with u as (select … casts … from unnest($1::bigint[], …) as u(c0, c1, …, l, t, g, p2, b0)),
- *        s as materialized (
+ *   with s as materialized (
  *          select u.c0, u.c1, case when u.p2 then u.c2 else b.big end as c2, u.l, u.t, u.g,
- *                 m.ctid as tid, m._deleted_at is null as live, not p2 and (b.ctid is null or …) as
- * lost, row(m.a, m.big, …)::record *<> row(u.c1, …)::record as differs from u left join mirror m on
- * m.id = u.c0 left join mirror b on b.id = u.b0), d as (gone: delete, or update … set _deleted_at),
- *        w as (update … from s where m.ctid = s.tid …),
- *        i as (insert … select from s where s.tid is null …),
- *        r as (insert into tailwater.repair …)
+ *                 m.ctid as tid, m._deleted_at is null as live,
+ *                 not u.g and not (u.p2) and (b.ctid is null or b._deleted_at is not null) as lost,
+ *                 row(m.a, m.big, m._deleted_at)::record *<> row(u.c1, …, null)::record as differs
+ *            from unnest($1::bigint[], $2::int[], …) as u(c0, c1, c2, l, t, g, p2, b0)
+ *            left join mirror m on m.id = u.c0
+ *            left join mirror b on b.id = u.b0),
+ *        d as (update mirror m set _deleted_at … from s where m.ctid = s.tid and s.g …),
+ *        w as (update mirror m set … from s where m.ctid = s.tid and s.differs …),
+ *        i as (insert into mirror … select … from s where s.tid is null …),
+ *        r as (insert into tailwater.repair … select … from s where s.lost)
  *   select counts
  *
  * One probe per row: s is materialized, d and w reach the rows by their address.  All branches see
@@ -209,6 +212,8 @@ static void add_probe(struct buf *sql, const struct table *table, unsigned flags
         for (int i = 0; i < table->nkeys; i++) {
             buf_add(sql, i ? ", " : "");
             add_sent(sql, table, 'c', table->keys[i]);
+            if (table->columns[table->keys[i]].collation != NULL)
+                buf_printf(sql, " %s", table->columns[table->keys[i]].collation);
         }
         buf_printf(sql, " order by %s) as rank", flags & STATEMENT_GONE ? "u.g" : "1");
     }

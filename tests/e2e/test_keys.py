@@ -114,6 +114,7 @@ EQUAL_KEYS = {
     "citext": ("'A'", "'a'"),
     "float8": ("'-0'", "'0'"),
     "interval": ("'1 day'", "'24 hours'"),
+    "text collate blind": ("'A'", "'a'"),
 }
 
 
@@ -121,6 +122,10 @@ EQUAL_KEYS = {
 def equal_keys(request, source, mirror):
     """A type whose equal values may differ in their bytes, and two such values."""
     kind = request.param
+    if "blind" in kind:
+        for database in (source, mirror):
+            database.sql("create collation blind (provider = icu, locale = 'und-u-ks-level2',"
+                         " deterministic = false)", user="postgres")
     if kind == "citext":
         for database in (source, mirror):
             database.sql("create extension citext", user="postgres")
