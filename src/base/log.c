@@ -60,8 +60,6 @@ static void write_line(enum log_level level, const char *event, const char *mess
         buf_add(&line, "}\n");
     } else {
         buf_printf(&line, "%s %s %s", time, text_levels[level], message);
-        if (sqlstate[0] != '\0')
-            buf_printf(&line, " (SQLSTATE %s)", sqlstate);
         if (hint[0] != '\0')
             buf_printf(&line, "; %s", hint);
         buf_printf(&line, " [%s]\n", event);

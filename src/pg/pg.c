@@ -27,6 +27,7 @@
 
 #define DEFAULT_CONNECT_TIMEOUT_S 10
 #define DEFAULT_TCP_USER_TIMEOUT  "30000"
+#define CANCELLED_MS              2000 /* for a server to answer that it cancelled */
 
 static const struct setting {
     const char *name;
@@ -52,6 +53,10 @@ static const struct setting {
     {"idle_session_timeout", "0", .min_version = 140000},
     {"transaction_timeout", "0", .min_version = 170000},
     {"jit", "off"},
+    /* The other half of libpq's own: a server that lost us lets go of locks and slots. */
+    {"tcp_keepalives_idle", "30"},
+    {"tcp_keepalives_interval", "10"},
+    {"tcp_keepalives_count", "3"},
     {"synchronous_commit", "on", .is_mirror_only = true},
 };
 #define NSETTINGS (sizeof(settings) / sizeof(settings[0]))
@@ -315,9 +320,11 @@ bool pg_connect(const struct pg_options *options, struct pg **ret_pg, struct err
     pg = memory_new(struct pg);
     pg->side = options->side;
     pg->is_replication = options->is_replication;
+    pg->limit_fd = -1;
     pg->conn = PQconnectStartParams(keywords.names, keywords.values, 0);
     if (pg->conn == NULL)
         return error_set(err, ERROR_FAILED, "out of memory while connecting");
+    pg_list_add(pg);
     PQsetErrorVerbosity(pg->conn, PQERRORS_VERBOSE);
     PQsetNoticeReceiver(pg->conn, ignore_notice, NULL);
     if (PQstatus(pg->conn) != CONNECTION_BAD &&
@@ -326,7 +333,7 @@ bool pg_connect(const struct pg_options *options, struct pg **ret_pg, struct err
     if (PQstatus(pg->conn) != CONNECTION_OK)
         return connect_failed(options->side, pg->conn, false, err);
     PQsetErrorVerbosity(pg->conn, PQERRORS_DEFAULT);
-    pg->cancel = PQgetCancel(pg->conn);
+    pg->canceller = pg_canceller_new(pg->conn);
     if (!pin_settings(pg, err))
         return error_wrap(err, "pinning the session's settings");
     *ret_pg = pg;
@@ -338,8 +345,9 @@ void pg_free(struct pg *pg)
 {
     if (pg == NULL)
         return;
+    pg_list_remove(pg);
     PQfreemem(pg->chunk);
-    PQfreeCancel(pg->cancel);
+    pg_canceller_free(pg->canceller);
     PQfinish(pg->conn);
     free(pg->values);
     free(pg->lengths);
@@ -360,14 +368,6 @@ int pg_socket(const struct pg *pg)
 bool pg_is_broken(const struct pg *pg)
 {
     return PQstatus(pg->conn) != CONNECTION_OK;
-}
-
-void pg_cancel(struct pg *pg)
-{
-    char message[256];
-
-    if (pg->cancel != NULL)
-        PQcancel(pg->cancel, message, sizeof(message));
 }
 
 /* ---- results ---- */
@@ -427,8 +427,6 @@ int64_t pg_affected(const struct pg_result *result)
     return strtoll(PQcmdTuples(pg_raw(result)), NULL, 10);
 }
 
-/* ---- simple use ---- */
-
 void pg_drop_results(struct pg *pg)
 {
     PGresult *result;
@@ -466,10 +464,77 @@ static bool check_result(struct pg *pg, const PGresult *result, const char *sql,
     }
 }
 
+void pg_limit(struct pg *pg, int timeout_ms, int wake_fd)
+{
+    pg->limit_ms = timeout_ms;
+    pg->limit_fd = wake_fd;
+}
+
+/* ---- watched statements ---- */
+
+/* The last result of a statement that was sent; earlier ones are dropped. */
+static PGresult *last_result(struct pg *pg)
+{
+    PGresult *last = NULL;
+    PGresult *result;
+
+    while ((result = PQgetResult(pg->conn)) != NULL) {
+        ExecStatusType status = PQresultStatus(result);
+
+        PQclear(last);
+        last = result;
+        if (status == PGRES_COPY_IN || status == PGRES_COPY_OUT || status == PGRES_COPY_BOTH)
+            break;
+        if (PQstatus(pg->conn) != CONNECTION_OK)
+            break;
+    }
+    return last;
+}
+
+/* Until the result is there; false after timeout_ms (-1: none), or when wake_fd is readable. */
+static bool wait_result(struct pg *pg, int timeout_ms, int wake_fd)
+{
+    const int64_t deadline_us = clock_tick_us() + (int64_t) timeout_ms * 1000;
+
+    while (PQisBusy(pg->conn)) {
+        struct pollfd fds[2] = {{.fd = PQsocket(pg->conn), .events = POLLIN},
+                                {.fd = wake_fd, .events = POLLIN}};
+        const int64_t left_us = timeout_ms < 0 ? 0 : deadline_us - clock_tick_us();
+        int nready = 0;
+
+        if (left_us >= 0)
+            nready = poll(fds, 2, timeout_ms < 0 ? -1 : (int) ((left_us + 999) / 1000));
+        if (nready < 0 && errno == EINTR)
+            continue;
+        if (nready <= 0 || fds[1].revents != 0)
+            return false;
+        if (!PQconsumeInput(pg->conn))
+            return true;
+    }
+    return true;
+}
+
+/* The result of what was sent.  Who does not answer the cancel either is gone. */
+static PGresult *watched_result(struct pg *pg, int timeout_ms, int wake_fd)
+{
+    if (!wait_result(pg, timeout_ms, wake_fd)) {
+        pg_cancel(pg);
+        if (!wait_result(pg, CANCELLED_MS, -1))
+            pg_break(pg);
+    }
+    return last_result(pg);
+}
+
+/* ---- simple use ---- */
+
 bool pg_exec(struct pg *pg, const char *sql, struct error *err)
 {
-    _cleanup_raw_ PGresult *result = PQexec(pg->conn, sql);
+    _cleanup_raw_ PGresult *result = NULL;
 
+    if (pg->limit_ms == 0)
+        result = PQexec(pg->conn, sql);
+    else if (PQsendQuery(pg->conn, sql))
+        result = watched_result(pg, pg->limit_ms, pg->limit_fd);
     return check_result(pg, result, sql, err);
 }
 
@@ -493,9 +558,14 @@ bool pg_query(struct pg *pg, const char *sql, int nparams, const char *const *pa
         /* A walsender knows the simple protocol only. */
         if (nparams > 0)
             return error_set(err, ERROR_BUG, "parameters on a replication connection");
-        result = PQexec(pg->conn, sql);
-    } else {
+        if (pg->limit_ms == 0)
+            result = PQexec(pg->conn, sql);
+        else if (PQsendQuery(pg->conn, sql))
+            result = watched_result(pg, pg->limit_ms, pg->limit_fd);
+    } else if (pg->limit_ms == 0) {
         result = PQexecParams(pg->conn, sql, nparams, NULL, params, NULL, NULL, 0);
+    } else if (PQsendQueryParams(pg->conn, sql, nparams, NULL, params, NULL, NULL, 0)) {
+        result = watched_result(pg, pg->limit_ms, pg->limit_fd);
     }
     if (!check_result(pg, result, sql, err))
         return false;
@@ -520,53 +590,15 @@ bool pg_query_row(struct pg *pg, const char *sql, int nparams, const char *const
     return true;
 }
 
-/* The last result of a statement that was sent; earlier ones are dropped. */
-static PGresult *last_result(struct pg *pg)
-{
-    PGresult *last = NULL;
-    PGresult *result;
-
-    while ((result = PQgetResult(pg->conn)) != NULL) {
-        ExecStatusType status = PQresultStatus(result);
-
-        PQclear(last);
-        last = result;
-        if (status == PGRES_COPY_IN || status == PGRES_COPY_OUT || status == PGRES_COPY_BOTH)
-            break;
-        if (PQstatus(pg->conn) != CONNECTION_OK)
-            break;
-    }
-    return last;
-}
-
 bool pg_query_wait(struct pg *pg, const char *sql, int timeout_ms, int wake_fd,
                    struct pg_result **ret_result, struct error *err)
 {
     _cleanup_raw_ PGresult *result = NULL;
-    int64_t deadline_us = clock_tick_us() + (int64_t) timeout_ms * 1000;
     char class[PG_CLASS_SIZE];
 
     if (!PQsendQuery(pg->conn, sql))
         return pg_fail(pg, NULL, pg_statement_class(sql, class), err);
-    while (PQisBusy(pg->conn)) {
-        struct pollfd fds[2] = {{.fd = PQsocket(pg->conn), .events = POLLIN},
-                                {.fd = wake_fd, .events = POLLIN}};
-        int64_t left_us = timeout_ms < 0 ? 0 : deadline_us - clock_tick_us();
-        int nready = 0;
-
-        if (left_us >= 0)
-            nready = poll(fds, 2, timeout_ms < 0 ? -1 : (int) ((left_us + 999) / 1000));
-        if (nready < 0 && errno == EINTR)
-            continue;
-        if (nready <= 0 || fds[1].revents != 0) {
-            /* PQgetResult() below waits for the server to say that it was cancelled. */
-            pg_cancel(pg);
-            break;
-        }
-        if (!PQconsumeInput(pg->conn))
-            break;
-    }
-    result = last_result(pg);
+    result = watched_result(pg, timeout_ms, wake_fd);
     if (!check_result(pg, result, sql, err))
         return false;
     *ret_result = (struct pg_result *) result;

@@ -46,8 +46,22 @@ bool pg_is_broken(const struct pg *pg); /* the connection is gone: free it and c
 bool pg_error_is_permanent(const struct error *err);
 
 /* A thread-safe cancel of whatever the session is doing, from another thread or a signal loop; best
- * effort. */
+ * effort, and it never waits longer than half a second, whatever the server does. */
 void pg_cancel(struct pg *pg);
+
+/*
+ * Where a cancel does not help, since the server does not answer at all: shut the connection down
+ * under its thread, whose call then fails as if the server had gone away.  pg_break_all(): every
+ * connection of this process, at the end of a session or of the process.
+ */
+void pg_break(struct pg *pg);
+void pg_break_all(void);
+
+/*
+ * From now on pg_exec(), pg_query() and their kin are watched on this connection as by
+ * pg_query_wait(): timeout_ms (-1: none) and wake_fd (-1: none) are the same.  0 ends it.
+ */
+void pg_limit(struct pg *pg, int timeout_ms, int wake_fd);
 
 static inline void pg_cleanup(struct pg **pg)
 {
@@ -95,7 +109,8 @@ bool pg_query_row(struct pg *pg, const char *sql, int nparams, const char *const
 /*
  * One statement without parameters that may take long, watched while it runs: after timeout_ms (-1:
  * none), or when wake_fd (if >= 0) becomes readable, it is cancelled and the error is ERROR_RETRY
- * with SQLSTATE 57014.  Works on replication connections.
+ * with SQLSTATE 57014.  A server that does not answer the cancel either loses its connection.
+ * Works on replication connections.
  */
 bool pg_query_wait(struct pg *pg, const char *sql, int timeout_ms, int wake_fd,
                    struct pg_result **ret_result, struct error *err);

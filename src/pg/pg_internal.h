@@ -11,7 +11,10 @@
 
 struct pg {
     PGconn *conn;
-    PGcancel *cancel; /* made at connect, so that pg_cancel() touches nothing a query changes */
+    struct pg *next; /* of all that are open */
+    struct pg_canceller
+        *canceller;         /* made at connect: pg_cancel() touches nothing a query changes */
+    int limit_ms, limit_fd; /* pg_limit(); 0: none */
     enum pg_side side;
     bool is_replication; /* a walsender: simple query protocol only */
 
@@ -41,6 +44,13 @@ static inline void pg_result_clear(PGresult **result)
     PQclear(*result);
 }
 #define _cleanup_raw_ _cleanup_(pg_result_clear)
+
+struct pg_canceller *pg_canceller_new(PGconn *conn);
+void pg_canceller_free(struct pg_canceller *canceller); /* NULL is fine */
+
+/* What pg_break_all() goes through. */
+void pg_list_add(struct pg *pg);
+void pg_list_remove(struct pg *pg);
 
 const char *pg_side_name(enum pg_side side);
 
