@@ -6,9 +6,11 @@
 
 #include "base/memory.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -24,16 +26,19 @@ struct handover {
     struct error error;
 };
 
-struct handover *handover_new(void)
+bool handover_new(struct handover **ret_handover, struct error *err)
 {
-    struct handover *handover = memory_new(struct handover);
+    struct handover *handover;
+    int wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 
+    if (wake_fd < 0)
+        return error_set(err, ERROR_FAILED, "eventfd: %s", strerror(errno));
+    handover = memory_new(struct handover);
     pthread_mutex_init(&handover->mutex, NULL);
     pthread_cond_init(&handover->work, NULL);
-    handover->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (handover->wake_fd < 0)
-        abort(); /* no descriptors left at the start of a session: nothing else would work either */
-    return handover;
+    handover->wake_fd = wake_fd;
+    *ret_handover = handover;
+    return true;
 }
 
 void handover_free(struct handover *handover)

@@ -16,7 +16,7 @@
 
 struct handover;
 
-struct handover *handover_new(void);
+bool handover_new(struct handover **ret_handover, struct error *err); /* no descriptors left */
 void handover_free(struct handover *handover);
 
 /* ---- the receiver's side ---- */

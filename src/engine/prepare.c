@@ -162,7 +162,7 @@ static bool make_later_snapshot(const struct preparation *p, struct snapshot **r
                                 struct error *err)
 {
     const struct pg_options options = source_options(p->config, true);
-    const char *name = arena_printf(p->arena, "tailwater_copy_%d", (int) getpid());
+    char name[SLOT_NAME_SIZE];
     const struct slot_create_options slot = {.slot = name,
                                              .plugin = p->config->source.plugin,
                                              .is_temporary = true,
@@ -170,7 +170,8 @@ static bool make_later_snapshot(const struct preparation *p, struct snapshot **r
                                              .timeout_ms = SLOT_TIMEOUT_MS,
                                              .wake_fd = p->options->stop_fd};
 
-    return snapshot_open(&options, &slot, ret_snapshot, err) ||
+    return (slot_temporary_name("copy", p->config->pipeline, name, err) &&
+            snapshot_open(&options, &slot, ret_snapshot, err)) ||
            error_wrap(err, "making a temporary slot for the rest of the copy");
 }
 

@@ -1,7 +1,8 @@
 /*
  * Receiver in the calling thread, applier, watcher and repairer in threads of their own.  At the
- * end the applier gets a moment to finish what it has; then its statement is cancelled (the mirror
- * may hang on a lock).
+ * end the applier gets a moment to finish what it has; then its statement is cancelled, again and
+ * again (the mirror may hang on a lock); and if that does not help either, nobody answers: then all
+ * connections are shut down, so that the threads end.
  */
 #include "engine/session.h"
 
@@ -16,12 +17,16 @@
 #include "mirror/cursor.h"
 #include "source/stream.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define FINISH_MS          5000
+#define FINISH_US          5000000
+#define CANCEL_US          5000000
+#define JOIN_US            200000
 #define MAX_CONFIRM_US     10000000
 #define MIN_CONFIRM_US     50000
 #define DEFAULT_TIMEOUT_US 60000000
@@ -105,6 +110,12 @@ static bool open_stream(struct session *s, struct arena *arena, struct error *er
     return stream_open(&options, &s->stream, err);
 }
 
+static bool open_over_fd(struct session *s, struct error *err)
+{
+    s->over_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return s->over_fd >= 0 || error_set(err, ERROR_FAILED, "eventfd: %s", strerror(errno));
+}
+
 static bool open_session(struct session *s, struct arena *arena, struct error *err)
 {
     return open_apply(s, err) &&
@@ -113,18 +124,64 @@ static bool open_session(struct session *s, struct arena *arena, struct error *e
            read_confirm_interval(s, err) && open_stream(s, arena, err);
 }
 
-/* The applier finishes its batch, or is cancelled. */
-static void finish_applier(struct session *s, pthread_t applier)
-{
-    struct timespec deadline;
+/* ---- the threads ---- */
 
-    clock_gettime(CLOCK_REALTIME, &deadline);
-    deadline.tv_sec += FINISH_MS / 1000;
+#define NTHREADS 4
+
+struct thread {
+    void *(*run)(void *argument);
+    void *argument;
+    pthread_t id;
+    bool is_running;
+};
+
+static bool start_threads(struct thread *threads, struct error *err)
+{
+    for (int i = 0; i < NTHREADS; i++) {
+        int failed = pthread_create(&threads[i].id, NULL, threads[i].run, threads[i].argument);
+
+        if (failed != 0)
+            return error_set(err, ERROR_FAILED, "cannot start a thread: %s", strerror(failed));
+        threads[i].is_running = true;
+    }
+    return true;
+}
+
+/* Wait a moment for each; how many are left? */
+static int join_threads(struct thread *threads)
+{
+    int nleft = 0;
+
+    for (int i = 0; i < NTHREADS; i++) {
+        struct timespec until;
+
+        if (!threads[i].is_running)
+            continue;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_nsec += JOIN_US * 1000L;
+        until.tv_sec += until.tv_nsec / 1000000000;
+        until.tv_nsec %= 1000000000;
+        threads[i].is_running = pthread_timedjoin_np(threads[i].id, NULL, &until) != 0;
+        nleft += threads[i].is_running;
+    }
+    return nleft;
+}
+
+static void finish_threads(struct session *s, struct thread *threads)
+{
+    const int64_t began_us = clock_tick_us();
+
+    s->is_over = true;
+    eventfd_write(s->over_fd, 1);
     handover_close(s->handover);
-    if (pthread_timedjoin_np(applier, NULL, &deadline) == 0)
-        return;
-    pg_cancel(apply_connection(s->apply));
-    pthread_join(applier, NULL);
+    while (join_threads(threads) > 0) {
+        const int64_t passed_us = clock_tick_us() - began_us;
+
+        if (passed_us > FINISH_US + CANCEL_US)
+            pg_break_all();
+        else if (passed_us > FINISH_US && threads[0].is_running)
+            pg_cancel(apply_connection(s->apply));
+    }
 }
 
 static bool run_threads(struct session *s, struct error *err)
@@ -139,6 +196,7 @@ static bool run_threads(struct session *s, struct error *err)
                               .handover = s->handover,
                               .statistics = &s->statistics,
                               .stop = &s->is_over,
+                              .stop_fd = s->over_fd,
                               .prefix = s->prefix,
                               .started_at_us = o->started_at_us,
                               .streaming_since_us = clock_now_us(),
@@ -156,18 +214,13 @@ static bool run_threads(struct session *s, struct error *err)
                                               .source_conninfo = o->config->source.conninfo,
                                               .stop = o->stop,
                                               .statistics = &s->statistics};
-    pthread_t applier_thread, watcher_thread, repairer_thread;
-    bool is_ok;
+    struct thread threads[NTHREADS] = {{.run = applier_run, .argument = &applier},
+                                       {.run = watcher_run, .argument = &watcher},
+                                       {.run = watcher_run_source, .argument = &watcher},
+                                       {.run = repairer_run, .argument = &repairer}};
+    bool is_ok = start_threads(threads, err) && receiver_run(&receiver, err);
 
-    pthread_create(&applier_thread, NULL, applier_run, &applier);
-    pthread_create(&watcher_thread, NULL, watcher_run, &watcher);
-    pthread_create(&repairer_thread, NULL, repairer_run, &repairer);
-    is_ok = receiver_run(&receiver, err);
-    s->is_over = true;
-    eventfd_write(s->over_fd, 1);
-    finish_applier(s, applier_thread);
-    pthread_join(watcher_thread, NULL);
-    pthread_join(repairer_thread, NULL);
+    finish_threads(s, threads);
     return is_ok;
 }
 
@@ -185,8 +238,9 @@ bool session_run(const struct session_options *options, bool *ret_has_streamed, 
         *ret_has_streamed = true;
         log_event(LOG_INFO, "streaming", "streaming from " LSN_FORMAT " (batch %lld)",
                   LSN_ARGS(s.cursor.lsn), (long long) s.cursor.batch_id);
-        s.handover = handover_new();
-        s.over_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        is_ok = handover_new(&s.handover, err) && open_over_fd(&s, err);
+    }
+    if (is_ok) {
         for (int i = 0; i < 2; i++)
             s.batches[i] = batch_new(&options->prepared->catalog.tables,
                                      options->prepared->copy_lsn, limits);

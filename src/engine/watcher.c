@@ -1,39 +1,44 @@
 /*
- * One loop, one look at the clock a turn, a table of duties.  Only the lock's connection is vital:
- * when it breaks, so has the lock, and the session must end.  Trouble with the source is only
- * logged here; if it is real, the receiver meets it too.
+ * Two threads, so that a source that does not answer never keeps the mirror waiting.  Each is one
+ * loop, one look at the clock a turn, a table of duties.
+ *
+ * The lock's connection is vital: when it breaks, so has the lock, and the session must end.
+ * Trouble with the source is only logged here; if it is real, the receiver meets it too.  Its
+ * statements have a time limit, and its commits wait for no standby: a heartbeat message is lost
+ * without harm.
  */
 #include "engine/watcher.h"
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "engine/wal_guard.h"
 #include "mirror/control.h"
+#include "mirror/ddl.h"
 #include "mirror/sweep.h"
-#include "source/slot.h"
 
-#include <inttypes.h>
 #include <poll.h>
 #include <string.h>
 
 #define SAY_US   1000000
-#define GUARD_US 10000000
 #define SWEEP_US 30000000
 
-/* A round of the sweep is done in turns: half a second, then as long for the batches and for the
- * other duties. */
-#define SWEEP_EVERY_US  1000000
-#define SWEEP_TURN_US   500000
-#define SWEEP_TURN_ROWS 1000
-#define TURN_MS         200
+/* Tables without old tombstones share a turn of this length. */
+#define SWEEP_TURN_US 200000
+#define SWEEP_BUSY_US 1000000 /* when to ask again after a batch that had the clock */
+#define TURN_MS       200
+
+#define SOURCE_TIMEOUT_MS 5000
+#define CONNECT_TIMEOUT_S 5
 
 struct watch {
     struct watcher *watcher;
     struct pg *source; /* opened when needed, dropped when it breaks */
     bool is_message_off;
-    enum { WAL_FINE, WAL_WARNING, WAL_CRITICAL } wal;
+    enum wal_level wal;
     bool is_source_down;
-    int swept;            /* tables of this round */
-    int64_t sweep_due_us; /* when the next round is due */
+    int swept; /* tables done in this round */
+    bool is_later_round;
+    int64_t sweep_due_us; /* when the next slice, or round, is due */
 };
 
 /* ---- the duties ---- */
@@ -70,14 +75,19 @@ static struct pg *source(struct watch *watch, struct error *err)
 {
     const struct pg_options options = {.side = PG_SOURCE,
                                        .conninfo = watch->watcher->config->source.conninfo,
-                                       .application = "tailwater watcher"};
+                                       .application = "tailwater watcher",
+                                       .settings = "-c synchronous_commit=off",
+                                       .connect_timeout_s = CONNECT_TIMEOUT_S};
 
     if (watch->source != NULL && pg_is_broken(watch->source)) {
         pg_free(watch->source);
         watch->source = NULL;
     }
-    if (watch->source == NULL && !pg_connect(&options, &watch->source, err))
-        return NULL;
+    if (watch->source == NULL) {
+        if (!pg_connect(&options, &watch->source, err))
+            return NULL;
+        pg_limit(watch->source, SOURCE_TIMEOUT_MS, watch->watcher->stop_fd);
+    }
     return watch->source;
 }
 
@@ -94,7 +104,7 @@ static bool send_message(struct watch *watch, struct error *err)
                  "select pg_catalog.pg_logical_emit_message(true, '%s', '{\"pipeline\":\"%s\"}')",
                  watch->watcher->prefix, watch->watcher->config->pipeline))
         return true;
-    if (pg_is_broken(pg))
+    if (pg_is_broken(pg) || err->kind == ERROR_RETRY)
         return false;
     watch->is_message_off = true;
     log_event(watch->watcher->config->source.heartbeat == HEARTBEAT_ON ? LOG_WARNING : LOG_INFO,
@@ -104,65 +114,69 @@ static bool send_message(struct watch *watch, struct error *err)
 
 static bool guard_wal(struct watch *watch, struct error *err)
 {
-    const struct config *config = watch->watcher->config;
     struct pg *pg = source(watch, err);
-    struct slot_status slot;
-    int level;
 
-    if (pg == NULL || !slot_look(pg, config->source.slot, &slot, err))
-        return false;
-    level = slot.retained_bytes >= config->source.wal_guard.critical_bytes ? WAL_CRITICAL
-            : slot.retained_bytes >= config->source.wal_guard.warn_bytes   ? WAL_WARNING
-                                                                           : WAL_FINE;
-    if (level > (int) watch->wal)
-        log_event(level == WAL_CRITICAL ? LOG_ERROR : LOG_WARNING,
-                  level == WAL_CRITICAL ? "wal_critical" : "wal_warning",
-                  "the slot %s retains %" PRId64 " MB of WAL on the source (warn at %" PRId64
-                  " MB, critical at %" PRId64
-                  " MB); see whether the mirror keeps up: tailwater status",
-                  config->source.slot, slot.retained_bytes >> 20,
-                  config->source.wal_guard.warn_bytes >> 20,
-                  config->source.wal_guard.critical_bytes >> 20);
-    else if (level == WAL_FINE && watch->wal != WAL_FINE)
-        log_event(LOG_INFO, "wal_fine", "the slot %s retains %" PRId64 " MB of WAL again",
-                  config->source.slot, slot.retained_bytes >> 20);
-    watch->wal = (unsigned) level;
-    return true;
+    return pg != NULL && wal_guard(pg, watch->watcher->config, &watch->wal, err);
 }
 
-/* *ret_is_done: no more old tombstones in it.  Otherwise the turn is over, or a batch has the
- * clock. */
-static bool sweep_table(const struct watch *watch, const struct table *table, int64_t deadline_us,
-                        bool *ret_is_done, struct error *err)
+/* Tombstones that an earlier retention left, where batches leave none now: looked for once, by
+ * their index. */
+static bool has_leftovers(const struct watch *watch, const struct table *table, bool *ret_is,
+                          struct error *err)
+{
+    *ret_is = false;
+    return table->purge_after_us != 0 || watch->is_later_round ||
+           ddl_has_tombstone_index(watch->watcher->lock, table, ret_is, err);
+}
+
+/* One slice of the table in hand; the pause after it is as long as it took. */
+static bool sweep_table(struct watch *watch, const struct table *table, struct error *err)
 {
     const struct watcher *watcher = watch->watcher;
-    int64_t deleted = table->purge_after_us > 0 ? SWEEP_TURN_ROWS : 0;
+    const int64_t began_us = clock_tick_us();
+    int64_t deleted = 0;
+    bool is_swept;
 
-    while (deleted == SWEEP_TURN_ROWS && clock_tick_us() < deadline_us && !*watcher->stop)
-        if (!sweep_slice(watcher->lock, watcher->config->pipeline, table->mirror_schema,
-                         table->mirror_name, table->purge_after_us, SWEEP_TURN_ROWS, &deleted, err))
-            return error_wrap(err, "sweeping %s", table->label);
-    *ret_is_done = deleted != SWEEP_TURN_ROWS && deleted != SWEEP_BUSY;
+    if (!has_leftovers(watch, table, &is_swept, err))
+        return false;
+    if ((is_swept || table->purge_after_us > 0) &&
+        !sweep_slice(watcher->lock, watcher->config->pipeline, table->mirror_schema,
+                     table->mirror_name, table->purge_after_us, SWEEP_SLICE_ROWS, &deleted, err))
+        return error_wrap(err, "sweeping %s", table->label);
+    if (deleted == SWEEP_BUSY)
+        watch->sweep_due_us = clock_tick_us() + SWEEP_BUSY_US;
+    else if (deleted == SWEEP_SLICE_ROWS)
+        watch->sweep_due_us = 2 * clock_tick_us() - began_us;
+    else
+        watch->swept++;
     return true;
 }
 
-/* A round over all tables, as far as it gets in this turn. */
+/* A round over all tables: in one turn up to the first that takes a slice, or has none to give. */
 static bool sweep(struct watch *watch, struct error *err)
 {
     const struct table_list *list = watch->watcher->list;
     const int64_t now = clock_tick_us();
-    bool is_done = true;
 
     if (now < watch->sweep_due_us)
         return true;
     while (watch->swept < list->count) {
-        if (!sweep_table(watch, &list->tables[watch->swept], now + SWEEP_TURN_US, &is_done, err))
-            return false;
-        if (!is_done)
+        struct error failure = {0};
+
+        if (!sweep_table(watch, &list->tables[watch->swept], &failure)) {
+            if (pg_is_broken(watch->watcher->lock)) {
+                *err = failure;
+                return false;
+            }
+            log_error(LOG_WARNING, "sweep_failed", &failure);
+            watch->swept++;
+        }
+        if (watch->sweep_due_us > now || clock_tick_us() - now > SWEEP_TURN_US ||
+            *watch->watcher->stop)
             return true;
-        watch->swept++;
     }
     watch->swept = 0;
+    watch->is_later_round = true;
     watch->sweep_due_us = now + SWEEP_US;
     return true;
 }
@@ -179,7 +193,7 @@ struct duty {
 /* Trouble with the source is said once until it is over. */
 static void note_trouble(struct watch *watch, const struct error *err)
 {
-    if (!watch->is_source_down)
+    if (!watch->is_source_down && !*watch->watcher->stop)
         log_error(LOG_WARNING, "watcher_trouble", err);
     watch->is_source_down = true;
 }
@@ -203,25 +217,42 @@ static bool do_duties(struct watch *watch, struct duty *duties, int count, struc
     return true;
 }
 
-void *watcher_run(void *arg)
+static void run_duties(struct watch *watch, struct duty *duties, int count)
 {
-    struct watcher *watcher = arg;
-    struct watch watch = {.watcher = watcher};
-    struct duty duties[] = {
-        {.run = say, .every_us = SAY_US, .is_vital = true},
-        {.run = send_message, .every_us = watcher->config->source.heartbeat_interval_us},
-        {.run = guard_wal, .every_us = GUARD_US},
-        {.run = sweep, .every_us = SWEEP_EVERY_US, .is_vital = true},
-    };
+    struct watcher *watcher = watch->watcher;
     struct error err = {0};
 
     while (!*watcher->stop) {
-        if (!do_duties(&watch, duties, sizeof(duties) / sizeof(duties[0]), &err)) {
+        struct pollfd fd = {.fd = watcher->stop_fd, .events = POLLIN};
+
+        if (!do_duties(watch, duties, count, &err)) {
             handover_fail(watcher->handover, &err);
             break;
         }
-        poll(NULL, 0, TURN_MS);
+        poll(&fd, 1, TURN_MS);
     }
+}
+
+void *watcher_run(void *arg)
+{
+    struct watch watch = {.watcher = arg, .sweep_due_us = clock_tick_us() + SWEEP_US};
+    struct duty duties[] = {{.run = say, .every_us = SAY_US, .is_vital = true},
+                            {.run = sweep, .is_vital = true}};
+
+    /* A statement in progress at the end is cancelled. */
+    pg_limit(watch.watcher->lock, -1, watch.watcher->stop_fd);
+    run_duties(&watch, duties, sizeof(duties) / sizeof(duties[0]));
+    return NULL;
+}
+
+void *watcher_run_source(void *arg)
+{
+    struct watch watch = {.watcher = arg};
+    struct duty duties[] = {
+        {.run = send_message, .every_us = watch.watcher->config->source.heartbeat_interval_us},
+        {.run = guard_wal, .every_us = WAL_GUARD_US}};
+
+    run_duties(&watch, duties, sizeof(duties) / sizeof(duties[0]));
     pg_free(watch.source);
     return NULL;
 }

@@ -1,5 +1,5 @@
 /*
- * The watcher: a thread beside the stream that does what must not wait for it and must not hold it
+ * The watcher: two threads beside the stream that do what must not wait for it and must not hold it
  * up.  Says on the mirror what the replicator is doing (and notices when the pipeline's lock is
  * lost with that connection), writes the heartbeat message on the source, watches how much WAL the
  * slot retains, sweeps old tombstones.
@@ -22,6 +22,7 @@ struct watcher {
     struct handover *handover;
     struct statistics *statistics;
     const atomic_bool *stop; /* of the session */
+    int stop_fd;             /* readable once stop is raised */
     const char *prefix;      /* of the heartbeat message */
     int64_t started_at_us, streaming_since_us;
     int64_t reconnects;
@@ -29,8 +30,9 @@ struct watcher {
     int64_t last_error_at_us;
 };
 
-/* A thread's function: argument is a struct watcher.  Ends soon after stop is set, or when the lock
- * is lost. */
+/* Threads' functions: the argument is a struct watcher.  They end soon after stop is set; the first
+ * one, which has the lock's connection, also when the lock is lost. */
 void *watcher_run(void *watcher);
+void *watcher_run_source(void *watcher);
 
 #endif

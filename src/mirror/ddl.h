@@ -67,6 +67,10 @@ bool ddl_add_key(struct pg *mirror, const struct table *table, struct error *err
 bool ddl_add_indexes(struct pg *mirror, const char *pipeline, const struct table *table,
                      struct notes *notes, struct error *err);
 
+/* Is there a partial index on _deleted_at alone?  Then there may be tombstones. */
+bool ddl_has_tombstone_index(struct pg *mirror, const struct table *table, bool *ret_has,
+                             struct error *err);
+
 /* The partial index on _deleted_at alone, where tombstones are kept: at every start, since
  * purge.after may have been raised from 0. */
 bool ddl_add_tombstone_index(struct pg *mirror, const struct table *table, struct error *err);

@@ -95,13 +95,11 @@ static bool step_index(struct pg *mirror, void *context, struct error *err)
     return pg_exec(mirror, buf_text(&sql), err);
 }
 
-static bool step_tombstone_index(struct pg *mirror, void *context, struct error *err)
+bool ddl_has_tombstone_index(struct pg *mirror, const struct table *table, bool *ret_has,
+                             struct error *err)
 {
-    const struct ddl_step *step = context;
-    const struct table *table = step->table;
     const char *params[] = {table->mirror_schema, table->mirror_name};
     _cleanup_result_ struct pg_result *found = NULL;
-    _cleanup_buf_ struct buf sql = {0};
 
     /* By what it is, not by its name: the server chooses that. */
     if (!pg_query_row(
@@ -113,10 +111,22 @@ static bool step_tombstone_index(struct pg *mirror, void *context, struct error 
             "')",
             2, params, &found, err))
         return false;
-    if (pg_bool(found, 0, 0))
+    *ret_has = pg_bool(found, 0, 0);
+    return true;
+}
+
+static bool step_tombstone_index(struct pg *mirror, void *context, struct error *err)
+{
+    const struct ddl_step *step = context;
+    _cleanup_buf_ struct buf sql = {0};
+    bool has;
+
+    if (!ddl_has_tombstone_index(mirror, step->table, &has, err))
+        return false;
+    if (has)
         return true;
     buf_add(&sql, "CREATE INDEX ON ");
-    ddl_add_table_name(&sql, table);
+    ddl_add_table_name(&sql, step->table);
     buf_add(&sql, " (" DDL_DELETED_COLUMN ") WHERE " DDL_DELETED_COLUMN " IS NOT NULL");
     return pg_exec(mirror, buf_text(&sql), err);
 }

@@ -67,7 +67,7 @@ bool sweep_slice(struct pg *mirror, const char *pipeline, const char *mirror_sch
     }
     if (!pg_is_broken(mirror))
         pg_exec(mirror, "ROLLBACK", &ignored);
-    if (strcmp(failure.sqlstate, "55P03") == 0) {
+    if (failure.kind == ERROR_RETRY && !pg_is_broken(mirror)) {
         *ret_deleted = SWEEP_BUSY;
         return true;
     }

@@ -13,9 +13,11 @@
 #include "base/buf.h"
 #include "base/clock.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #define PROBE_TIMEOUT_MS 3000
@@ -330,6 +332,18 @@ static void build_create(struct pg *replication, const struct slot_create_option
         buf_add(sql, options->exports_snapshot ? " EXPORT_SNAPSHOT" : " NOEXPORT_SNAPSHOT");
 }
 
+bool slot_temporary_name(const char *purpose, const char *pipeline,
+                         char ret_name[static SLOT_NAME_SIZE], struct error *err)
+{
+    unsigned random;
+
+    if (getrandom(&random, sizeof(random), 0) != (ssize_t) sizeof(random))
+        return error_set(err, ERROR_FAILED, "getrandom: %s", strerror(errno));
+    snprintf(ret_name, SLOT_NAME_SIZE, "tailwater_%s_%.24s_%d_%08x", purpose, pipeline,
+             (int) getpid(), random);
+    return true;
+}
+
 bool slot_create(struct pg *replication, const struct slot_create_options *options,
                  struct slot_created *ret_created, struct error *err)
 {
@@ -342,6 +356,8 @@ bool slot_create(struct pg *replication, const struct slot_create_options *optio
                        err)) {
         if (strcmp(err->sqlstate, "57014") == 0)
             name_oldest_transaction(replication, err);
+        else if (options->is_temporary && strcmp(err->sqlstate, "42710") == 0)
+            err->kind = ERROR_RETRY;
         else
             slot_explain(replication, options->slot, options->plugin, err);
         return error_wrap(err, "creating slot %s", options->slot);

@@ -55,6 +55,13 @@ bool slot_look(struct pg *pg, const char *slot, struct slot_status *ret_status, 
 bool slot_check(const struct slot_status *status, const char *slot, const char *plugin,
                 const char *database, struct error *err);
 
+/*
+ * A name for a temporary slot that no other process has: "tailwater_PURPOSE_PIPELINE_PID_RANDOM".
+ * Processes of two machines may have the same pid.
+ */
+bool slot_temporary_name(const char *purpose, const char *pipeline,
+                         char ret_name[static SLOT_NAME_SIZE], struct error *err);
+
 struct slot_create_options {
     const char *slot;
     const char *plugin;
@@ -73,7 +80,8 @@ struct slot_created {
 
 /*
  * Errors: ERROR_FINDINGS where the plugin may not be used or is not installed, or the role may not
- * replicate, with the exact remedy; ERROR_SLOT where a slot of that name exists; ERROR_RETRY after
+ * replicate, with the exact remedy; ERROR_SLOT where a slot of that name exists (ERROR_RETRY where
+ * the slot is to be temporary: another name does); ERROR_RETRY after
  * timeout_ms, naming the transaction it waits for (nothing is left behind).
  */
 bool slot_create(struct pg *replication, const struct slot_create_options *options,

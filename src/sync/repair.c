@@ -171,8 +171,10 @@ static bool import_snapshot(struct repair *repair, struct error *err)
     char slot[SLOT_NAME_SIZE];
 
     /* pgoutput comes with the server, and nothing will be decoded. */
-    snprintf(slot, sizeof(slot), "tailwater_repair_%d", (int) getpid());
-    if (!pg_connect(&connection, &repair->source, err) ||
+    if (!pg_connect(&connection, &repair->source, err))
+        return false;
+    pg_limit(repair->source, -1, repair->options->wake_fd);
+    if (!slot_temporary_name("repair", config->pipeline, slot, err) ||
         !snapshot_open(&connection,
                        &(struct slot_create_options){.slot = slot,
                                                      .plugin = "pgoutput",
@@ -540,8 +542,10 @@ static bool run(struct repair *repair, bool *is_wanted, struct error *err)
                                          .application = "tailwater repair",
                                          .settings = "-c enable_seqscan=off -c enable_hashjoin=off "
                                                      "-c enable_mergejoin=off"},
-                    &repair->mirror, err) ||
-        !find_tables(repair, is_wanted, &any, err))
+                    &repair->mirror, err))
+        return false;
+    pg_limit(repair->mirror, -1, options->wake_fd);
+    if (!find_tables(repair, is_wanted, &any, err))
         return false;
     if (!any)
         return true;

@@ -1,0 +1,89 @@
+"""Servers that answer late or never, and what a person does to a running pipeline."""
+
+import contextlib
+import os
+import signal
+import time
+
+import pytest
+from lib import wait
+
+
+def running(make_pipeline, **keys):
+    return make_pipeline(**keys).publish().start().wait_until_caught_up()
+
+
+@pytest.fixture
+def table(source):
+    source.sql("create table t (id int primary key, a int)")
+
+
+@contextlib.contextmanager
+def frozen(cluster, database):
+    """The server and our sessions in it do not run, and their connections stay open."""
+    pids = [row[0] for row in database.sql("select pid from pg_stat_activity where pid <> "
+                                           "pg_backend_pid()", user="postgres")] + [cluster.pid]
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def test_stop_while_commits_wait_for_a_standby(own_servers, source, mirror, table, make_pipeline):
+    """The heartbeat message waits for no standby, and what we say on the mirror goes on."""
+    pipeline = running(make_pipeline, source={"heartbeat": "1s"})
+    own_servers.source.set(synchronous_standby_names="nobody")
+    try:
+        time.sleep(3)
+        assert mirror.value("select extract(epoch from now() - said_at) < 2.5 from tailwater.heartbeat")
+        pipeline.stop(deadline=10)
+    finally:
+        own_servers.source.set(synchronous_standby_names=None)
+
+
+def test_stop_while_the_mirror_is_frozen(own_servers, source, mirror, table, make_pipeline):
+    pipeline = running(make_pipeline)
+    with frozen(own_servers.mirror, mirror):
+        source.sql("insert into t values (1, 1)")
+        time.sleep(1)
+        pipeline.stop(deadline=25)
+    pipeline.settle()
+
+
+def test_stop_while_the_source_is_frozen(own_servers, source, mirror, table, make_pipeline):
+    pipeline = running(make_pipeline)
+    with frozen(own_servers.source, source):
+        time.sleep(1)
+        pipeline.stop(deadline=25)
+    pipeline.settle()
+
+
+def test_tombstones_left_by_an_earlier_retention(source, mirror, table, make_pipeline):
+    source.sql("insert into t select i, i from generate_series(1, 10) i")
+    pipeline = running(make_pipeline, purge={"after": "7d"})
+    source.sql("delete from t where id <= 5")
+    pipeline.wait_until_caught_up()
+    assert mirror.value("select count(*) from mirror_public.t") == 10
+    pipeline.stop()
+    pipeline.keys["purge"] = {"after": "0"}
+    pipeline.write_config()
+    pipeline.start()
+    wait.until(lambda: mirror.value("select count(*) from mirror_public.t") == 5, "swept", deadline=50)
+    pipeline.settle()
+
+
+def test_sweep_gives_way_to_a_long_transaction(source, mirror, table, make_pipeline):
+    """Somebody holds the table for longer than a round: the stream is not interrupted."""
+    pipeline = running(make_pipeline, purge={"after": "7d"})
+    with mirror.transaction() as cursor:
+        cursor.execute("lock table mirror_public.t in share mode")
+        source.sql("insert into t values (1, 1)")
+        time.sleep(35)
+    pipeline.wait_until_caught_up()
+    assert "interrupted" not in pipeline.events()
+    pipeline.settle()
