@@ -1,6 +1,7 @@
 /*
  * run_pipeline() is the whole life, one line a stage.  Signals set a flag and an eventfd; nobody is
- * interrupted in the middle of a commit.
+ * interrupted in the middle of a commit.  A thread waits for that too: should the end take too long
+ * after it, a server does not answer, and all connections are shut down.
  */
 #include "engine/run.h"
 
@@ -12,7 +13,9 @@
 #include "source/slot.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -22,6 +25,14 @@
 
 #define FIRST_PAUSE_MS 100
 #define LONGEST_MS     10000
+#define STOP_MS        12000 /* until connections are shut down */
+#define SAME_ERROR_US  60000000
+
+/* The servers give a client up that went without a word after 60 s (pg.c's tcp_keepalives_…). */
+#define HELD_US 75000000
+
+/* So many times somebody else has changed the same rows: it is no accident. */
+#define MAX_SAME_ERRORS 20
 
 static atomic_bool is_stopped; /* by a signal: the one thing here that is the process's */
 static int stop_fd = -1;
@@ -31,7 +42,7 @@ struct life {
     struct arena arena; /* of the preparation: catalog, tables */
     struct prepared_pipeline prepared;
     bool is_prepared;
-    bool has_streamed;
+    bool has_streamed; /* or copied: it works, in principle */
     int64_t started_at_us;
     int64_t patience_ends_us; /* clock_tick_us(): until then we wait for what is not there */
     lsn_t until;
@@ -39,6 +50,11 @@ struct life {
     int pause_ms;
     struct error last_error;
     int64_t last_error_at_us;
+    int64_t nsame; /* times the last error came in a row, at the same cursor */
+    int64_t said_us;
+    int64_t held_since_us; /* clock_tick_us(): somebody holds the lock or the slot; 0: no */
+    lsn_t cursor;          /* after the last session */
+    lsn_t error_cursor;    /* at the last error */
 };
 
 static void on_signal(int number)
@@ -89,44 +105,51 @@ static bool find_until(struct life *life, struct error *err)
 
 static bool prepare(struct life *life, struct pg *lock, struct error *err)
 {
+    bool is_ok;
+
     if (life->is_prepared)
         return true;
     arena_reset(&life->arena);
     life->prepared = (struct prepared_pipeline){0};
-    if (!prepare_pipeline(&(struct prepare_options){.config = life->options->config,
-                                                    .version = life->options->version,
-                                                    .started_at_us = life->started_at_us,
-                                                    .lock = lock,
-                                                    .stop = &is_stopped,
-                                                    .stop_fd = stop_fd},
-                          &life->arena, &life->prepared, err))
-        return false;
-    life->is_prepared = true;
-    return true;
+    is_ok = prepare_pipeline(&(struct prepare_options){.config = life->options->config,
+                                                       .version = life->options->version,
+                                                       .started_at_us = life->started_at_us,
+                                                       .lock = lock,
+                                                       .stop = &is_stopped,
+                                                       .stop_fd = stop_fd},
+                             &life->arena, &life->prepared, err);
+    life->has_streamed |= life->prepared.has_begun;
+    life->is_prepared = is_ok;
+    return is_ok;
 }
 
 static bool try_once(struct life *life, struct error *err)
 {
     const struct config *config = life->options->config;
     _cleanup_pg_ struct pg *lock = NULL;
+    struct session_outcome outcome;
+    bool is_ok;
 
     if ((life->until == 0 && !find_until(life, err)) ||
         !control_lock(config->mirror.conninfo, config->pipeline, &lock, err) ||
         !prepare(life, lock, err))
         return false;
-    return session_run(&(struct session_options){.config = config,
-                                                 .version = life->options->version,
-                                                 .prepared = &life->prepared,
-                                                 .lock = lock,
-                                                 .stop = &is_stopped,
-                                                 .until = life->until,
-                                                 .started_at_us = life->started_at_us,
-                                                 .reconnects = life->reconnects,
-                                                 .last_error = life->last_error_at_us
-                                                                   ? life->last_error.message
-                                                                   : NULL,
-                                                 .last_error_at_us = life->last_error_at_us},
-                       &life->has_streamed, err);
+    is_ok = session_run(&(struct session_options){.config = config,
+                                                  .version = life->options->version,
+                                                  .prepared = &life->prepared,
+                                                  .lock = lock,
+                                                  .stop = &is_stopped,
+                                                  .until = life->until,
+                                                  .started_at_us = life->started_at_us,
+                                                  .reconnects = life->reconnects,
+                                                  .last_error = life->last_error_at_us
+                                                                    ? life->last_error.message
+                                                                    : NULL,
+                                                  .last_error_at_us = life->last_error_at_us},
+                        &outcome, err);
+    life->has_streamed |= outcome.has_streamed;
+    life->cursor = outcome.cursor;
+    return is_ok;
 }
 
 /* ---- after a failure ---- */
@@ -154,23 +177,52 @@ static bool is_passing(const struct error *err)
 }
 
 /* A server that is away is waited for for ever once we have streamed; a pipeline that somebody else
- * holds is not. */
-static bool is_worth_waiting(const struct life *life, const struct error *err)
+ * holds as long as that may be a lost session of our own. */
+static bool is_worth_waiting(struct life *life, const struct error *err)
 {
+    const int64_t now = clock_tick_us();
     const bool is_server = err->kind == ERROR_SOURCE || err->kind == ERROR_MIRROR ||
                            err->kind == ERROR_RETRY;
 
     if (!is_passing(err) || (!life->has_streamed && pg_error_is_permanent(err)))
         return false;
-    return (life->has_streamed && is_server) || clock_tick_us() < life->patience_ends_us;
+    if (err->kind != ERROR_BUSY)
+        life->held_since_us = 0;
+    else if (life->held_since_us == 0)
+        life->held_since_us = now;
+    if (life->has_streamed && (is_server || now - life->held_since_us < HELD_US))
+        return true;
+    return now < life->patience_ends_us;
+}
+
+/* A write that met other rows than it had just seen: once is chance, always is a trigger or another
+ * writer. */
+static bool is_hopeless(const struct life *life, struct error *err)
+{
+    if (err->kind != ERROR_RETRY || err->sqlstate[0] != '\0' || life->nsame < MAX_SAME_ERRORS ||
+        strstr(err->message, "a write touched") == NULL)
+        return false;
+    err->kind = ERROR_FAILED;
+    error_wrap(err, "%d times at the same position", MAX_SAME_ERRORS);
+    error_hint(err, "look for a trigger or a rule on the mirror table, or for another program that "
+                    "writes to it; remove that, then run again");
+    return true;
 }
 
 static void note_failure(struct life *life, const struct error *err)
 {
-    const bool is_same = life->last_error_at_us != 0 &&
+    const bool is_same = life->last_error_at_us != 0 && life->error_cursor == life->cursor &&
                          strcmp(life->last_error.message, err->message) == 0;
+    const bool is_due = clock_tick_us() - life->said_us >= SAME_ERROR_US;
+    struct error said = *err;
 
-    log_error(is_same ? LOG_DEBUG : LOG_WARNING, "interrupted", err);
+    life->nsame = is_same ? life->nsame + 1 : 1;
+    if (life->nsame > 1)
+        error_wrap(&said, "%" PRId64 " times now", life->nsame);
+    log_error(is_same && !is_due ? LOG_DEBUG : LOG_WARNING, "interrupted", &said);
+    if (!is_same || is_due)
+        life->said_us = clock_tick_us();
+    life->error_cursor = life->cursor;
     life->last_error = *err;
     life->last_error_at_us = clock_now_us();
 }
@@ -194,6 +246,53 @@ static void note_streamed(struct life *life, bool had_streamed)
     life->patience_ends_us = clock_tick_us() + life->options->config->source.start_timeout_us;
 }
 
+static bool live(struct life *life, struct error *err)
+{
+    for (;;) {
+        const int64_t began_us = clock_tick_us();
+
+        if (try_once(life, err)) {
+            log_event(LOG_INFO, "stopped",
+                      is_stopped ? "stopped by a signal" : "caught up, as asked for");
+            return true;
+        }
+        if (is_stopped) {
+            log_event(LOG_INFO, "stopped", "stopped by a signal");
+            return true;
+        }
+        if (!is_worth_waiting(life, err))
+            return false;
+        note_failure(life, err);
+        if (is_hopeless(life, err))
+            return false;
+        note_streamed(life, life->has_streamed && clock_tick_us() - began_us > 1000000);
+        pause_before_retry(life);
+    }
+}
+
+/* ---- the end ---- */
+
+/* A thread: once stopped, everything has some seconds to end by itself. */
+static void *watch_stop(void *arg)
+{
+    const atomic_bool *is_ended = arg;
+    struct pollfd fd = {.fd = stop_fd, .events = POLLIN};
+    int64_t stopped_us = 0;
+
+    while (!*is_ended) {
+        if (!is_stopped) {
+            poll(&fd, 1, 1000);
+            continue;
+        }
+        if (stopped_us == 0)
+            stopped_us = clock_tick_us();
+        if (clock_tick_us() - stopped_us > STOP_MS * 1000)
+            pg_break_all();
+        poll(NULL, 0, 50);
+    }
+    return NULL;
+}
+
 bool run_pipeline(const struct run_options *options, struct error *err)
 {
     struct life life = {.options = options,
@@ -201,28 +300,21 @@ bool run_pipeline(const struct run_options *options, struct error *err)
                         .pause_ms = FIRST_PAUSE_MS,
                         .patience_ends_us = clock_tick_us() +
                                             options->config->source.start_timeout_us};
-    bool is_ok = catch_signals(err);
+    atomic_bool is_ended = false;
+    pthread_t thread;
+    bool is_ok;
+    int failed;
 
+    if (!catch_signals(err))
+        return false;
     srandom((unsigned) clock_now_us());
-    while (is_ok) {
-        const int64_t began_us = clock_tick_us();
-
-        if (try_once(&life, err)) {
-            log_event(LOG_INFO, "stopped",
-                      is_stopped ? "stopped by a signal" : "caught up, as asked for");
-            break;
-        }
-        if (is_stopped) {
-            log_event(LOG_INFO, "stopped", "stopped by a signal");
-            break;
-        }
-        is_ok = is_worth_waiting(&life, err);
-        if (!is_ok)
-            break;
-        note_failure(&life, err);
-        note_streamed(&life, life.has_streamed && clock_tick_us() - began_us > 1000000);
-        pause_before_retry(&life);
-    }
+    failed = pthread_create(&thread, NULL, watch_stop, &is_ended);
+    if (failed != 0)
+        return error_set(err, ERROR_FAILED, "cannot start a thread: %s", strerror(failed));
+    is_ok = live(&life, err);
+    is_ended = true;
+    eventfd_write(stop_fd, 1);
+    pthread_join(thread, NULL);
     arena_release(&life.arena);
     return is_ok;
 }

@@ -3,8 +3,9 @@
  * failure that time may heal, again, with back-off.
  *
  * At the start an unreachable server, an active slot or a held lock is waited for up to
- * source.start_timeout; once it has streamed it reconnects for ever.  Anything that a person has to
- * mend ends it at once, with its exit code.
+ * source.start_timeout; once it has copied or streamed it reconnects for ever.  Then a lock or a
+ * slot that is held is waited for as long as our own lost sessions may hold it.  Anything that a
+ * person has to mend ends it at once, with its exit code.
  */
 #ifndef TAILWATER_RUN_H
 #define TAILWATER_RUN_H

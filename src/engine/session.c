@@ -224,7 +224,8 @@ static bool run_threads(struct session *s, struct error *err)
     return is_ok;
 }
 
-bool session_run(const struct session_options *options, bool *ret_has_streamed, struct error *err)
+bool session_run(const struct session_options *options, struct session_outcome *ret_outcome,
+                 struct error *err)
 {
     const struct batch_limits limits = {options->config->apply.max_rows,
                                         options->config->apply.max_bytes};
@@ -235,7 +236,6 @@ bool session_run(const struct session_options *options, bool *ret_has_streamed, 
     s.prefix = arena_printf(&arena, "tailwater_%s", options->config->pipeline);
     is_ok = open_session(&s, &arena, err);
     if (is_ok) {
-        *ret_has_streamed = true;
         log_event(LOG_INFO, "streaming", "streaming from " LSN_FORMAT " (batch %lld)",
                   LSN_ARGS(s.cursor.lsn), (long long) s.cursor.batch_id);
         is_ok = handover_new(&s.handover, err) && open_over_fd(&s, err);
@@ -246,6 +246,8 @@ bool session_run(const struct session_options *options, bool *ret_has_streamed, 
                                      options->prepared->copy_lsn, limits);
         is_ok = run_threads(&s, err);
     }
+    *ret_outcome = (struct session_outcome){.has_streamed = s.stream != NULL,
+                                            .cursor = s.cursor.lsn};
     stream_free(s.stream);
     apply_free(s.apply);
     batch_free(s.batches[0]);

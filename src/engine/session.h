@@ -25,8 +25,13 @@ struct session_options {
     int64_t last_error_at_us;
 };
 
-/* *ret_has_streamed is set as soon as the stream is open, whatever happens then.  True: told to
- * stop, or until reached. */
-bool session_run(const struct session_options *options, bool *ret_has_streamed, struct error *err);
+struct session_outcome {
+    bool has_streamed; /* the stream was open */
+    lsn_t cursor;      /* the mirror's, at the end; 0: not known */
+};
+
+/* *ret_outcome is set in any case.  True: told to stop, or until reached. */
+bool session_run(const struct session_options *options, struct session_outcome *ret_outcome,
+                 struct error *err);
 
 #endif
