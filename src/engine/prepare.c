@@ -283,7 +283,7 @@ static bool copy_tables(const struct preparation *p, struct snapshot **snapshot,
         log_event(LOG_INFO, "copy_started", "copying as of " LSN_FORMAT " with %d workers",
                   LSN_ARGS(options.consistent_point), p->config->copy.workers);
     }
-    p->result->has_begun = true;
+    p->result->has_begun = options.snapshot != NULL;
     if (!copy_run(&options, err))
         return error_wrap(err, "initial copy");
     if (options.snapshot != NULL)

@@ -19,7 +19,7 @@ struct prepared_pipeline {
     struct control_pipeline pipeline;
     struct control_table *states; /* by table->index */
     lsn_t *copy_lsn;              /* the same, as the batch wants it */
-    bool has_begun;               /* to copy, or done: also where it then failed */
+    bool has_begun;               /* to copy rows; also where it then failed */
 };
 
 struct prepare_options {
