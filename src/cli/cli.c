@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "pg/conninfo.h"
+#include "pg/pg.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -210,6 +211,7 @@ bool cli_load_config(struct cli *cli, struct arena *arena, struct config *ret_co
                             "CONNINFO --mirror CONNINFO > " DEFAULT_CONFIG);
         return false;
     }
+    pg_show_values(ret_config->log.values);
     log_configure(ret_config->log.format, ret_config->log.level, ret_config->pipeline);
     return check_conninfo(ret_config, "source.conninfo", ret_config->source.conninfo,
                           ret_config->source.conninfo_place, err) &&

@@ -45,6 +45,9 @@ bool pg_is_broken(const struct pg *pg); /* the connection is gone: free it and c
  */
 bool pg_error_is_permanent(const struct error *err);
 
+/* log.values: errors carry the values that a server put into its messages.  Once, before any thread starts. */
+void pg_show_values(bool is_on);
+
 /* A thread-safe cancel of whatever the session is doing, from another thread or a signal loop; best
  * effort, and it never waits longer than half a second, whatever the server does. */
 void pg_cancel(struct pg *pg);

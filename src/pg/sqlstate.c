@@ -3,7 +3,8 @@
  * characters is a class.  And the form of every message: "SIDE: DOING: server's primary message
  * (SQLSTATE 12345)".
  *
- * DETAIL, CONTEXT and QUERY of the server's message are never used: PostgreSQL puts values there.
+ * DETAIL, CONTEXT and QUERY of the server's message are not used, since PostgreSQL puts values there,
+ * unless the operator asked for values (pg_show_values()).
  * Primary messages of class 22 carry the refused value itself ("invalid input syntax for type
  * integer: "x""), so what stands in quotes is taken out of these; where the server speaks another
  * language than English, the quotes are not known and the text is left out as a whole.  22023 is
@@ -137,6 +138,13 @@ const char *pg_statement_class(const char *sql, char ret_class[static PG_CLASS_S
     return len > 0 ? ret_class : "a statement";
 }
 
+static bool is_showing_values; /* log.values: set once, before any thread */
+
+void pg_show_values(bool is_on)
+{
+    is_showing_values = is_on;
+}
+
 /* One line, without a value where the class of error says that there may be one. */
 static void add_message(struct buf *text, const char *sqlstate, const char *message)
 {
@@ -146,7 +154,7 @@ static void add_message(struct buf *text, const char *sqlstate, const char *mess
 
     while (len > 0 && isspace((unsigned char) message[len - 1]))
         len--;
-    if (strncmp(sqlstate, "22", 2) == 0 && strcmp(sqlstate, "22023") != 0) {
+    if (!is_showing_values && strncmp(sqlstate, "22", 2) == 0 && strcmp(sqlstate, "22023") != 0) {
         for (size_t i = 0; i < len; i++)
             if ((unsigned char) message[i] >= 0x80) {
                 first = strchr(message, '"');
@@ -200,6 +208,20 @@ bool pg_fail_text(enum pg_side side, const char *sqlstate, const char *message, 
     return false;
 }
 
+/* DETAIL and CONTEXT, which say which value and where. */
+static void add_detail(const PGresult *result, struct error *err)
+{
+    static const int fields[] = {PG_DIAG_MESSAGE_DETAIL, PG_DIAG_CONTEXT};
+
+    for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
+        const char *text = PQresultErrorField(result, fields[i]);
+        size_t len = strlen(err->message);
+
+        if (text != NULL)
+            snprintf(err->message + len, sizeof(err->message) - len, "; %s", text);
+    }
+}
+
 bool pg_fail(struct pg *pg, const PGresult *result, const char *doing, struct error *err)
 {
     const char *sqlstate = result ? PQresultErrorField(result, PG_DIAG_SQLSTATE) : NULL;
@@ -215,5 +237,8 @@ bool pg_fail(struct pg *pg, const PGresult *result, const char *doing, struct er
     }
     if (message == NULL)
         message = PQerrorMessage(pg->conn);
-    return pg_fail_text(pg->side, sqlstate ? sqlstate : "", message, doing, err);
+    pg_fail_text(pg->side, sqlstate ? sqlstate : "", message, doing, err);
+    if (is_showing_values && result != NULL)
+        add_detail(result, err);
+    return false;
 }

@@ -288,3 +288,13 @@ def test_no_row_value_in_the_log(source, mirror, make_pipeline):
     pipeline.compare()
     assert "S3CRET" not in pipeline.log
     pipeline.settle_stopped()
+
+
+def test_row_values_in_the_log_where_asked_for(source, mirror, make_pipeline):
+    source.sql("create table t (id int primary key, a text); insert into t values (1, 'x')")
+    pipeline = make_pipeline(log={"values": True})
+    pipeline.run_until_now()
+    mirror.sql("alter table mirror_public.t add check (a not like 'S3CRET%')")
+    source.sql("insert into t values (2, 'S3CRET-VALUE')")
+    fails(pipeline, 1, "public.t", "23514")
+    assert "S3CRET-VALUE" in pipeline.log
