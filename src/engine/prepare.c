@@ -8,6 +8,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "engine/check.h"
+#include "engine/wal_guard.h"
 #include "mirror/ddl.h"
 #include "mirror/views.h"
 #include "pg/pg.h"
@@ -20,8 +21,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SLOT_TIMEOUT_MS 600000
-#define PROGRESS_LOG_US 2000000
+#define SLOT_TIMEOUT_MS  600000
+#define PROGRESS_LOG_US  2000000
+#define GUARD_CONNECT_S  5
+#define GUARD_TIMEOUT_MS 5000
 
 struct preparation {
     const struct prepare_options *options;
@@ -218,10 +221,36 @@ struct copying {
     const struct preparation *preparation;
     struct snapshot **snapshot;
     int64_t logged_us;
+    struct pg *source; /* to look at the slot; opened when needed */
+    enum wal_level wal;
+    int64_t guarded_us;
 };
 
-/* A log line now and then, and the heartbeat that status shows.  Neither may stop the copy. */
-static void show_progress(void *context, const struct copy_progress *progress)
+/* While copying, the slot retains all WAL of the source since it was made. */
+static bool guard_copy(struct copying *copying, struct error *err)
+{
+    const struct preparation *p = copying->preparation;
+    struct pg_options options = source_options(p->config, false);
+
+    if (copying->source != NULL && pg_is_broken(copying->source)) {
+        pg_free(copying->source);
+        copying->source = NULL;
+    }
+    options.connect_timeout_s = GUARD_CONNECT_S;
+    if (copying->source == NULL) {
+        if (!pg_connect(&options, &copying->source, err))
+            return false;
+        pg_limit(copying->source, GUARD_TIMEOUT_MS, p->options->stop_fd);
+    }
+    return wal_guard(copying->source, p->config, &copying->wal, err);
+}
+
+/*
+ * A log line now and then, the heartbeat that status shows, a look at the slot.  None of it may
+ * stop the copy, but for the lock: without its connection it is lost, and another instance may
+ * come.
+ */
+static bool show_progress(void *context, const struct copy_progress *progress, struct error *err)
 {
     struct copying *copying = context;
     const struct preparation *p = copying->preparation;
@@ -238,14 +267,25 @@ static void show_progress(void *context, const struct copy_progress *progress)
                                                 .copy_bytes = progress->total_bytes};
     const bool is_done = progress->tables_indexed == progress->tables;
     const int64_t now = clock_tick_us();
-    struct error err;
+    struct error failure;
 
     if (is_done || now - copying->logged_us >= PROGRESS_LOG_US) {
         copying->logged_us = now;
         log_event(LOG_INFO, "copy_progress", "%s", progress->text);
     }
-    if (!control_heartbeat(p->lock, p->config->pipeline, &heartbeat, &err))
-        log_error(LOG_DEBUG, "heartbeat_failed", &err);
+    if (!is_done && now - copying->guarded_us >= WAL_GUARD_US) {
+        copying->guarded_us = now;
+        if (!guard_copy(copying, &failure))
+            log_error(LOG_DEBUG, "wal_guard_failed", &failure);
+    }
+    if (control_heartbeat(p->lock, p->config->pipeline, &heartbeat, &failure))
+        return true;
+    if (pg_is_broken(p->lock)) {
+        *err = failure;
+        return error_wrap(err, "the connection that holds the pipeline's lock");
+    }
+    log_error(LOG_DEBUG, "heartbeat_failed", &failure);
+    return true;
 }
 
 /* Every reader has it: the connection that held it has nothing left to do. */
@@ -272,6 +312,7 @@ static bool copy_tables(const struct preparation *p, struct snapshot **snapshot,
                                    .on_imported = free_snapshot,
                                    .progress = show_progress,
                                    .context = &copying};
+    bool is_ok;
 
     if (copy_needs_snapshot(list, p->result->states)) {
         if (*snapshot == NULL && !make_later_snapshot(p, snapshot, err))
@@ -284,7 +325,9 @@ static bool copy_tables(const struct preparation *p, struct snapshot **snapshot,
                   LSN_ARGS(options.consistent_point), p->config->copy.workers);
     }
     p->result->has_begun = options.snapshot != NULL;
-    if (!copy_run(&options, err))
+    is_ok = copy_run(&options, err);
+    pg_free(copying.source);
+    if (!is_ok)
         return error_wrap(err, "initial copy");
     if (options.snapshot != NULL)
         log_event(LOG_INFO, "copy_done", "all tables are copied");

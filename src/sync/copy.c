@@ -33,6 +33,7 @@
 
 #define LOOK_US     INT64_C(100000)
 #define PROGRESS_US INT64_C(500000)
+#define CANCEL_US   INT64_C(5000000)
 
 enum work_state { WORK_WAITING, WORK_PREPARING, WORK_PREPARED };
 
@@ -69,6 +70,7 @@ struct pool {
     int nindexing, nrunning;
     struct copy_progress progress; /* its bytes are those of whole items */
     int64_t started_us;
+    int64_t over_us;    /* since when everything is cancelled; 0: not */
     struct error error; /* the first one */
 
     atomic_bool is_over; /* no new work */
@@ -284,14 +286,14 @@ static void describe(struct copy_progress *progress)
                  ", %" PRId64 " s left", progress->eta_us / 1000000);
 }
 
-static void report(struct pool *pool)
+static bool report(struct pool *pool, struct error *err)
 {
     const struct copy_options *options = pool->options;
     struct copy_progress progress;
     int64_t passed_us = clock_tick_us() - pool->started_us;
 
     if (options->progress == NULL)
-        return;
+        return true;
     pthread_mutex_lock(&pool->lock);
     progress = pool->progress;
     for (int i = 0; i < pool->nworkers; i++) {
@@ -309,17 +311,26 @@ static void report(struct pool *pool)
         progress.eta_us = (int64_t) ((double) (progress.total_bytes - progress.bytes) * 1e6 /
                                      (double) progress.bytes_per_second);
     describe(&progress);
-    options->progress(options->context, &progress);
+    return options->progress(options->context, &progress, err);
 }
 
-/* The lock is held.  Said again and again: a worker may be between two statements. */
+/*
+ * The lock is held.  Said again and again: a worker may be between two statements.  After some
+ * seconds nobody answers: then the connections are shut down.
+ */
 static void cancel_all(struct pool *pool)
 {
+    void (*end)(struct pg * pg) = pg_cancel;
+
+    if (pool->over_us == 0)
+        pool->over_us = clock_tick_us();
+    if (clock_tick_us() - pool->over_us > CANCEL_US)
+        end = pg_break;
     for (int i = 0; i < pool->nworkers; i++) {
         if (pool->workers[i].source != NULL)
-            pg_cancel(pool->workers[i].source);
+            end(pool->workers[i].source);
         if (pool->workers[i].mirror != NULL)
-            pg_cancel(pool->workers[i].mirror);
+            end(pool->workers[i].mirror);
     }
 }
 
@@ -341,11 +352,11 @@ static void supervise(struct pool *pool)
     pthread_mutex_lock(&pool->lock);
     while (pool->nrunning > 0) {
         struct timespec until = deadline(LOOK_US);
+        struct error err = {0};
+        bool is_fine = true;
 
         pthread_cond_timedwait(&pool->changed, &pool->lock, &until);
         if (atomic_load(pool->options->stop)) {
-            struct error err = {0};
-
             error_set(&err, ERROR_RETRY, "stopped");
             fail(pool, &err);
         }
@@ -354,9 +365,11 @@ static void supervise(struct pool *pool)
         pthread_mutex_unlock(&pool->lock);
         if (clock_tick_us() - reported_us >= PROGRESS_US) {
             reported_us = clock_tick_us();
-            report(pool);
+            is_fine = report(pool, &err);
         }
         pthread_mutex_lock(&pool->lock);
+        if (!is_fine)
+            fail(pool, &err);
     }
     pthread_mutex_unlock(&pool->lock);
 }
@@ -532,9 +545,8 @@ static bool run_workers(struct pool *pool, struct error *err)
     supervise(pool);
     for (int i = 0; i < nstarted; i++)
         pthread_join(pool->workers[i].thread, NULL);
-    report(pool);
     if (!atomic_load(&pool->is_over))
-        return true;
+        return report(pool, err);
     *err = pool->error;
     return false;
 }

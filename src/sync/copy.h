@@ -46,8 +46,8 @@ struct copy_options {
 
     /* All called from the thread that runs copy_run(); NULL where not wanted. */
     void (*on_imported)(void *context); /* every reader has the snapshot: it may be freed now */
-    void (*progress)(void *context, const struct copy_progress *progress); /* twice a second, and
-                                                                              at the end */
+    /* Twice a second, and at the end.  False ends the copy with the error. */
+    bool (*progress)(void *context, const struct copy_progress *progress, struct error *err);
     void *context;
 };
 

@@ -87,3 +87,29 @@ def test_sweep_gives_way_to_a_long_transaction(source, mirror, table, make_pipel
     pipeline.wait_until_caught_up()
     assert "interrupted" not in pipeline.events()
     pipeline.settle()
+
+
+def test_lost_lock_ends_the_copy(source, mirror, table, make_pipeline):
+    """Another instance may have the lock by then.  And a copy that began is gone on with."""
+    source.sql("insert into t select i, i from generate_series(1, 100) i")
+    pipeline = make_pipeline(source={"start_timeout": "1s"}).publish()
+    pipeline.start(fault="copy_after_table=stall:4000")
+    pipeline.wait_log(r"copy_started")
+    time.sleep(1)
+    assert mirror.value("select count(pg_terminate_backend(pid)) from pg_stat_activity where "
+                        "application_name = %s", f"tailwater {pipeline.name} lock",
+                        user="postgres") == 1
+    pipeline.wait_log(r"initial copy: the connection that holds the pipeline's lock.*\[interrupted\]")
+    pipeline.wait_until_caught_up()
+    pipeline.settle()
+
+
+def test_a_temporary_slot_of_its_own(source, mirror, table, make_pipeline):
+    source.sql("insert into t values (1, 1)")
+    pipeline = make_pipeline().publish()
+    pipeline.start(fault="copy_after_slot=kill").wait_exit()
+    pipeline.start(fault="copy_after_slot=stall:3000")
+    name = wait.until(lambda: source.value("select slot_name from pg_replication_slots where temporary "
+                                           "and slot_name like 'tailwater_copy%%'", user="postgres"), "slot")
+    assert name.startswith(f"tailwater_copy_{pipeline.name}_{pipeline.process.pid}_")
+    pipeline.settle()

@@ -58,11 +58,13 @@ static void on_imported(void *context)
         usleep(2000);
 }
 
-static void on_progress(void *context, const struct copy_progress *progress)
+static bool on_progress(void *context, const struct copy_progress *progress, struct error *err)
 {
     (void) context;
+    (void) err;
     printf("progress: %s\n", progress->text);
     fflush(stdout);
+    return true;
 }
 
 static bool load(struct tool *tool, const char *file, struct error *err)
