@@ -107,14 +107,26 @@ static bool identify(const struct preparation *p, struct control_identity *ret_i
         .system_identifier = arena_strdup(p->arena, identity.system_identifier),
         .timeline = identity.timeline,
         .database = arena_strdup(p->arena, identity.database),
+        .source_lsn = identity.flushed,
         .slot = p->config->source.slot,
         .plugin = p->config->source.plugin,
         .publication = is_pgoutput(p->config) ? p->config->source.publication : NULL};
     return true;
 }
 
+/* Made for us by an earlier start: as we make it, not used since, and not before our row was. */
+static bool is_leftover(const struct preparation *p, const struct slot_status *status)
+{
+    const lsn_t asked = p->result->pipeline.cursor; /* the source's WAL when the row was made */
+
+    return status->is_logical && status->active_pid == 0 && asked != 0 &&
+           status->confirmed_flush >= asked &&
+           strcmp(status->plugin, p->config->source.plugin) == 0 &&
+           strcmp(status->database, p->result->pipeline.identity.database) == 0;
+}
+
 /* A slot of our name: ours only if a crash came between making it and storing its position. */
-static bool clear_the_way(const struct preparation *p, bool is_ours, struct error *err)
+static bool clear_the_way(const struct preparation *p, bool is_known, struct error *err)
 {
     const struct pg_options options = source_options(p->config, false);
     _cleanup_pg_ struct pg *pg = NULL;
@@ -124,7 +136,7 @@ static bool clear_the_way(const struct preparation *p, bool is_ours, struct erro
         return false;
     if (!status.exists)
         return true;
-    if (!is_ours) {
+    if (!is_known || !is_leftover(p, &status)) {
         error_set(
             err, ERROR_SLOT,
             "the source has a replication slot \"%s\" already, and this pipeline did not make it",

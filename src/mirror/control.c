@@ -70,10 +70,16 @@ bool control_list(struct pg *mirror, struct arena *arena, int *ret_count, const 
 bool control_create(struct pg *mirror, const char *pipeline,
                     const struct control_identity *identity, struct error *err)
 {
-    char timeline[16], lsn[LSN_TEXT_SIZE];
-    const char *params[] = {
-        pipeline,       identity->system_identifier,       timeline,         identity->database,
-        identity->slot, lsn_text(identity->slot_lsn, lsn), identity->plugin, identity->publication};
+    char timeline[16], lsn[LSN_TEXT_SIZE], source_lsn[LSN_TEXT_SIZE];
+    const char *params[] = {pipeline,
+                            identity->system_identifier,
+                            timeline,
+                            identity->database,
+                            identity->slot,
+                            lsn_text(identity->slot_lsn, lsn),
+                            identity->plugin,
+                            identity->publication,
+                            lsn_text(identity->source_lsn, source_lsn)};
     _cleanup_result_ struct pg_result *done = NULL;
 
     snprintf(timeline, sizeof(timeline), "%d", identity->timeline);
@@ -82,8 +88,9 @@ bool control_create(struct pg *mirror, const char *pipeline,
             "WITH p AS (INSERT INTO tailwater.pipeline (name, system_identifier, timeline, "
             "database, slot, slot_lsn, plugin, publication) "
             "VALUES ($1, $2, $3::integer, $4, $5, $6::pg_lsn, $7, $8) RETURNING name, slot_lsn) "
-            "INSERT INTO tailwater.clock (pipeline, cursor) SELECT name, slot_lsn FROM p",
-            8, params, &done, err)) {
+            "INSERT INTO tailwater.clock (pipeline, cursor) "
+            "SELECT name, greatest(slot_lsn, $9::pg_lsn) FROM p",
+            9, params, &done, err)) {
         if (strcmp(err->sqlstate, "23505") == 0)
             err->kind = ERROR_BUG;
         return error_wrap(err, "making pipeline %s", pipeline);

@@ -75,6 +75,8 @@ struct control_identity {
     const char *slot;
     lsn_t slot_lsn; /* the slot's consistent point; 0: written before the slot is made, see
                        control_create() */
+    lsn_t
+        source_lsn; /* control_create() only: where the source's WAL was before the slot is made */
     const char *plugin;
     const char *publication; /* NULL with wal2json */
 };
@@ -105,7 +107,8 @@ bool control_list(struct pg *mirror, struct arena *arena, int *ret_count, const 
 /*
  * The pipeline's row and its clock.  Call it with slot_lsn 0 BEFORE the slot is made and
  * control_set_slot() after: a crash in between leaves a row that says "a slot of this name without
- * a position is ours and unused", so that the next start may drop it and make it anew.  A pipeline
+ * a position is ours and unused", so that the next start may drop it and make it anew.  Until
+ * then the clock's cursor is source_lsn: a slot that is older is somebody else's.  A pipeline
  * that is there already is an ERROR_BUG.
  */
 bool control_create(struct pg *mirror, const char *pipeline,

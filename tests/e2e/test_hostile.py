@@ -113,3 +113,31 @@ def test_a_temporary_slot_of_its_own(source, mirror, table, make_pipeline):
                                            "and slot_name like 'tailwater_copy%%'", user="postgres"), "slot")
     assert name.startswith(f"tailwater_copy_{pipeline.name}_{pipeline.process.pid}_")
     pipeline.settle()
+
+
+def interrupt_before_the_position(source, pipeline, mirror):
+    """What a crash between making the slot and storing its position leaves: a row without one."""
+    pipeline.start(fault="copy_after_slot=kill").wait_exit()
+    mirror.sql("update tailwater.pipeline set slot_lsn = '0/0'", user="postgres")
+
+
+def test_slot_of_an_interrupted_start(source, mirror, table, make_pipeline):
+    source.sql("insert into t values (1, 1)")
+    pipeline = make_pipeline().publish()
+    interrupt_before_the_position(source, pipeline, mirror)
+    pipeline.start().wait_until_caught_up()
+    assert "slot_dropped" in pipeline.events()
+    pipeline.settle()
+
+
+def test_slot_that_is_older_than_the_pipeline(source, mirror, table, make_pipeline):
+    """Somebody else's of the same name is never dropped."""
+    source.sql("insert into t values (1, 1)")
+    pipeline = make_pipeline().publish()
+    interrupt_before_the_position(source, pipeline, mirror)
+    source.sql("insert into t values (2, 1)")
+    mirror.sql("update tailwater.clock set cursor = %s::pg_lsn", source.lsn(), user="postgres")
+    assert pipeline.start().wait_exit() == 6
+    assert f"pg_drop_replication_slot('{pipeline.slot}')" in pipeline.this_run()
+    assert source.value("select count(*) from pg_replication_slots where slot_name = %s",
+                        pipeline.slot, user="postgres") == 1
