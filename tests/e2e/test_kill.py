@@ -181,3 +181,25 @@ def test_killed_again_and_again_at_a_point(both_plugins, source, make_pipeline, 
     watch.look()
     pipeline.compare()
     pipeline.settle_stopped()
+
+
+def test_p32_commit_at_the_cursor(both_plugins, source, mirror, make_pipeline):
+    """A transaction may commit exactly at the stored cursor: it is new, and "<" decides.
+
+    An idle pipeline stores the end of the WAL, also while somebody's transaction is open; if nothing
+    else happens, that transaction's commit record begins there.
+    """
+    source.sql("create table t (id int primary key)")
+    pipeline = make_pipeline(source={"heartbeat": "off"}).publish()
+    pipeline.run_until_now()
+    met = 0
+    for i in range(6):
+        with source.transaction() as cursor:
+            cursor.execute("insert into t values (%s)", (i,))
+            source.sql("select pg_logical_emit_message(true, 'nobody', '')")  # flushes the WAL
+            pipeline.run_until_now()
+            met += pipeline.clock()[1] == source.lsn()
+        pipeline.run_until_now()
+        assert mirror.value("select count(*) from t where id = %s", i) == 1
+    assert met, "the case was never met"
+    pipeline.settle_stopped()
