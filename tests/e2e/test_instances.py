@@ -70,6 +70,23 @@ def test_p42_zombie_is_fenced(both_plugins, own_servers, source, mirror, table, 
     second.settle()
 
 
+def test_fence(both_plugins, source, mirror, table, make_pipeline):
+    """Whoever finds the clock elsewhere than he left it writes nothing of his batch.
+
+    He may be a zombie, so he starts over: takes the lock, reads the clock, goes on from there.
+    """
+    pipeline = make_pipeline(source={"heartbeat": "off"}).publish()
+    pipeline.start().wait_until_caught_up()
+    source.sql("insert into t values (101, 0)")
+    pipeline.wait_until_caught_up()
+    mirror.sql("update tailwater.clock set batch_id = batch_id + 10 where pipeline = %s", pipeline.name)
+    source.sql("insert into t values (102, 0)")
+    pipeline.wait_log("another instance")
+    pipeline.wait_until_caught_up()
+    assert pipeline.clock()[0] > 10, "numbers go on from the clock's"
+    pipeline.settle()
+
+
 def test_two_pipelines_of_one_database(both_plugins, servers, source, mirror, table, make_pipeline, request):
     """They share servers and the mirror's control schema, and nothing else."""
     source.sql("create table u (id int primary key); insert into u values (1)")

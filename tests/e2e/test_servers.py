@@ -67,6 +67,12 @@ def test_p39_idle_pipeline_moves_its_slot(both_plugins, own_servers, source, tab
     pipeline.settle()
 
 
+def confirmed(pipeline):
+    """What the slot has been told, as a number."""
+    return lsn(pipeline.source.value("select confirmed_flush_lsn::text from pg_replication_slots "
+                                     "where slot_name = %s", pipeline.slot, user="postgres"))
+
+
 def timed_stop(server):
     start = time.monotonic()
     server.stop("fast")
@@ -98,6 +104,8 @@ def test_p41_long_wait_for_the_mirror(both_plugins, own_servers, source, mirror,
         with mirror.transaction() as cursor:
             cursor.execute("lock table mirror_public.t in access exclusive mode")
             cursor.execute("select pg_sleep(6.5)")
+            # Feedback went on, and confirmed nothing that is not durable here (invariant 2).
+            assert confirmed(pipeline) <= lsn(pipeline.clock()[1])
     assert source.value(sender, pipeline.slot, user="postgres") == before
     assert "terminating walsender" not in own_servers.source.log
     pipeline.settle()
@@ -135,7 +143,6 @@ def test_cursor_of_a_batch_in_flight(own_servers, source, mirror, table, folder,
     pipeline = running(make_pipeline)
     with Traffic(source, folder, TRAFFIC, clients=2, rate=500):
         for _ in range(100):
-            confirmed = source.value("select confirmed_flush_lsn::text from pg_replication_slots "
-                                     "where slot_name = %s", pipeline.slot, user="postgres")
-            assert lsn(confirmed) <= lsn(pipeline.clock()[1])
+            before = confirmed(pipeline)
+            assert before <= lsn(pipeline.clock()[1])
     pipeline.settle()
