@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import time
 
@@ -141,3 +142,17 @@ def test_slot_that_is_older_than_the_pipeline(source, mirror, table, make_pipeli
     assert f"pg_drop_replication_slot('{pipeline.slot}')" in pipeline.this_run()
     assert source.value("select count(*) from pg_replication_slots where slot_name = %s",
                         pipeline.slot, user="postgres") == 1
+
+
+def test_a_trigger_on_the_mirror_that_swallows_writes(source, mirror, table, make_pipeline):
+    """The same refusal again and again ends the run; waiting would not help."""
+    source.sql("insert into t values (1, 1)")
+    pipeline = running(make_pipeline)
+    mirror.sql("create function swallow() returns trigger language plpgsql as 'begin return null; end';"
+               "create trigger swallow before update on mirror_public.t for each row "
+               "execute function swallow()", user="postgres")
+    source.sql("update t set a = 2")
+    assert pipeline.wait_exit(170) == 1
+    assert "20 times at the same position" in pipeline.this_run()
+    assert "trigger" in pipeline.this_run()
+    assert re.search(r"times now.*\[interrupted\]", pipeline.this_run())
