@@ -64,6 +64,7 @@ def test_stop_while_the_source_is_frozen(own_servers, source, mirror, table, mak
     pipeline.settle()
 
 
+@pytest.mark.slow
 def test_tombstones_left_by_an_earlier_retention(source, mirror, table, make_pipeline):
     source.sql("insert into t select i, i from generate_series(1, 10) i")
     pipeline = running(make_pipeline, purge={"after": "7d"})
@@ -78,6 +79,7 @@ def test_tombstones_left_by_an_earlier_retention(source, mirror, table, make_pip
     pipeline.settle()
 
 
+@pytest.mark.slow
 def test_sweep_gives_way_to_a_long_transaction(source, mirror, table, make_pipeline):
     """Somebody holds the table for longer than a round: the stream is not interrupted."""
     pipeline = running(make_pipeline, purge={"after": "7d"})
@@ -144,6 +146,7 @@ def test_slot_that_is_older_than_the_pipeline(source, mirror, table, make_pipeli
                         pipeline.slot, user="postgres") == 1
 
 
+@pytest.mark.slow
 def test_a_trigger_on_the_mirror_that_swallows_writes(source, mirror, table, make_pipeline):
     """The same refusal again and again ends the run; waiting would not help."""
     source.sql("insert into t values (1, 1)")
