@@ -45,7 +45,7 @@ def test_second_instance_takes_over(source, table, make_pipeline):
     second.settle()
 
 
-def test_p42_zombie_is_fenced(both_plugins, own_servers, source, mirror, table, folder, make_pipeline):
+def test_p42_zombie_is_fenced(own_servers, source, mirror, table, folder, make_pipeline):
     """Frozen with a batch in hand, replaced, thawed: what it still holds is not applied."""
     first = make_pipeline(source={"start_timeout": "3s"}).publish()
     first.start().wait_until_caught_up()
