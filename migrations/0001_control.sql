@@ -87,3 +87,11 @@ create table tailwater.heartbeat (
     state    text not null,             -- 'copying', 'streaming', 'waiting for the source', …
     detail   jsonb not null default '{}'
 ) with (fillfactor = 10);
+
+-- Fails with the SQLSTATE and message given.  The apply statements call it where a row count is not what it has to be, so
+-- that the commit can be sent along with them: a refused statement takes the rest of the pipeline with it.
+create function tailwater.refuse(state text, reason text) returns bigint language plpgsql as $$
+begin
+    raise exception using errcode = state, message = reason;
+end
+$$;

@@ -1,7 +1,8 @@
 /*
- * The whole batch goes through one libpq pipeline; results are read when PIPELINE_BYTES are in
- * flight and before the commit, which is sent only after every count was found right.  Nothing is
- * sent after a failure.
+ * The whole batch goes through one libpq pipeline, the commit included; results are read when
+ * PIPELINE_BYTES are in flight, and at the end.  The statements check their own row counts and fail
+ * where these are wrong, and after a failed statement the server runs nothing up to the next sync: a
+ * small batch is one round trip, and a commit never follows a write that went wrong.
  *
  * The rows of a table are sorted into classes, and each class gets the cheapest statement that is
  * right for it:
@@ -168,25 +169,15 @@ static void expect(struct apply *apply, enum reply reply, const struct table *ta
     apply->pending[apply->pending_count++] = (struct pending){reply, table, lsn};
 }
 
-/* What a write did against what its probe saw. */
+/* The counts are right, or the statement would have failed. */
 static bool take_write(struct apply *apply, const struct table *table,
-                       const struct pg_result *result, struct error *err)
+                       const struct pg_result *result)
 {
-    int64_t count[COUNTS];
-
-    for (int i = 0; i < COUNTS; i++)
-        count[i] = pg_int(result, 0, i);
-    for (int i = 0; i < COUNT_INCOMPLETE; i += 2)
-        if (count[i] != count[i + 1])
-            return error_set(err, ERROR_RETRY,
-                             "a write touched %" PRId64 " rows where its probe saw %" PRId64
-                             ": somebody else changes this mirror table",
-                             count[i + 1], count[i]);
-    apply->counts.deleted += count[COUNT_REMOVED];
-    apply->counts.updated += count[COUNT_UPDATED];
-    apply->counts.inserted += count[COUNT_INSERTED];
-    apply->counts.incomplete += count[COUNT_INCOMPLETE];
-    apply->has_repairs[table->index] |= count[COUNT_INCOMPLETE] > 0;
+    apply->counts.deleted += pg_int(result, 0, COUNT_REMOVED);
+    apply->counts.updated += pg_int(result, 0, COUNT_UPDATED);
+    apply->counts.inserted += pg_int(result, 0, COUNT_INSERTED);
+    apply->counts.incomplete += pg_int(result, 0, COUNT_INCOMPLETE);
+    apply->has_repairs[table->index] |= pg_int(result, 0, COUNT_INCOMPLETE) > 0;
     return true;
 }
 
@@ -200,7 +191,7 @@ static bool take_reply(struct apply *apply, const struct pending *pending,
     case REPLY_CLOCK:
         return cursor_take(apply->cursor, result, err);
     case REPLY_WRITE:
-        return take_write(apply, pending->table, result, err);
+        return take_write(apply, pending->table, result);
     case REPLY_DELETE:
     case REPLY_TRUNCATE:
         apply->counts.deleted += pg_affected(result);
@@ -211,6 +202,13 @@ static bool take_reply(struct apply *apply, const struct pending *pending,
 
 static bool wrap_pending(const struct pending *pending, struct error *err)
 {
+    if (strcmp(err->sqlstate, CURSOR_FENCED) == 0) {
+        err->kind = ERROR_BUSY;
+        error_hint(err, "run one tailwater per pipeline; nothing of this batch was written");
+    } else if (strcmp(err->sqlstate, STATEMENT_MISCOUNTED) == 0) {
+        err->kind = ERROR_RETRY;
+        error_hint(err, "no triggers, rules or other writers on mirror tables");
+    }
     if (pending->table == NULL)
         return false;
     return error_wrap(err, "%s, transaction at " LSN_FORMAT, pending->table->label,
@@ -560,10 +558,11 @@ static bool finish_cursor(struct apply *apply, const struct batch *batch, struct
                               err);
 }
 
+/* The commit goes out behind the writes: where one of them is refused, the server skips it (invariant 1). */
 static bool commit(struct apply *apply, struct error *err)
 {
-    if (!settle(apply, err) || !FAULT(before_commit, err) || !send_plain(apply, "commit", err) ||
-        !settle(apply, err) || !pg_pipeline_leave(apply->pg, err))
+    if (!FAULT(before_commit, err) || !send_plain(apply, "commit", err) || !settle(apply, err) ||
+        !pg_pipeline_leave(apply->pg, err))
         return false;
     apply->is_open = false;
     cursor_committed(apply->cursor);

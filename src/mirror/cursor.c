@@ -19,10 +19,13 @@ bool cursor_read(struct cursor *cursor, struct pg *mirror, const char *pipeline,
 {
     static const char prepare[] =
         "prepare tailwater_clock (text, pg_lsn, bigint, pg_lsn, bigint, timestamptz, tid) as "
-        "update tailwater.clock set batch_id = batch_id + $5, cursor = $4, "
+        "with c as (update tailwater.clock set batch_id = batch_id + $5, cursor = $4, "
         "commit_time = coalesce($6, commit_time), applied_at = clock_timestamp() "
         "where ctid = $7 and pipeline = $1 and cursor = $2 and batch_id = $3 "
-        "returning batch_id, ctid::text";
+        "returning batch_id, ctid::text as tid) "
+        "select coalesce((select batch_id from c), tailwater.refuse('" CURSOR_FENCED "', "
+        "'the clock of pipeline ' || $1 || ' is not at ' || $2 || ', batch ' || $3 || "
+        "': another instance has written since')), (select tid from c)";
     _cleanup_result_ struct pg_result *result = NULL;
 
     if (!pg_query_row(
@@ -73,13 +76,8 @@ bool cursor_send_finish(struct cursor *cursor, struct pg *mirror, lsn_t lsn, int
 
 bool cursor_take(struct cursor *cursor, const struct pg_result *result, struct error *err)
 {
-    if (pg_rows(result) != 1) {
-        error_set(err, ERROR_BUSY,
-                  "the clock of pipeline %s is not at " LSN_FORMAT ", batch %" PRId64
-                  ": another instance has written since",
-                  cursor->pipeline, LSN_ARGS(cursor->lsn), cursor->batch_id);
-        return error_hint(err, "run one tailwater per pipeline; nothing of this batch was written");
-    }
+    if (pg_rows(result) != 1 || pg_is_null(result, 0, 1))
+        return error_set(err, ERROR_BUG, "the clock did not say where it is");
     cursor->next_batch_id = pg_int(result, 0, 0);
     snprintf(cursor->next_tid, sizeof(cursor->next_tid), "%s", pg_text(result, 0, 1));
     return true;

@@ -24,9 +24,13 @@ struct cursor {
 /* Read the committed clock, and prepare the statement that moves it on this connection. */
 bool cursor_read(struct cursor *cursor, struct pg *mirror, const char *pipeline, struct error *err);
 
+/* The SQLSTATE of a clock that is not where its writer believes: the server refuses, and nothing after it runs. */
+#define CURSOR_FENCED "TW001"
+
 /*
  * Queue, in pipeline mode, the statement that moves the clock: one batch further, and to lsn.
- * cursor_take() reads its result; ERROR_BUSY where the clock was not where it should be.
+ * cursor_take() reads its result.  Where the clock is elsewhere the statement fails (CURSOR_FENCED), so that a commit may be
+ * queued behind it.
  */
 bool cursor_send_move(struct cursor *cursor, struct pg *mirror, lsn_t lsn, int64_t commit_time_us,
                       struct error *err);

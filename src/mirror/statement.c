@@ -345,19 +345,27 @@ void statement_write(const struct table *table, unsigned flags, const char *pipe
     add_insert(ret_sql, table);
     if (flags & STATEMENT_HOLES)
         add_repair(ret_sql, table, pipeline);
-    buf_add(ret_sql, " select ");
+    buf_add(ret_sql, " select n.* from (select ");
     for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
         if ((flags & counts[i].needs) == counts[i].needs)
-            buf_printf(ret_sql, "count(*) filter (where %s), (select count(*) from %s), ",
-                       condition(table, counts[i].wanted), counts[i].done);
+            buf_printf(
+                ret_sql,
+                "count(*) filter (where %s) as want_%s, (select count(*) from %s) as did_%s, ",
+                condition(table, counts[i].wanted), counts[i].done, counts[i].done, counts[i].done);
         else
-            buf_add(ret_sql, "0, 0, ");
+            buf_printf(ret_sql, "0 as want_%s, 0 as did_%s, ", counts[i].done, counts[i].done);
     }
     if (flags & STATEMENT_HOLES)
         buf_add(ret_sql, "(select count(*) from r)");
     else
         buf_add(ret_sql, "0");
-    buf_add(ret_sql, " from s");
+    buf_add(
+        ret_sql,
+        " from s) n where case when want_d = did_d and want_w = did_w and want_i = did_i then true "
+        "else tailwater.refuse('" STATEMENT_MISCOUNTED
+        "', 'a write touched ' || did_d + did_w + did_i || "
+        "' rows where its probe saw ' || want_d + want_w + want_i || "
+        "': somebody else changes this mirror table') is null end");
 }
 
 /* unnest($1::T[], …) as u(c0, …), of the key columns alone */

@@ -12,6 +12,8 @@
 #include "base/buf.h"
 #include "batch/table.h"
 
+#define STATEMENT_MISCOUNTED "TW002"
+
 enum statement_flag {
     STATEMENT_HOLES = 1, /* a presence array per toastable column */
     STATEMENT_BASES = 2, /* holes are filled from the row of another key: base key arrays */
