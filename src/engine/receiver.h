@@ -22,7 +22,6 @@ struct receiver_options {
     lsn_t cursor;                /* where the mirror stands */
     lsn_t until;                 /* stop once the mirror has this; 0: never */
     const char *source_conninfo; /* to look up partitions that are new since the start */
-    const char *prefix;          /* of our logical messages */
     const atomic_bool *stop;     /* set by a signal: finish what is applied and return */
     struct statistics *statistics;
 };
