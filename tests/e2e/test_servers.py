@@ -38,12 +38,12 @@ def test_server_restarts_while_running(own_servers, source, mirror, table, folde
         with Traffic(source, folder, TRAFFIC, clients=2, rate=400):
             batch = pipeline.clock()[0]
             wait.until(lambda: pipeline.clock()[0] > batch + 5, "batches")
+            said = len(pipeline.this_run())
             if how == "killed":
                 server.kill()
             else:
                 server.stop(how)
             # It stays down until the program has noticed and waits.
-            said = len(pipeline.this_run())
             wait.until(lambda: len(pipeline.this_run()) > said or not pipeline.is_running,
                        "word of the lost server", deadline=20)
             server.start()
