@@ -161,7 +161,8 @@ bool load_item(const struct load *load, const struct plan_item *item, int64_t *r
     int64_t rows;
 
     if (!pg_exec(load->source, "SAVEPOINT item", err) || !pg_exec(load->mirror, "BEGIN", err) ||
-        !copy_rows(load, item, &rows, err) || !plan_check_storage(load->source, item, err) ||
+        !copy_rows(load, item, &rows, err) ||
+        !plan_check_storage(load->source, item->schema, item->name, item->relid, err) ||
         !check_mark(load->mirror, item->table, load->consistent_point, err) ||
         !pg_exec(load->mirror, "COMMIT", err) ||
         !pg_exec(load->source, "ROLLBACK TO SAVEPOINT item; RELEASE SAVEPOINT item", err))

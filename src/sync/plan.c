@@ -93,7 +93,6 @@ static bool add_table(struct plan *plan, int *size, const struct pg_result *resu
                       struct arena *arena, struct error *err)
 {
     const struct table *table = relations->table;
-    _cleanup_buf_ struct buf storage = {0};
     bool is_readable = true;
 
     for (int row = relations->first; row < relations->first + relations->count; row++) {
@@ -104,31 +103,24 @@ static bool add_table(struct plan *plan, int *size, const struct pg_result *resu
             return error_hint(err, "detach that partition, or leave the table out");
         }
         is_readable &= pg_bool(result, row, R_READABLE);
-        buf_printf(&storage, "%s%s", storage.len ? "," : "{", pg_text(result, row, R_OID));
     }
     if (table->is_partitioned && (!is_readable || relations->count == 0)) {
-        buf_add(&storage, relations->count ? "}" : "{}");
         add_item(plan, size,
                  (struct plan_item){.table = table,
                                     .schema = table->schema,
                                     .name = table->name,
                                     .relid = table->relid,
-                                    .bytes = relations->bytes,
-                                    .storage = arena_strdup(arena, buf_text(&storage)),
-                                    .nstorage = relations->count});
+                                    .bytes = relations->bytes});
         return true;
     }
     for (int row = relations->first; row < relations->first + relations->count; row++)
-        add_ranges(
-            plan, size,
-            (struct plan_item){.table = table,
-                               .schema = arena_strdup(arena, pg_text(result, row, R_SCHEMA)),
-                               .name = arena_strdup(arena, pg_text(result, row, R_NAME)),
-                               .relid = (uint32_t) pg_int(result, row, R_OID),
-                               .is_only = true,
-                               .storage = arena_printf(arena, "{%s}", pg_text(result, row, R_OID)),
-                               .nstorage = 1},
-            pg_int(result, row, R_BLOCKS), pg_int(result, row, R_BYTES), item_bytes);
+        add_ranges(plan, size,
+                   (struct plan_item){.table = table,
+                                      .schema = arena_strdup(arena, pg_text(result, row, R_SCHEMA)),
+                                      .name = arena_strdup(arena, pg_text(result, row, R_NAME)),
+                                      .relid = (uint32_t) pg_int(result, row, R_OID),
+                                      .is_only = true},
+                   pg_int(result, row, R_BLOCKS), pg_int(result, row, R_BYTES), item_bytes);
     return true;
 }
 
@@ -209,26 +201,32 @@ void plan_add_copy(struct buf *sql, const struct plan_item *item, bool is_binary
     buf_add(sql, is_binary ? ") TO STDOUT (FORMAT binary)" : ") TO STDOUT");
 }
 
-bool plan_check_storage(struct pg *source, const struct plan_item *item, struct error *err)
+bool plan_check_storage(struct pg *source, const char *schema, const char *name, uint32_t relid,
+                        struct error *err)
 {
     _cleanup_result_ struct pg_result *result = NULL;
     _cleanup_buf_ struct buf relation = {0};
-    char relid[16], count[16];
+    char oid[16];
 
-    /* pg_class is read under the snapshot; the two functions know the present. */
-    pg_add_qualified(&relation, item->schema, item->name);
-    snprintf(relid, sizeof(relid), "%" PRIu32, item->relid);
-    snprintf(count, sizeof(count), "%d", item->nstorage);
+    /* Catalogs are read under the snapshot; to_regclass() and pg_relation_filenode() know the
+     * present. */
+    pg_add_qualified(&relation, schema, name);
+    snprintf(oid, sizeof(oid), "%" PRIu32, relid);
     if (!pg_query_row(source,
-                      "SELECT to_regclass($1) = $2::oid AND (SELECT count(*) = $4::int8"
-                      " FROM pg_class c WHERE c.oid = ANY ($3::oid[])"
-                      " AND c.relfilenode = pg_relation_filenode(c.oid))",
-                      4, (const char *[]){buf_text(&relation), relid, item->storage, count},
-                      &result, err))
+                      "WITH RECURSIVE tree(relid) AS ("
+                      " SELECT $1::oid"
+                      " UNION ALL"
+                      " SELECT i.inhrelid FROM tree t"
+                      " JOIN pg_class p ON p.oid = t.relid AND p.relkind = 'p'"
+                      " JOIN pg_inherits i ON i.inhparent = t.relid)"
+                      " SELECT to_regclass($2) = $1::oid AND bool_and(c.relkind = 'p' OR"
+                      " coalesce(c.relfilenode = pg_relation_filenode(c.oid), false))"
+                      " FROM tree t JOIN pg_class c ON c.oid = t.relid",
+                      2, (const char *[]){oid, buf_text(&relation)}, &result, err))
         return false;
     if (pg_bool(result, 0, 0))
         return true;
     return error_set(err, ERROR_RETRY,
-                     "%s was truncated, rewritten or renamed on the source while it was copied",
+                     "%s was truncated, rewritten or renamed on the source while it was read",
                      buf_text(&relation));
 }

@@ -24,8 +24,6 @@ struct plan_item {
     bool has_range;                 /* only pages from first_block on, before end_block … */
     int64_t first_block, end_block; /* … or to the end where that is -1 */
     int64_t bytes;                  /* its share of the relation on disk: for progress */
-    const char *storage;            /* "{1,2}": the relations whose storage is read */
-    int nstorage;
 };
 
 struct plan {
@@ -46,11 +44,13 @@ bool plan_make(struct pg *source, const struct table_list *tables, const bool *i
 void plan_add_copy(struct buf *sql, const struct plan_item *item, bool is_binary);
 
 /*
- * Was what the item has just read, in the same transaction, the storage that the snapshot knows?
- * A snapshot does not protect from TRUNCATE nor from an ALTER TABLE that rewrites: what was read
- * then is empty, without an error.  And pages of a table that moved to new storage between two
- * items are not the ranges they were cut as.  ERROR_RETRY: the same again under a new snapshot.
+ * Was what has just been read from schema.name, in the same transaction, the storage that the
+ * snapshot knows?  A snapshot does not protect from TRUNCATE nor from an ALTER TABLE that rewrites:
+ * what is read then is empty, without an error.  And pages of a table that moved to new storage
+ * between two items are not the ranges they were cut as.  Looks at all partitions of a root.
+ * ERROR_RETRY: the same again under a new snapshot.
  */
-bool plan_check_storage(struct pg *source, const struct plan_item *item, struct error *err);
+bool plan_check_storage(struct pg *source, const char *schema, const char *name, uint32_t relid,
+                        struct error *err);
 
 #endif

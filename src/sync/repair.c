@@ -22,6 +22,7 @@
 #include "mirror/ddl.h"
 #include "source/snapshot.h"
 #include "sync/columns.h"
+#include "sync/plan.h"
 #include "sync/rate.h"
 
 #include <inttypes.h>
@@ -321,19 +322,21 @@ static void slice_add(struct slice *slice, const struct table *table,
 }
 
 /*
- * Fill the slice, which has begun.  Rows are fetched few at a time: as many as would have made an
- * eighth of a slice by the size of the last ones, one at first.
+ * Fill the slice, which has begun.  Rows are fetched few at a time, one at first: as long as the
+ * last ones were small, twice as many the next time.
  */
-static bool fetch_slice(const struct repair *repair, const struct table *table, int *fetch,
-                        struct slice *slice, bool *ret_is_end, struct error *err)
+static bool fetch_slice(const struct repair *repair, const struct table *table, struct slice *slice,
+                        bool *ret_is_end, struct error *err)
 {
+    int fetch = 1;
+
     while (slice->nrows < SLICE_ROWS && slice->bytes < SLICE_BYTES) {
         _cleanup_result_ struct pg_result *result = NULL;
         const size_t before = slice->bytes;
         char sql[40];
         int nrows;
 
-        snprintf(sql, sizeof(sql), "FETCH %d FROM wanted", *fetch);
+        snprintf(sql, sizeof(sql), "FETCH %d FROM wanted", fetch);
         if (!pg_query(repair->source, sql, 0, NULL, &result, err))
             return false;
         nrows = pg_rows(result);
@@ -342,12 +345,12 @@ static bool fetch_slice(const struct repair *repair, const struct table *table, 
         if (!rate_take(repair->rate, slice->bytes - before, repair->options->stop) ||
             stopped(repair, err))
             return error_set(err, ERROR_RETRY, "stopped");
-        if (nrows < *fetch) {
+        if (nrows < fetch) {
             *ret_is_end = true;
             return true;
         }
-        *fetch = slice->bytes - before > SLICE_BYTES / 8 / 2 ? 1 : *fetch * 2;
-        *fetch = *fetch > MAX_FETCH ? MAX_FETCH : *fetch;
+        fetch = slice->bytes - before > SLICE_BYTES / 16 ? 1 : fetch * 2;
+        fetch = fetch > MAX_FETCH ? MAX_FETCH : fetch;
     }
     *ret_is_end = false;
     return true;
@@ -483,30 +486,41 @@ static bool write_slice(struct repair *repair, const struct table *table, const 
 
 /* ---- all of it ---- */
 
+/*
+ * One slice of the group's rows.  The lock on the source's table is let go before the mirror's
+ * clock is waited for (load.c says why).
+ */
+static bool read_slice(const struct repair *repair, const struct table *table,
+                       const struct group *group, struct slice *slice, bool *ret_is_end,
+                       struct error *err)
+{
+    slice_begin(slice, table);
+    if (!pg_exec(repair->source, "SAVEPOINT slice", err) || !open_rows(repair, table, group, err) ||
+        !fetch_slice(repair, table, slice, ret_is_end, err) ||
+        !plan_check_storage(repair->source, table->schema, table->name, table->relid, err) ||
+        !pg_exec(repair->source, "ROLLBACK TO SAVEPOINT slice; RELEASE SAVEPOINT slice", err))
+        return false;
+    slice_end(slice, table);
+    return FAULT(repair_after_fetch, err);
+}
+
+/* What the slice could not hold is still on the list: the caller reads the group anew. */
 static bool repair_group(struct repair *repair, const struct table *table,
-                         const struct group *group, struct slice *slice, struct error *err)
+                         const struct group *group, struct slice *slice, bool *ret_is_end,
+                         struct error *err)
 {
     _cleanup_buf_ struct buf rest = {0};
-    bool is_end = false;
-    int64_t keys;
-    int fetch = 1;
+    int64_t keys = 0;
+    bool is_end;
 
-    if (!open_rows(repair, table, group, err))
+    if (!read_slice(repair, table, group, slice, &is_end, err) ||
+        (slice->nrows > 0 && !write_slice(repair, table, slice, err)))
         return false;
-    while (!is_end) {
-        slice_begin(slice, table);
-        if (!fetch_slice(repair, table, &fetch, slice, &is_end, err))
-            return false;
-        slice_end(slice, table);
-        if (slice->nrows > 0 &&
-            (!FAULT(repair_after_fetch, err) || !write_slice(repair, table, slice, err)))
-            return false;
-    }
     /* Those that S does not have: the stream had their delete, or will have it. */
-    if (!pg_exec(repair->source, "CLOSE wanted", err) ||
-        !take_off(repair, buf_text(&group->ids), &rest, &keys, err))
+    if (is_end && !take_off(repair, buf_text(&group->ids), &rest, &keys, err))
         return false;
     repair->result.keys += keys;
+    *ret_is_end = is_end;
     return true;
 }
 
@@ -514,15 +528,25 @@ static bool repair_table(struct repair *repair, const struct table *table, struc
 {
     struct group group = {.keys = memory_alloc((size_t) table->nkeys * sizeof(struct buf))};
     struct slice slice = {.values = memory_alloc((size_t) table->ncolumns * sizeof(struct buf))};
-    bool is_fine = true;
-    int64_t done = 0;
+    const int64_t end = repair->result.keys + MAX_KEYS;
+    int64_t after = 0;
+    bool is_fine;
 
-    do {
-        is_fine = read_group(repair, table, group.last_id, &group, err) &&
-                  (group.count == 0 || repair_group(repair, table, &group, &slice, err));
-        done += group.count;
-    } while (is_fine && group.count == GROUP_KEYS && done < MAX_KEYS);
-    repair->result.is_more |= is_fine && group.count == GROUP_KEYS;
+    for (;;) {
+        bool is_end;
+
+        is_fine = read_group(repair, table, after, &group, err);
+        if (!is_fine || group.count == 0)
+            break;
+        is_fine = repair_group(repair, table, &group, &slice, &is_end, err);
+        if (!is_fine || (is_end && group.count < GROUP_KEYS))
+            break;
+        after = is_end ? group.last_id : after;
+        if (repair->result.keys >= end) {
+            repair->result.is_more = true;
+            break;
+        }
+    }
 
     bufs_free(group.keys, table->nkeys);
     buf_release(&group.ids);

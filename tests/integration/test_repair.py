@@ -98,6 +98,13 @@ def make_t(source):
                "insert into t select i, i, repeat('x', 5000) || i from generate_series(1, 10) i")
 
 
+def wait_for_reader(source):
+    """Until the snapshot is imported."""
+    wait.until(lambda: source.value("select count(*) from pg_stat_activity where application_name "
+                                    "= 'tailwater repair' and state = 'idle in transaction'",
+                                    user="postgres"), "the reader")
+
+
 def test_nothing_to_do(repair, source):
     make_t(source)
     repair().run(0, 0)
@@ -146,12 +153,27 @@ def test_the_cursor_has_to_come(repair, source):
     assert "cursor did not reach" in one.start().finish(AGAIN)
     assert one.listed() == 1
     one.start()
-    wait.until(lambda: source.value("select count(*) from pg_stat_activity where application_name "
-                                    "= 'tailwater repair'", user="postgres"), "the reader")
+    wait_for_reader(source)
     assert one.mirror.value("select count(*) from mirror_public.t") == 0
     one.move_cursor(FAR)
     assert "repaired 1 1" in one.finish()
     assert one.mirror.sql("select id, length(big) from mirror_public.t") == [(1, 5001)]
+
+
+@pytest.mark.parametrize("change", ["truncate t", "alter table t alter id type bigint"])
+def test_storage_that_changed_is_found(repair, source, change):
+    """Read under the snapshot, such a table looks empty."""
+    make_t(source)
+    one = repair()
+    one.move_cursor("0/1")
+    one.mirror.sql("delete from mirror_public.t where id = 1")
+    one.ask("t", "1")
+    one.start()
+    wait_for_reader(source)
+    source.sql(change)
+    one.move_cursor(FAR)
+    assert "truncated, rewritten or renamed" in one.finish(AGAIN)
+    assert one.listed() == 1
 
 
 def test_a_key_that_left_the_list_is_not_written(repair, source):
@@ -163,9 +185,11 @@ def test_a_key_that_left_the_list_is_not_written(repair, source):
         one.ask("t", str(key))
     one.start(env={"TAILWATER_FAULT": "repair_after_fetch=stall:1500"})
     wait.until(lambda: source.value("select count(*) from pg_stat_activity where application_name "
-                                    "= 'tailwater repair' and query like 'FETCH%%'",
+                                    "= 'tailwater repair' and query like 'ROLLBACK TO%%'",
                                     user="postgres"), "rows fetched")
     one.mirror.sql("delete from tailwater.repair where key = '{2}'")
+    # The application's DDL does not wait for the mirror.
+    source.sql("set lock_timeout = '500ms'; alter table t add extra int")
     assert "repaired 2 2" in one.finish()
     assert one.mirror.sql("select id from mirror_public.t where id < 4 order by id") == [(1,), (3,)]
 
@@ -193,8 +217,7 @@ def test_stop(repair, source):
     one.move_cursor("0/1")
     one.ask("t", "1")
     one.start()
-    wait.until(lambda: source.value("select count(*) from pg_stat_activity where application_name "
-                                    "= 'tailwater repair'", user="postgres"), "the reader")
+    wait_for_reader(source)
     one.process.send_signal(signal.SIGTERM)
     assert "stopped" in one.finish(AGAIN)
 
@@ -220,7 +243,7 @@ def test_a_mirror_that_goes_away(repair, source):
     one.ask("t", "1")
     one.start(env={"TAILWATER_FAULT": "repair_after_fetch=stall:1000"})
     wait.until(lambda: source.value("select count(*) from pg_stat_activity where application_name "
-                                    "= 'tailwater repair' and query like 'FETCH%%'",
+                                    "= 'tailwater repair' and query like 'ROLLBACK TO%%'",
                                     user="postgres"), "rows fetched")
     one.mirror.sql("select pg_terminate_backend(pid) from pg_stat_activity where datname = "
                    "current_database() and application_name = 'tailwater repair'")
@@ -347,6 +370,18 @@ def test_more_keys_than_a_group(repair, source):
     one.run(3400, 1700)
     one.expect_equal("t")
     assert one.pipeline.counter("repaired_rows") == 1700
+
+
+def test_a_round_has_a_limit(repair, source):
+    source.sql("create table t (id int primary key); create table u (id int primary key);"
+               "insert into t select generate_series(1, 20600); insert into u values (1)")
+    one = repair()
+    one.ask_all("t", "id::text")
+    one.ask("u", "1")
+    one.mirror.sql("delete from mirror_public.t")
+    assert "repaired 20001 20001 more\n" in one.start().finish()
+    one.run(600, 600)
+    one.expect_equal("t")
 
 
 def test_wide_rows_in_several_slices(repair, source):
