@@ -4,7 +4,7 @@
  * 15).
  *
  * Chunks pass through as they come, one row each; nobody here looks into them.  They are gathered
- * into pieces of PIECE_BYTES before they are sent on, which saves a system call and a message's
+ * into pieces of PIECE_BYTES before they are sent on (but for rows larger than that), which saves a system call and a message's
  * handling per row on both sides.
  *
  * The lock that the source's COPY takes would last until the snapshot's transaction ends, and with
@@ -19,7 +19,8 @@
 #include "sync/columns.h"
 #include "sync/rate.h"
 
-#define PIECE_BYTES ((size_t) 64 * 1024)
+#define PIECE_BYTES     ((size_t) 64 * 1024)
+#define MAX_PIECE_BYTES ((size_t) 1024 * 1024)
 
 static void add_mirror_name(struct buf *sql, const struct table *table)
 {
@@ -90,14 +91,20 @@ bool load_prepare(struct pg *mirror, const char *pipeline, const struct table *t
     return !pg_bool(result, 0, 0) || ddl_empty_table(mirror, pipeline, table, err);
 }
 
-static bool flush(const struct load *load, struct buf *piece, struct error *err)
+/* In bounded pieces, so that libpq's buffer is not made as large as a row can be. */
+static bool send_on(const struct load *load, const char *data, size_t len, struct error *err)
 {
-    atomic_fetch_add(load->bytes, (int64_t) piece->len);
-    if (!rate_take(load->rate, piece->len, load->stop) || atomic_load(load->stop))
-        return error_set(err, ERROR_RETRY, "stopped");
-    if (!pg_copy_in_put(load->mirror, piece->data, piece->len, err))
-        return false;
-    buf_clear(piece);
+    while (len > 0) {
+        const size_t piece = len < MAX_PIECE_BYTES ? len : MAX_PIECE_BYTES;
+
+        atomic_fetch_add(load->bytes, (int64_t) piece);
+        if (!rate_take(load->rate, piece, load->stop) || atomic_load(load->stop))
+            return error_set(err, ERROR_RETRY, "stopped");
+        if (!pg_copy_in_put(load->mirror, data, piece, err))
+            return false;
+        data += piece;
+        len -= piece;
+    }
     return true;
 }
 
@@ -107,26 +114,27 @@ static bool pump(const struct load *load, int64_t *ret_counted, struct error *er
 {
     _cleanup_buf_ struct buf piece = {0};
     int64_t counted = 0, rows = 0;
+    const char *data;
+    size_t len;
 
-    for (;;) {
-        const char *data;
-        size_t len;
-
+    do {
         if (!pg_copy_out_next(load->source, &data, &len, err))
             return false;
-        rows += len > 0;
-        buf_add_bytes(&piece, data, len);
-        if (piece.len > 0 && (len == 0 || piece.len >= PIECE_BYTES)) {
+        if (len == 0 || piece.len + len > PIECE_BYTES) {
             atomic_fetch_add(load->rows, rows - counted);
             counted = rows;
-            if (!flush(load, &piece, err))
+            if (!send_on(load, piece.data, piece.len, err))
                 return false;
+            buf_clear(&piece);
         }
-        if (len == 0) {
-            *ret_counted = counted;
-            return true;
-        }
-    }
+        rows += len > 0;
+        if (len >= PIECE_BYTES && !send_on(load, data, len, err))
+            return false;
+        if (len < PIECE_BYTES)
+            buf_add_bytes(&piece, data, len);
+    } while (len > 0);
+    *ret_counted = counted;
+    return true;
 }
 
 static bool copy_rows(const struct load *load, const struct plan_item *item, int64_t *ret_rows,
