@@ -75,14 +75,14 @@ def watch_log(item, title, cluster):
 class Servers:
     """A source and a mirror cluster."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, templates):
+        self.folder, self.templates = folder, templates
         self.source = Cluster(os.path.join(folder, "source"))
         self.mirror = Cluster(os.path.join(folder, "mirror"))
 
     def start(self):
-        for cluster in (self.source, self.mirror):
-            cluster.create().start().make_roles()
+        for cluster, template in zip((self.source, self.mirror), self.templates):
+            cluster.create(template).start().make_roles()
         return self
 
     def stop(self):
@@ -91,10 +91,18 @@ class Servers:
 
 
 @pytest.fixture(scope="session")
-def servers(request):
+def templates():
+    """What every source, and every mirror, is a copy of: initdb takes its time."""
+    folder = new_folder("tailwater-initdb-")
+    yield [Cluster(os.path.join(folder, side)).create() for side in ("source", "mirror")]
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def servers(request, templates):
     """The session's pair of clusters."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    pair = Servers(new_folder(f"tailwater-{worker or 'test'}-"))
+    pair = Servers(new_folder(f"tailwater-{worker or 'test'}-"), templates)
     try:
         yield pair.start()
     finally:
@@ -104,9 +112,9 @@ def servers(request):
 
 
 @pytest.fixture
-def own_servers(request, folder):
+def own_servers(request, folder, templates):
     """A pair of clusters for this test alone: it may kill and reconfigure them."""
-    pair = Servers(folder)
+    pair = Servers(folder, templates)
     try:
         pair.start()
         watch_log(request.node, "source server log", pair.source)

@@ -103,7 +103,7 @@ def test_dropped_while_running(both_plugins, source, copied):
 def test_source_replaced(both_plugins, own_servers, source, copied):
     """Another cluster under the same address: same names, another system identifier."""
     own_servers.source.stop()
-    for part in ("data", "log", "initdb.log"):
+    for part in ("data", "log"):
         shutil.move(f"{own_servers.source.folder}/{part}", f"{own_servers.source.folder}/{part}.old")
     own_servers.source.create().start().make_roles()
     name = source.name

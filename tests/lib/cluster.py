@@ -48,8 +48,10 @@ class Cluster:
     def __repr__(self):
         return f"Cluster({self.folder})"
 
-    def create(self):
-        script("create", self.folder, *(f"{k}={v}" for k, v in self.settings.items()))
+    def create(self, template=None):
+        """initdb, or a copy of a cluster that was made so (and never started)."""
+        how = ["copy", template.folder] if template else ["create"]
+        script(*how, self.folder, *(f"{k}={v}" for k, v in self.settings.items()))
         return self
 
     def start(self):
