@@ -169,18 +169,23 @@ bool control_require(struct pg *mirror, struct error *err)
 
 /* ---- the end ---- */
 
-/* All tables of the schema in one statement, so that those that refer to each other go together. */
-static bool drop_tables(struct pg *mirror, struct error *err)
+/* All tables of the schema in one statement, so that those that refer to each other go together;
+ * functions the same. */
+static bool drop_objects(struct pg *mirror, struct error *err)
 {
-    _cleanup_result_ struct pg_result *tables = NULL;
+    _cleanup_result_ struct pg_result *names = NULL;
 
     if (!pg_query_row(mirror,
-                      "SELECT string_agg(format('tailwater.%I', relname), ', ') FROM pg_class "
-                      "WHERE relnamespace = 'tailwater'::regnamespace AND relkind = 'r' "
-                      "AND pg_has_role(relowner, 'USAGE')",
-                      0, NULL, &tables, err))
+                      "SELECT (SELECT string_agg(format('tailwater.%I', relname), ', ') "
+                      "FROM pg_class WHERE relnamespace = 'tailwater'::regnamespace "
+                      "AND relkind = 'r' AND pg_has_role(relowner, 'USAGE')), "
+                      "(SELECT string_agg(oid::regprocedure::text, ', ') FROM pg_proc "
+                      "WHERE pronamespace = 'tailwater'::regnamespace "
+                      "AND pg_has_role(proowner, 'USAGE'))",
+                      0, NULL, &names, err))
         return false;
-    return pg_execf(mirror, err, "DROP TABLE %s", pg_text(tables, 0, 0)) &&
+    return pg_execf(mirror, err, "DROP TABLE %s", pg_text(names, 0, 0)) &&
+           pg_execf(mirror, err, "DROP FUNCTION %s", pg_text(names, 0, 1)) &&
            pg_exec(mirror, "DROP SCHEMA tailwater", err);
 }
 
@@ -199,7 +204,7 @@ bool control_drop(struct pg *mirror, bool *ret_dropped, struct error *err)
         return error_wrap(err, "control schema");
     }
     is_last = pg_bool(left, 0, 0);
-    if ((is_last && !drop_tables(mirror, err)) || !pg_exec(mirror, "COMMIT", err)) {
+    if ((is_last && !drop_objects(mirror, err)) || !pg_exec(mirror, "COMMIT", err)) {
         rollback(mirror);
         return error_wrap(err, "removing the control schema");
     }
