@@ -657,4 +657,4 @@ def test_the_sweep_gives_way_to_a_long_batch(shop, source, mirror, make_pipeline
     batch.rollback()
     batch.close()
     wait.until(lambda: mirror.value("select count(*) from mirror_public.orders where _deleted_at is not null") == 0,
-               lambda: f"the sweep\n{pipeline.log_tail()}", deadline=20)
+               lambda: f"the sweep\n{pipeline.log_tail()}", deadline=45)
