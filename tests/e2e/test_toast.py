@@ -3,7 +3,7 @@
 import pytest
 
 from lib import wait
-from lib.pipeline import FEEDS
+from lib.pipeline import FAILED, FEEDS
 
 
 @pytest.fixture
@@ -132,3 +132,12 @@ def test_p20_toasted_key(both_plugins, source, mirror, make_pipeline, how):
     assert mirror.sql("select left(id, 1), length(id), a, length(big) from k order by 1") == [
         ("l", 2400, 3, 1), ("m", 2400, 2, 9000)]
     pipeline.settle()
+
+
+def test_p57_a_dropped_column_is_no_hole(both_plugins, source, table, mirror, make_pipeline):
+    """A column that was dropped is missing like an unchanged value; the rows must not keep it."""
+    pipeline = running(make_pipeline)
+    source.sql("alter table t drop big; insert into t values (6, 1)")
+    assert pipeline.wait_exit() == FAILED
+    assert 'column "big"' in pipeline.log and "public.t" in pipeline.log
+    assert mirror.value("select count(*) from mirror_public.t") == 5
