@@ -10,6 +10,7 @@
 #include "engine/prepare.h"
 #include "engine/session.h"
 #include "mirror/control.h"
+#include "mirror/statement.h"
 #include "source/slot.h"
 
 #include <errno.h>
@@ -32,7 +33,7 @@
 #define HELD_US 75000000
 
 /* So many times somebody else has changed the same rows: it is no accident. */
-#define MAX_SAME_ERRORS 20
+#define MAX_SAME_ERRORS 8
 
 static atomic_bool is_stopped; /* by a signal: the one thing here that is the process's */
 static int stop_fd = -1;
@@ -199,8 +200,7 @@ static bool is_worth_waiting(struct life *life, const struct error *err)
  * writer. */
 static bool is_hopeless(const struct life *life, struct error *err)
 {
-    if (err->kind != ERROR_RETRY || err->sqlstate[0] != '\0' || life->nsame < MAX_SAME_ERRORS ||
-        strstr(err->message, "a write touched") == NULL)
+    if (strcmp(err->sqlstate, STATEMENT_MISCOUNTED) != 0 || life->nsame < MAX_SAME_ERRORS)
         return false;
     err->kind = ERROR_FAILED;
     error_wrap(err, "%d times at the same position", MAX_SAME_ERRORS);

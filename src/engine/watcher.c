@@ -19,8 +19,9 @@
 #include <poll.h>
 #include <string.h>
 
-#define SAY_US   1000000
-#define SWEEP_US 30000000
+#define SAY_US         1000000
+#define SWEEP_US       30000000
+#define SWEEP_FIRST_US 5000000
 
 /* Tables without old tombstones share a turn of this length. */
 #define SWEEP_TURN_US 200000
@@ -235,7 +236,7 @@ static void run_duties(struct watch *watch, struct duty *duties, int count)
 
 void *watcher_run(void *arg)
 {
-    struct watch watch = {.watcher = arg, .sweep_due_us = clock_tick_us() + SWEEP_US};
+    struct watch watch = {.watcher = arg, .sweep_due_us = clock_tick_us() + SWEEP_FIRST_US};
     struct duty duties[] = {{.run = say, .every_us = SAY_US, .is_vital = true},
                             {.run = sweep, .is_vital = true}};
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import signal
 import time
 
@@ -144,6 +143,5 @@ def test_a_trigger_on_the_mirror_that_swallows_writes(source, mirror, table, mak
                "execute function swallow()", user="postgres")
     source.sql("update t set a = 2")
     assert pipeline.wait_exit(170) == 1
-    assert "20 times at the same position" in pipeline.this_run()
+    assert "8 times at the same position" in pipeline.this_run()
     assert "trigger" in pipeline.this_run()
-    assert re.search(r"times now.*\[interrupted\]", pipeline.this_run())
