@@ -129,6 +129,13 @@ class Native(Contender):
         super().discard()
 
 
+def pipeline_of(bench, database, name, plugin, **keys):
+    """With the program's defaults (the tests' have a quicker heartbeat)."""
+    return Pipeline(os.path.join(bench.folder, f"{database.name}_{name}"), bench.source, database,
+                    name, plugin, ["public.item", "public.done"], bench.binary,
+                    **{"source": {"heartbeat": "auto"}, **keys})
+
+
 class Tailwater(Contender):
     """tailwater run, with the configuration of the README."""
 
@@ -141,9 +148,7 @@ class Tailwater(Contender):
         self.keys = keys
 
     def pipeline_on(self, database):
-        return Pipeline(os.path.join(self.bench.folder, database.name), self.source, database,
-                        f"bench_{self.plugin}", self.plugin, ["public.item", "public.done"],
-                        self.bench.binary, **self.keys)
+        return pipeline_of(self.bench, database, f"bench_{self.plugin}", self.plugin, **self.keys)
 
     def prepare(self):
         base = self.target_mirror(self.base)
