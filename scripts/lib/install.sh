@@ -26,9 +26,16 @@ is_offered() {
     apt-cache policy "$1" 2>/dev/null | grep -q 'Candidate: [0-9]'
 }
 
+# Quiet, unless it fails.
 apt_get() {
+    local log status=0
+
+    log=$(mktemp)
     as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
-        apt-get -y -q -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@"
+        apt-get -y -q -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@" >"$log" 2>&1 || status=$?
+    [ $status = 0 ] || tail -n 30 "$log" >&2
+    rm -f "$log"
+    return $status
 }
 
 # The major version of PostgreSQL to use: the newest that is installed and has, or can be given,
