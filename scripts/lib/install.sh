@@ -23,7 +23,7 @@ is_installed() {
 
 # Has apt a version of this package to offer?
 is_offered() {
-    apt-cache policy "$1" 2>/dev/null | grep -q 'Candidate: [0-9]'
+    [[ $(apt-cache policy "$1" 2>/dev/null) =~ Candidate:\ [0-9] ]]
 }
 
 # Quiet, unless it fails.
@@ -50,7 +50,7 @@ pg_version() {
             return
         fi
     done
-    apt-cache depends postgresql 2>/dev/null | sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p' | head -1
+    apt-cache depends postgresql 2>/dev/null | sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p'
 }
 
 # Debian's postgresql-N makes and starts a cluster "main" when it is installed first; this folder

@@ -77,9 +77,7 @@ class Cluster:
         pid = self.pid
         if pid is None:
             return
-        children = [int(p) for p in subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(pid)], stdout=subprocess.PIPE,
-            text=True).stdout.split()]
+        children = children_of(pid)
         for victim in [pid, *children]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
@@ -274,6 +272,17 @@ class Lines:
     def all(self):
         text = b"".join(self.parts)
         return text.split(b"\n")[:-1]
+
+
+def children_of(pid):
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError), \
+                    open(f"/proc/{name}/stat") as f:
+                if int(f.read().rpartition(")")[2].split()[1]) == pid:
+                    found.append(int(name))
+    return found
 
 
 def is_alive(pid):
