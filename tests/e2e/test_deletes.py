@@ -22,7 +22,7 @@ def tombstones(mirror, table="t"):
         f"select id from mirror_public.{table} where _deleted_at is not null order by id")]
 
 
-def test_purged_at_once_by_default(both_plugins, table, mirror, make_pipeline):
+def test_p26_purged_at_once_by_default(both_plugins, table, mirror, make_pipeline):
     pipeline = running(make_pipeline)
     pipeline.feed(["delete from t where id <= 5"], "one by one")
     assert mirror.value("select count(*) from mirror_public.t") == 15
@@ -48,7 +48,7 @@ def test_kept_for_a_while(both_plugins, source, table, mirror, make_pipeline):
 
 @pytest.mark.parametrize("retention", ["0", "7d"])
 @pytest.mark.parametrize("how", FEEDS)
-def test_resurrected(both_plugins, table, mirror, make_pipeline, how, retention):
+def test_p26_resurrected(both_plugins, table, mirror, make_pipeline, how, retention):
     pipeline = running(make_pipeline, purge={"after": retention})
     pipeline.feed(["delete from t where id = 3", "insert into t values (3, 'again')",
                    "delete from t where id = 4", "insert into t values (4, 'v4')"], how)
@@ -58,7 +58,7 @@ def test_resurrected(both_plugins, table, mirror, make_pipeline, how, retention)
 
 
 @pytest.mark.parametrize("retention, expected", [("0", []), ("7d", [7])])
-def test_delete_of_an_unseen_row(both_plugins, table, mirror, make_pipeline, retention, expected):
+def test_p26_delete_of_an_unseen_row(both_plugins, table, mirror, make_pipeline, retention, expected):
     pipeline = running(make_pipeline, purge={"after": retention})
     mirror.sql("delete from mirror_public.t where id = 7")
     pipeline.feed(["delete from t where id = 7"], "one by one")
@@ -68,7 +68,7 @@ def test_delete_of_an_unseen_row(both_plugins, table, mirror, make_pipeline, ret
 
 @pytest.mark.parametrize("retention", ["0", "7d"])
 @pytest.mark.parametrize("how", FEEDS)
-def test_truncate(both_plugins, table, mirror, make_pipeline, how, retention):
+def test_p62_truncate(both_plugins, table, mirror, make_pipeline, how, retention):
     pipeline = running(make_pipeline, purge={"after": retention})
     pipeline.feed(["insert into t values (100, 'x')", "update t set a = 'w' where id = 5",
                    "truncate t", "insert into t values (1, 'new')"], how)
@@ -132,7 +132,7 @@ def test_deletes_ignored(both_plugins, source, table, mirror, make_pipeline):
     pipeline.settle_stopped(compare=False)
 
 
-def test_truncate_ignored_or_refused(both_plugins, source, table, mirror, make_pipeline):
+def test_p62_truncate_ignored_or_refused(both_plugins, source, table, mirror, make_pipeline):
     pipeline = running(make_pipeline, tables=[{"name": "public.t", "truncate": "ignore"}])
     pipeline.feed(["truncate t", "insert into t values (1, 'new')"], "one by one")
     assert mirror.value("select count(*) from t") == 20

@@ -100,10 +100,12 @@ def test_table_that_does_not_exist(table, pipeline):
 
 
 @pytest.mark.parametrize("definition, word", [
-    ("create table bad (id int)", "key"),
-    ("create table bad (id int primary key deferrable)", "deferrable"),
-    ("create table bad (id int primary key); alter table bad replica identity nothing", "identity"),
-    ("create table bad (id int); alter table bad replica identity full", "key"),
+    pytest.param("create table bad (id int)", "key", id="p17 no key"),
+    pytest.param("create table bad (id int primary key deferrable)", "deferrable", id="p18 deferrable"),
+    pytest.param("create table bad (id int primary key); alter table bad replica identity nothing",
+                 "identity", id="p17 nothing"),
+    pytest.param("create table bad (id int); alter table bad replica identity full", "key",
+                 id="p21 full without a key"),
 ])
 def test_table_without_a_usable_key(table, source, mirror, make_pipeline, definition, word):
     source.sql(definition)
@@ -149,7 +151,7 @@ def test_publication_missing(table, source, make_pipeline):
 @pytest.mark.parametrize("how", ["for all tables", "for table orders where (id > 5)",
                                  "for table orders (id)",
                                  "for table orders with (publish = 'insert')"])
-def test_publication_that_is_not_plain(table, source, make_pipeline, how):
+def test_p04_p17_publication_that_is_not_plain(table, source, make_pipeline, how):
     pipeline = make_pipeline(plugin="pgoutput")
     source.sql(f"create publication {pipeline.publication} {how}", user="postgres")
     fails(pipeline, FINDINGS, pipeline.publication)

@@ -134,7 +134,7 @@ def test_slot_that_is_older_than_the_pipeline(source, mirror, table, make_pipeli
 
 
 @pytest.mark.slow
-def test_a_trigger_on_the_mirror_that_swallows_writes(source, mirror, table, make_pipeline):
+def test_p24_a_trigger_on_the_mirror_that_swallows_writes(source, mirror, table, make_pipeline):
     """The same refusal again and again ends the run; waiting would not help."""
     source.sql("insert into t values (1, 1)")
     pipeline = running(make_pipeline)

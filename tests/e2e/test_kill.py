@@ -76,7 +76,7 @@ class Watch:
 
 
 @pytest.mark.slow
-def test_kill_20_times_under_traffic(both_plugins, source, folder, make_pipeline):
+def test_p28_kill_20_times_under_traffic(both_plugins, source, folder, make_pipeline):
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -139,7 +139,7 @@ def test_killed_while_copying(both_plugins, source, make_pipeline, point):
 
 @pytest.mark.parametrize("action", ["kill", "error"])
 @pytest.mark.parametrize("point", STREAM_POINTS)
-def test_stopped_at_a_point(both_plugins, source, mirror, make_pipeline, point, action):
+def test_p28_stopped_at_a_point(both_plugins, source, mirror, make_pipeline, point, action):
     source.sql(SCHEMA)
     pipeline = make_pipeline(apply={"max_rows": 500}).publish()
     pipeline.run_until_now()
@@ -163,7 +163,7 @@ def test_stopped_at_a_point(both_plugins, source, mirror, make_pipeline, point, 
 
 
 @pytest.mark.parametrize("point", ["before_commit", "after_commit"])
-def test_killed_again_and_again_at_a_point(both_plugins, source, make_pipeline, point):
+def test_p28_killed_again_and_again_at_a_point(both_plugins, source, make_pipeline, point):
     """Every batch's commit in turn: the work is done in the end, each part of it once."""
     source.sql(SCHEMA)
     pipeline = make_pipeline(apply={"max_rows": 500}).publish()

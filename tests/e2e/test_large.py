@@ -8,7 +8,7 @@ ROWS = 1_000_000
 @pytest.mark.slow
 @pytest.mark.release
 @pytest.mark.parametrize("plugin", ["wal2json", "pgoutput"])
-def test_transaction_of_a_million_rows(release, source, mirror, make_pipeline, plugin):
+def test_p16_transaction_of_a_million_rows(release, source, mirror, make_pipeline, plugin):
     source.sql("create table t (id int primary key, a int, b text)")
     pipeline = make_pipeline(binary=release, apply={"max_bytes": "3276kB"}).publish()
     pipeline.start().wait_until_caught_up()
@@ -24,7 +24,7 @@ def test_transaction_of_a_million_rows(release, source, mirror, make_pipeline, p
 
 
 @pytest.mark.parametrize("plugin", ["wal2json", "pgoutput"])
-def test_pieces_of_one_transaction(source, mirror, make_pipeline, plugin):
+def test_p16_pieces_of_one_transaction(source, mirror, make_pipeline, plugin):
     """Every kind of change across pieces, on keys that come back in later ones."""
     source.sql("create table t (id int primary key, a int, big text);"
                "alter table t alter big set storage external;"

@@ -31,7 +31,7 @@ def test_p60_rows_by_their_root(partitioned, source):
     partitioned.settle()
 
 
-def test_truncate_of_one_partition(partitioned, source, mirror, both_plugins):
+def test_p60_truncate_of_one_partition(partitioned, source, mirror, both_plugins):
     """wal2json sends it and cannot say which rows; pgoutput does not send it (docs/pitfalls.md)."""
     source.sql("truncate e1")
     source.sql("insert into e values (1000, '2024-02-05', 'later')")
@@ -44,7 +44,7 @@ def test_truncate_of_one_partition(partitioned, source, mirror, both_plugins):
     assert mirror.value("select count(*) from e") == 51
 
 
-def test_partition_renamed_before_it_was_read(partitioned, source, mirror, both_plugins):
+def test_p60_partition_renamed_before_it_was_read(partitioned, source, mirror, both_plugins):
     """Rows under a name that is gone are never dropped silently."""
     partitioned.signal(signal.SIGSTOP)
     source.sql("create table e3 partition of e for values from ('2024-03-01') to ('2024-04-01')")

@@ -29,7 +29,7 @@ def running(make_pipeline, **keys):
 
 @pytest.mark.parametrize("how", ["fast", "immediate", "killed"])
 @pytest.mark.parametrize("side", ["source", "mirror"])
-def test_server_restarts_while_running(own_servers, source, mirror, table, folder, make_pipeline,
+def test_p29_server_restarts_while_running(own_servers, source, mirror, table, folder, make_pipeline,
                                        side, how):
     pipeline = running(make_pipeline)
     process = pipeline.process.pid
@@ -138,7 +138,7 @@ def test_wait_for_a_server_at_start(own_servers, source, table, make_pipeline):
     pipeline.settle()
 
 
-def test_cursor_of_a_batch_in_flight(own_servers, source, mirror, table, folder, make_pipeline):
+def test_p38_cursor_of_a_batch_in_flight(own_servers, source, mirror, table, folder, make_pipeline):
     """What the slot has confirmed is never ahead of what the mirror holds (invariant 2)."""
     pipeline = running(make_pipeline)
     with Traffic(source, folder, TRAFFIC, clients=2, rate=500):

@@ -32,12 +32,12 @@ def drop(source, pipeline):
     source.sql("select pg_drop_replication_slot(%s)", pipeline.slot, user="postgres")
 
 
-def test_dropped(both_plugins, source, copied):
+def test_p44_slot_dropped(both_plugins, source, copied):
     drop(source, copied)
     refused(copied)
 
 
-def test_recreated(both_plugins, source, copied):
+def test_p31_slot_recreated(both_plugins, source, copied):
     """Same name, same plugin, but row 2 was never in it."""
     drop(source, copied)
     source.sql("select pg_create_logical_replication_slot(%s, %s)", copied.slot, copied.plugin,
@@ -46,7 +46,7 @@ def test_recreated(both_plugins, source, copied):
     refused(copied)
 
 
-def test_advanced(both_plugins, source, copied):
+def test_p30_slot_advanced(both_plugins, source, copied):
     """Somebody moved it past changes that the mirror does not have."""
     source.sql("select pg_replication_slot_advance(%s, pg_current_wal_lsn())", copied.slot,
                user="postgres")
@@ -72,7 +72,7 @@ def test_of_somebody_else(source, make_pipeline):
         assert pipeline.slot in result.err
 
 
-def test_lost(own_servers, source, copied):
+def test_p43_slot_lost(own_servers, source, copied):
     """The server gave it up: too much WAL (P43)."""
     own_servers.source.set(max_slot_wal_keep_size="16MB", max_wal_size="32MB")
     for _ in range(4):
@@ -100,7 +100,7 @@ def test_dropped_while_running(both_plugins, source, copied):
     refused(copied)
 
 
-def test_source_replaced(both_plugins, own_servers, source, copied):
+def test_p31_source_replaced(both_plugins, own_servers, source, copied):
     """Another cluster under the same address: same names, another system identifier."""
     own_servers.source.stop()
     for part in ("data", "log"):

@@ -25,7 +25,7 @@ def lengths(mirror):
 
 
 @pytest.mark.parametrize("how", FEEDS)
-def test_p1_unchanged_value_stays(both_plugins, table, mirror, make_pipeline, how):
+def test_p01_unchanged_value_stays(both_plugins, table, mirror, make_pipeline, how):
     pipeline = running(make_pipeline)
     pipeline.feed(["update t set a = 2", "update t set a = 3 where id = 1"], how)
     assert lengths(mirror)[0] == (1, 3, 9000, "x")
@@ -34,7 +34,7 @@ def test_p1_unchanged_value_stays(both_plugins, table, mirror, make_pipeline, ho
 
 
 @pytest.mark.parametrize("how", FEEDS)
-def test_p2_hole_after_a_value(both_plugins, table, mirror, make_pipeline, how):
+def test_p02_hole_after_a_value(both_plugins, table, mirror, make_pipeline, how):
     pipeline = running(make_pipeline)
     pipeline.feed(["update t set big = repeat('y', 9000)", "update t set a = 3"], how)
     assert lengths(mirror)[2] == (3, 3, 9000, "y")
@@ -46,7 +46,7 @@ def test_p2_hole_after_a_value(both_plugins, table, mirror, make_pipeline, how):
 
 
 @pytest.mark.parametrize("how", FEEDS)
-def test_p3_hole_with_key_change(both_plugins, table, mirror, make_pipeline, how):
+def test_p03_hole_with_key_change(both_plugins, table, mirror, make_pipeline, how):
     pipeline = running(make_pipeline)
     pipeline.feed(["update t set id = 10 where id = 1", "update t set a = 2 where id = 10",
                    "update t set id = 11 where id = 10",
@@ -57,7 +57,7 @@ def test_p3_hole_with_key_change(both_plugins, table, mirror, make_pipeline, how
 
 
 @pytest.mark.parametrize("how", FEEDS)
-def test_p3_keys_handed_round(both_plugins, source, table, mirror, make_pipeline, how):
+def test_p03_keys_handed_round(both_plugins, source, table, mirror, make_pipeline, how):
     """Keys that change in a ring, each row with a hole: every value follows its row."""
     source.sql("update t set big = repeat(id::text, 9000)")
     pipeline = running(make_pipeline)
@@ -68,7 +68,7 @@ def test_p3_keys_handed_round(both_plugins, source, table, mirror, make_pipeline
     pipeline.settle()
 
 
-def test_p5_full_identity_fills_the_hole(both_plugins, source, table, mirror, make_pipeline):
+def test_p05_full_identity_fills_the_hole(both_plugins, source, table, mirror, make_pipeline):
     """Under REPLICA IDENTITY FULL the old row brings the value: no repair is needed."""
     source.sql("alter table t replica identity full")
     pipeline = running(make_pipeline)
@@ -79,7 +79,7 @@ def test_p5_full_identity_fills_the_hole(both_plugins, source, table, mirror, ma
     pipeline.settle()
 
 
-def test_p5_key_tuple_is_not_the_old_row(both_plugins, table, mirror, make_pipeline):
+def test_p05_key_tuple_is_not_the_old_row(both_plugins, table, mirror, make_pipeline):
     """The key's tuple holds nulls for all other columns; they are not the row's values."""
     pipeline = running(make_pipeline)
     pipeline.feed(["update t set id = 30 where id = 3"], "one by one")
@@ -95,7 +95,7 @@ def wait_for_repairs(pipeline, count):
 
 
 @pytest.mark.parametrize("how", FEEDS)
-def test_p6_missing_row_is_repaired(both_plugins, table, mirror, make_pipeline, how):
+def test_p06_missing_row_is_repaired(both_plugins, table, mirror, make_pipeline, how):
     pipeline = running(make_pipeline)
     mirror.sql("delete from mirror_public.t where id in (2, 4)")
     pipeline.feed(["update t set a = 9 where id = 2", "update t set id = 40, a = 8 where id = 4"], how)
@@ -105,7 +105,7 @@ def test_p6_missing_row_is_repaired(both_plugins, table, mirror, make_pipeline, 
     pipeline.settle()
 
 
-def test_p6_overtaken_repair(both_plugins, table, mirror, make_pipeline):
+def test_p06_overtaken_repair(both_plugins, table, mirror, make_pipeline):
     """A row that is deleted again before it could be fetched is no row to bring back."""
     pipeline = running(make_pipeline)
     mirror.sql("delete from mirror_public.t where id in (2, 4)")

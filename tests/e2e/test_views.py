@@ -35,7 +35,7 @@ def test_same_name_columns_and_rows(both_plugins, source, mirror, make_pipeline)
     pipeline.settle()
 
 
-def test_names_that_need_quoting(both_plugins, source, mirror, make_pipeline):
+def test_p67_names_that_need_quoting(both_plugins, source, mirror, make_pipeline):
     """Names come from the source: none of them is SQL (P67)."""
     source.sql("""
         create schema "We""ird";
@@ -84,7 +84,7 @@ def test_view_appears_when_its_copy_is_complete(source, mirror, make_pipeline):
     pipeline.settle_stopped()
 
 
-def test_partitions_are_one_table(both_plugins, source, mirror, make_pipeline):
+def test_p60_partitions_are_one_table(both_plugins, source, mirror, make_pipeline):
     """Rows of partitions come under the root's name, whatever their columns' order (P60)."""
     source.sql("""
         create table e (id int, day date, v text, primary key (id, day)) partition by range (day);
@@ -104,7 +104,7 @@ def test_partitions_are_one_table(both_plugins, source, mirror, make_pipeline):
     pipeline.settle([("public", "e")])
 
 
-def test_generated_columns(both_plugins, source, mirror, make_pipeline):
+def test_p15_generated_columns(both_plugins, source, mirror, make_pipeline):
     """The same shape with both plugins, though only one of them sends such a column (P15)."""
     source.sql("""
         create table g (id int primary key, a int, twice int generated always as (a * 2) stored,
@@ -160,7 +160,7 @@ def test_values_of_every_kind(both_plugins, source, mirror, make_pipeline):
     pipeline.settle()
 
 
-def test_nan_and_infinity(source, mirror, make_pipeline):
+def test_p07_nan_and_infinity(source, mirror, make_pipeline):
     """pgoutput brings them; wal2json before 2.6 does not, and check says so."""
     source.sql("create table f (id int primary key, f4 float4, f8 float8, n numeric)")
     pipeline = running(make_pipeline, plugin="pgoutput")

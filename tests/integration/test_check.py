@@ -124,7 +124,7 @@ def test_mirror_unreachable(orders, check):
     assert report.one("source_plugin", "ok") and report.one("tables", "ok")
 
 
-def test_encoding(servers, source, mirror, check):
+def test_p11_encoding(servers, source, mirror, check):
     """P11"""
     source.cluster.sql("create database latin encoding 'LATIN1' locale 'C' template template0")
     try:
@@ -193,7 +193,7 @@ def has_plugin_setting(database):
                           user=ADMIN)
 
 
-def test_plugin_not_allowed(orders, own_servers, source, check):
+def test_p46_plugin_not_allowed(orders, own_servers, source, check):
     """P46, on releases that have the setting.  The remedy has to be a list: in one pair of quotes
     it would allow nothing at all."""
     if not has_plugin_setting(source):
@@ -214,7 +214,7 @@ def test_plugin_not_allowed(orders, own_servers, source, check):
     source.sql("alter system reset output_plugin_libraries", user=ADMIN)
 
 
-def test_nan(orders, source, check):
+def test_p07_nan(orders, source, check):
     """P7: wal2json before 2.6.  What this server has decides which of the two it is."""
     assert not check().of("source_nan", "warning"), "no such columns"
     source.sql("create table m (id int primary key, n numeric, f real, a numeric[])")
@@ -226,7 +226,7 @@ def test_nan(orders, source, check):
     assert not check(plugin="pgoutput").of("source_nan")
 
 
-def test_running_transactions(orders, source, check):
+def test_p48_running_transactions(orders, source, check):
     """A slot waits for them (P48); that the plugin works is known all the same."""
     with source.transaction() as cursor:
         cursor.execute("insert into orders values (1)")
@@ -237,7 +237,7 @@ def test_running_transactions(orders, source, check):
     assert source.value("select count(*) from pg_replication_slots where temporary") == 0
 
 
-def test_prepared_transactions(orders, own_servers, source, check):
+def test_p35_prepared_transactions(orders, own_servers, source, check):
     """P35"""
     assert not check().of("source_prepared")
     own_servers.source.set(max_prepared_transactions="5")
@@ -276,7 +276,7 @@ def test_standby(orders, own_servers, source, mirror, check):
     assert not check().of("source_standby")
 
 
-def test_failover(orders, check, source):
+def test_p47_failover(orders, check, source):
     report = check(source={"failover": True})
     if int(source.value("show server_version_num")) < 170000:
         assert report.one("source_failover", "warning")
@@ -320,7 +320,7 @@ def test_many_grants_are_by_schema(source, check):
     assert not check().errors
 
 
-def test_row_security(orders, own_servers, source, check):
+def test_p53_row_security(orders, own_servers, source, check):
     source.sql("alter table orders enable row level security; "
                "create policy p on orders using (id > 5)")
     found = check().one("source_row_security", "error")
@@ -519,7 +519,7 @@ def test_readers(orders, check):
     assert not check().of("mirror_readers")
 
 
-def test_a_pooler_is_named(orders, source, check, folder):
+def test_p54_a_pooler_is_named(orders, source, check, folder):
     """P54: what a pooler says when it is given our startup options."""
     import socket
     import struct

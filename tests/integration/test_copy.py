@@ -237,7 +237,7 @@ def test_text_types(copy, source):
     expect_equal(one, "b")
 
 
-def test_settings_of_role_and_database_change_nothing(copy, source, mirror):
+def test_p10_settings_of_role_and_database_change_nothing(copy, source, mirror):
     make_table(source, "t", {k: v for k, v in TEXT_TYPES.items() if k in ("interval", "money")})
     make_table(source, "b", {k: BINARY_TYPES[k] for k in ("bytea", "float8", "timestamptz", "date")}
                | {"time": ["01:02"]})
@@ -264,7 +264,7 @@ def test_extension_types(copy, source, mirror):
 
 # ---- shapes ----
 
-def test_generated_masked_and_excluded_columns(copy, source):
+def test_p53_generated_masked_and_excluded_columns(copy, source):
     source.sql("create table t (id int primary key, name text, twice int generated always as "
                "(id * 2) stored, secret text, iban varchar(40), pin int, kept bool,"
                "i int generated always as identity);"
@@ -313,7 +313,7 @@ def test_partitions_that_only_the_root_may_read(copy, source):
     expect_equal(one, "p")
 
 
-def test_a_parent_is_copied_without_its_children(copy, source):
+def test_p53_a_parent_is_copied_without_its_children(copy, source):
     source.sql("create table parent (id int primary key, v text); insert into parent values (1, 'p');"
                "create table child (primary key (id)) inherits (parent);"
                "insert into child values (2, 'c')")
@@ -396,7 +396,7 @@ def test_writes_after_the_snapshot_are_not_seen(copy, source):
         "select slot_lsn::text from tailwater.pipeline") == [(states(out)["public.t"][1],)]
 
 
-def test_writes_while_it_copies(copy, source):
+def test_p50_writes_while_it_copies(copy, source):
     fill(source, count=60000)
     before = content(source, "t")
     one = copy(source={"max_read_rate": "2MB"}).start(item_bytes=100000, gate=True)
@@ -582,7 +582,7 @@ def test_errors_name_the_table(copy, source):
     no_sessions(one)
 
 
-def test_row_security_is_not_silently_obeyed(copy, source):
+def test_p53_row_security_is_not_silently_obeyed(copy, source):
     fill(source, count=10)
     source.sql("alter table t enable row level security; create policy p on t using (id > 5)")
     one = copy()
@@ -596,7 +596,7 @@ def test_row_security_is_not_silently_obeyed(copy, source):
         source.sql("alter role tailwater nobypassrls", user="postgres")
 
 
-def test_the_snapshot_may_be_freed_once_imported(copy, source):
+def test_p49_the_snapshot_may_be_freed_once_imported(copy, source):
     """sync_tool frees it in on_imported(): no replication connection is left at the gate."""
     fill(source)
     one = copy(**{"copy": {"workers": 4}}).start(item_bytes=10000, gate=True)

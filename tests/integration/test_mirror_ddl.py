@@ -316,7 +316,7 @@ def test_metadata_names_are_refused(tool, name):
     assert f"has a column {name}" in answer.out and "exclude" in answer.lines("hint")[0]
 
 
-def test_names_are_quoted(tool, mirror):
+def test_p67_names_are_quoted(tool, mirror):
     """P67"""
     weird = 'We"ird schema'
     definition = f'''schema\tmirror_{weird}

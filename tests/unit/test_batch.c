@@ -201,7 +201,7 @@ static void expect_gone(const struct fixture *f, const char *id)
 
 /* ---- the rules ---- */
 
-static void p2_a_hole_inherits_from_the_batch(void **state)
+static void P02_a_hole_inherits_from_the_batch(void **state)
 {
     struct fixture *f = fixture_new();
 
@@ -216,7 +216,7 @@ static void p2_a_hole_inherits_from_the_batch(void **state)
     fixture_free(f);
 }
 
-static void p2_a_delete_forgets(void **state)
+static void P02_a_delete_forgets(void **state)
 {
     struct fixture *f = fixture_new();
 
@@ -233,7 +233,7 @@ static void p2_a_delete_forgets(void **state)
     fixture_free(f);
 }
 
-static void p3_a_hole_moves_with_the_key(void **state)
+static void P03_a_hole_moves_with_the_key(void **state)
 {
     struct fixture *f = fixture_new();
 
@@ -251,7 +251,7 @@ static void p3_a_hole_moves_with_the_key(void **state)
     fixture_free(f);
 }
 
-static void p3_what_the_batch_knows_moves_too(void **state)
+static void P03_what_the_batch_knows_moves_too(void **state)
 {
     struct fixture *f = fixture_new();
 
@@ -268,7 +268,7 @@ static void p3_what_the_batch_knows_moves_too(void **state)
     fixture_free(f);
 }
 
-static void p3_two_keys_swap(void **state)
+static void P03_two_keys_swap(void **state)
 {
     struct fixture *f = fixture_new();
 
@@ -284,7 +284,7 @@ static void p3_two_keys_swap(void **state)
     fixture_free(f);
 }
 
-static void p3_there_and_back(void **state)
+static void P03_there_and_back(void **state)
 {
     struct fixture *f = fixture_new();
 
@@ -299,7 +299,7 @@ static void p3_there_and_back(void **state)
 }
 
 /* An insert is whole, or something is wrong: a dropped column, or a row filter (P4). */
-static void p4_an_insert_has_no_holes(void **state)
+static void P04_an_insert_has_no_holes(void **state)
 {
     struct fixture *f = fixture_new();
 
@@ -312,7 +312,7 @@ static void p4_an_insert_has_no_holes(void **state)
     fixture_free(f);
 }
 
-static void p1_only_toastable_columns_may_be_holes(void **state)
+static void P01_only_toastable_columns_may_be_holes(void **state)
 {
     struct fixture *f = fixture_new();
 
@@ -324,7 +324,7 @@ static void p1_only_toastable_columns_may_be_holes(void **state)
 }
 
 /* REPLICA IDENTITY FULL: old is the whole row; only a key that differs is a change of key. */
-static void p5_full_identity(void **state)
+static void P05_full_identity(void **state)
 {
     struct fixture *f = fixture_new();
     struct change change = {.kind = CHANGE_UPDATE, .relation = &f->relation};
@@ -348,7 +348,7 @@ static void p5_full_identity(void **state)
 }
 
 /* A toasted key: in the old tuple only, and no change of key. */
-static void p20_toasted_key(void **state)
+static void P20_toasted_key(void **state)
 {
     struct fixture *f = fixture_new();
     struct change change = {.kind = CHANGE_UPDATE, .relation = &f->relation};
@@ -370,7 +370,7 @@ static void p20_toasted_key(void **state)
     fixture_free(f);
 }
 
-static void p22_a_key_used_again(void **state)
+static void P22_a_key_used_again(void **state)
 {
     struct fixture *f = fixture_new();
 
@@ -392,7 +392,7 @@ static void p22_a_key_used_again(void **state)
     fixture_free(f);
 }
 
-static void p72_other_bytes_are_another_key(void **state)
+static void P72_other_bytes_are_another_key(void **state)
 {
     struct fixture *f = fixture_new();
 
@@ -430,8 +430,33 @@ static void rows_carry_their_last_transaction(void **state)
     fixture_free(f);
 }
 
+/* Clocks step and commits race: what counts is the order of the stream, never the time (P37). */
+static void P37_commit_times_may_go_backwards(void **state)
+{
+    struct fixture *f = fixture_new();
+
+    (void) state;
+    for (int i = 0; i < 3; i++) {
+        batch_begin(f->batch, &(struct change){.kind = CHANGE_BEGIN,
+                                               .final_lsn = f->lsn,
+                                               .commit_time_us = 3000 - i * 1000});
+        if (i == 0)
+            insert(f, "1", "first", "b");
+        else if (i == 1)
+            delete (f, "1");
+        else
+            insert(f, "1", "last", "b");
+        commit(f);
+    }
+    expect_row(f, "1", "last", "b", NULL);
+    assert_int_equal(find(f, "1")->lsn, 120);
+    assert_int_equal(find(f, "1")->commit_time_us, 1000);
+    assert_int_equal(f->batch->end_lsn, 125);
+    fixture_free(f);
+}
+
 /* Transactions that the copy has are left out, by final_lsn < copy_lsn (P32). */
-static void p32_what_the_copy_has_is_left_out(void **state)
+static void P32_what_the_copy_has_is_left_out(void **state)
 {
     struct fixture *f = fixture_new();
 
@@ -472,7 +497,7 @@ static void deletes_ignored(void **state)
     fixture_free(f);
 }
 
-static void p62_truncate(void **state)
+static void P62_truncate(void **state)
 {
     struct fixture *f = fixture_new();
 
@@ -492,7 +517,7 @@ static void p62_truncate(void **state)
     fixture_free(f);
 }
 
-static void p62_truncate_ignored_or_stopping(void **state)
+static void P62_truncate_ignored_or_stopping(void **state)
 {
     struct fixture *f = fixture_new();
 
@@ -636,7 +661,7 @@ static void bindings(void **state)
 }
 
 /* pgoutput describes every column: one that is missing was dropped, toastable or not (P57). */
-static void p57_a_dropped_column(void **state)
+static void P57_a_dropped_column(void **state)
 {
     struct fixture *f = fixture_new();
     struct binding *binding = NULL;
@@ -937,22 +962,23 @@ static void random_histories_with_ignored_truncates(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(p1_only_toastable_columns_may_be_holes),
-        cmocka_unit_test(p2_a_hole_inherits_from_the_batch),
-        cmocka_unit_test(p2_a_delete_forgets),
-        cmocka_unit_test(p3_a_hole_moves_with_the_key),
-        cmocka_unit_test(p3_what_the_batch_knows_moves_too),
-        cmocka_unit_test(p3_two_keys_swap),
-        cmocka_unit_test(p3_there_and_back),
-        cmocka_unit_test(p4_an_insert_has_no_holes),
-        cmocka_unit_test(p5_full_identity),
-        cmocka_unit_test(p20_toasted_key),
-        cmocka_unit_test(p22_a_key_used_again),
-        cmocka_unit_test(p32_what_the_copy_has_is_left_out),
-        cmocka_unit_test(p57_a_dropped_column),
-        cmocka_unit_test(p62_truncate),
-        cmocka_unit_test(p62_truncate_ignored_or_stopping),
-        cmocka_unit_test(p72_other_bytes_are_another_key),
+        cmocka_unit_test(P01_only_toastable_columns_may_be_holes),
+        cmocka_unit_test(P02_a_hole_inherits_from_the_batch),
+        cmocka_unit_test(P02_a_delete_forgets),
+        cmocka_unit_test(P03_a_hole_moves_with_the_key),
+        cmocka_unit_test(P03_what_the_batch_knows_moves_too),
+        cmocka_unit_test(P03_two_keys_swap),
+        cmocka_unit_test(P03_there_and_back),
+        cmocka_unit_test(P04_an_insert_has_no_holes),
+        cmocka_unit_test(P05_full_identity),
+        cmocka_unit_test(P20_toasted_key),
+        cmocka_unit_test(P22_a_key_used_again),
+        cmocka_unit_test(P37_commit_times_may_go_backwards),
+        cmocka_unit_test(P32_what_the_copy_has_is_left_out),
+        cmocka_unit_test(P57_a_dropped_column),
+        cmocka_unit_test(P62_truncate),
+        cmocka_unit_test(P62_truncate_ignored_or_stopping),
+        cmocka_unit_test(P72_other_bytes_are_another_key),
         cmocka_unit_test(rows_carry_their_last_transaction),
         cmocka_unit_test(deletes_ignored),
         cmocka_unit_test(a_hot_key_costs_its_size_once),

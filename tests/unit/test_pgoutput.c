@@ -371,7 +371,7 @@ static void what_needs_a_transaction_is_refused_outside(void **state)
 }
 
 /* What a server sends that was asked for streaming (P34) or binary columns (P14). */
-static void captures_of_other_options_are_refused(void **state)
+static void P14_P34_captures_of_other_options_are_refused(void **state)
 {
     static const struct {
         const char *scenario, *why;
@@ -393,7 +393,7 @@ static void captures_of_other_options_are_refused(void **state)
 }
 
 /* P7: nothing is lost on this side. */
-static void not_a_number_arrives(void **state)
+static void P07_not_a_number_arrives(void **state)
 {
     const struct fixture_scenario *scenario = fixture_find(&fixture, "nan");
     struct session s = session_start(&decoder_pgoutput, &fixture_config);
@@ -450,8 +450,8 @@ int main(void)
         cmocka_unit_test(ignored_tables_are_not_parsed),
         cmocka_unit_test(hostile_messages_are_refused),
         cmocka_unit_test(what_needs_a_transaction_is_refused_outside),
-        cmocka_unit_test(captures_of_other_options_are_refused),
-        cmocka_unit_test(not_a_number_arrives),
+        cmocka_unit_test(P14_P34_captures_of_other_options_are_refused),
+        cmocka_unit_test(P07_not_a_number_arrives),
         cmocka_unit_test(prefixes_are_refused),
     };
 
