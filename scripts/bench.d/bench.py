@@ -139,16 +139,26 @@ def catch_up(bench, workload, rounds, who):
             contender.finish()
             times[contender.name].append(took)
             say(f"{workload.title}: round {number + 1}: {contender.name} {took:.2f} s")
+        for contender in everyone:
+            if isinstance(contender, contenders.Decode):
+                times.setdefault(contender.name + "-first", []).append(contender.first_byte())
     bench.drop_everything()
     return times
 
 
 def report_catch_up(results):
-    """A table of medians and ratios, in Markdown."""
+    """A table of medians and ratios, in Markdown.
+
+    The limit is the larger of decode-only and write-only.  A transaction is sent when the source has
+    read all of it, and nobody writes before: so the second limit is the larger of decode-only and
+    (first byte + write-only).  For small transactions the two are the same.
+    """
     names = ["native", "tailwater-pgoutput", "tailwater-wal2json", "decode-pgoutput",
              "decode-wal2json", "write-only"]
-    lines = ["| seconds (times native) | " + " | ".join(names) + " | pgoutput / limit | wal2json / limit |",
-             "|---" * (len(names) + 3) + "|"]
+    columns = ["seconds (times native)", *names]
+    for plugin in PLUGINS:
+        columns += [f"{plugin}: first byte", f"{plugin} / limit", f"{plugin} / limit after the first byte"]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for title, times in results.items():
         medians = {name: statistics.median(times[name]) for name in names if name in times}
         cells = []
@@ -160,10 +170,12 @@ def report_catch_up(results):
         for plugin in PLUGINS:
             needed = (f"tailwater-{plugin}", f"decode-{plugin}", "write-only")
             if all(name in medians for name in needed):
-                limit = max(medians[needed[1]], medians[needed[2]])
-                cells.append(f"{medians[needed[0]] / limit:.2f}")
+                took, decode, write = (medians[name] for name in needed)
+                first = statistics.median(times[f"decode-{plugin}-first"])
+                cells += [f"{first:.2f}", f"{took / max(decode, write):.2f}",
+                          f"{took / max(decode, first + write):.2f}"]
             else:
-                cells.append("–")
+                cells += ["–"] * 3
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

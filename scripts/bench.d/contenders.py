@@ -198,21 +198,40 @@ class Decode(Contender):
     def reset(self):
         self.copy_slot(self.slot)
 
-    def run(self):
+    def command(self, file):
         options = ({"proto_version": "1", "publication_names": "bench"} if self.plugin == "pgoutput"
                    else {**WAL2JSON_OPTIONS, "add-tables": "public.item,public.done"})
         command = [os.path.join(self.source.cluster.bindir, "pg_recvlogical"),
                    "-d", self.source.conninfo(SUPERUSER), "-S", self.slot, "--start", "--no-loop",
-                   "-f", "/dev/null", "-F", "0", "-E", self.bench.end]
+                   "-f", file, "-F", "0", "-E", self.bench.end]
         for name, value in options.items():
             command += ["-o", f"{name}={value}"]
+        return command
+
+    @staticmethod
+    def environment():
+        return {**os.environ, "PGOPTIONS": f"-c logical_decoding_work_mem={DECODE_MEMORY}"}
+
+    def run(self):
         start = time.monotonic()
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                              env={**os.environ,
-                                   "PGOPTIONS": f"-c logical_decoding_work_mem={DECODE_MEMORY}"})
+        done = subprocess.run(self.command("/dev/null"), stdout=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE, text=True, env=self.environment())
         took = time.monotonic() - start
         if done.returncode != 0:
             raise RuntimeError(f"pg_recvlogical: {done.stderr}")
+        return took
+
+    def first_byte(self):
+        """Until the source sends anything: it sends a transaction when it has read all of it."""
+        self.reset()
+        start = time.monotonic()
+        reader = subprocess.Popen(self.command("-"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                  env=self.environment())
+        reader.stdout.read(1)
+        took = time.monotonic() - start
+        reader.kill()
+        reader.communicate()
+        self.stop()
         return took
 
     def stop(self):

@@ -24,8 +24,11 @@
 
 #define CONFIRM_US 100000 /* at most ten confirmations a second while busy (P39, P41) */
 #define IDLE_POSITION_US                                                                           \
-    10000000               /* an idle position is stored this often, unless somebody waits for it */
-#define LOOK_UP_US 1000000 /* a relation that is not ours is looked up again after that */
+    10000000 /* an idle position is stored this often, unless somebody waits for it */
+#define BEHIND_US        1000000 /* older transactions are worth gathering … */
+#define GATHERING_US     20000   /* … for so long … */
+#define GATHERED_CHANGES 5000    /* … or until there are so many changes */
+#define LOOK_UP_US       1000000 /* a relation that is not ours is looked up again after that */
 
 /* What is known of a relation of the stream. */
 struct bound {
@@ -55,6 +58,8 @@ struct receiver {
     lsn_t idle; /* everything below is known to be irrelevant; > position only while nothing is open
                  */
     int64_t idle_stored_us;
+    int64_t sent_at_us;         /* the source's clock, of the newest event */
+    int64_t gathering_since_us; /* the open batch could be sealed since then; 0: it is not held */
     int64_t confirmed_us;
     lsn_t confirmed;
     bool is_asked;   /* the source wants an answer, whatever it is … */
@@ -310,6 +315,8 @@ static void seal(struct receiver *r)
 {
     struct batch *sealed = r->open;
 
+    r->gathering_since_us = 0;
+
     r->open = r->other;
     r->other = sealed;
     batch_clear(r->open);
@@ -342,10 +349,25 @@ static bool is_idle_position_due(const struct receiver *r)
             clock_tick_us() - r->idle_stored_us >= IDLE_POSITION_US);
 }
 
+/*
+ * Far behind, a batch is worth a moment's wait: what comes now is old already, and each commit costs
+ * both servers the same however few rows it has.  Both times are the source's clock.
+ */
+static bool is_gathering(struct receiver *r)
+{
+    if (r->sent_at_us - r->open->last_commit_time_us < BEHIND_US ||
+        r->open->nchanges >= GATHERED_CHANGES)
+        return false;
+    if (r->gathering_since_us == 0)
+        r->gathering_since_us = clock_tick_us();
+    return clock_tick_us() - r->gathering_since_us < GATHERING_US;
+}
+
 static void seal_if_due(struct receiver *r)
 {
     if (!batch_is_empty(r->open)) {
-        if ((!r->open->in_transaction || batch_is_full(r->open)) && handover_is_idle(r->handover))
+        if (handover_is_idle(r->handover) &&
+            (r->open->in_transaction ? batch_is_full(r->open) : !is_gathering(r)))
             seal(r);
     } else if (is_idle_position_due(r) && is_quiet(r)) {
         seal_idle(r);
@@ -417,6 +439,8 @@ static bool wait_for_applier(struct receiver *r, struct error *err)
 
 static int timeout_ms(const struct receiver *r)
 {
+    if (r->gathering_since_us != 0)
+        return GATHERING_US / 1000;
     return r->cursor > r->confirmed ? CONFIRM_US / 1000 : 1000;
 }
 
@@ -433,6 +457,8 @@ static bool loop(struct receiver *r, struct error *err)
         if (!stream_next(r->stream, timeout_ms(r), handover_wake_fd(r->handover), &event, err) ||
             !take_event(r, &event, err) || !wait_for_applier(r, err))
             return false;
+        if (event.kind != STREAM_NOTHING)
+            r->sent_at_us = event.sent_at_us;
         seal_if_due(r);
         if (!handover_check(r->handover, err) || !confirm_if_due(r, err))
             return false;
