@@ -132,3 +132,15 @@ def test_no_fixed_delay(source, mirror, make_pipeline):
         wait.until(lambda: mirror.value("select count(*) from t where id = %s", i),
                    f"row {i}", deadline=1.5, every=0.002)
     pipeline.settle()
+def test_old_transactions_are_gathered(both_plugins, source, mirror, make_pipeline):
+    """Far behind, small transactions go many at a time: a commit costs the same however few rows it has."""
+    source.sql("create table n (id int primary key, v int); insert into n values (1, 0)")
+    pipeline = make_pipeline().publish()
+    pipeline.run_until_now()
+    before = mirror.value("select batch_id from tailwater.clock")
+    source.sql("do $$ begin for i in 1..20000 loop update n set v = i; commit; end loop; end $$")
+    source.sql("select pg_sleep(1.1)")  # old is more than a second
+    pipeline.run_until_now()
+    pipeline.compare()
+    taken = mirror.value("select batch_id from tailwater.clock") - before
+    assert taken <= 200
