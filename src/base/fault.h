@@ -18,6 +18,7 @@
     X(after_clock, "apply: clock moved")                                                           \
     X(between_tables, "apply: between two tables of a batch")                                      \
     X(after_writes, "apply: all rows written")                                                     \
+    X(after_hops, "apply: ledger keys of dimensions written")                                      \
     X(before_commit, "apply: cursor details written, commit not sent")                             \
     X(after_commit, "apply: committed, cursor not yet published to the receiver")                  \
     X(before_confirm, "receiver: cursor known, feedback not sent")                                 \

@@ -25,9 +25,13 @@
 #define COUNT(array)   ((int) (sizeof(array) / sizeof((array)[0])))
 #define MAX_FILE_BYTES ((size_t) 1024 * 1024)
 #define TABLES         "tables[]." /* begins the path of what an entry of tables may hold */
+#define FACTS          "facts{}."  /* of what a fact may hold … */
+#define DIMENSIONS     "facts{}.dimensions[]." /* … and each of its dimensions */
 
-#define AT(member)    offsetof(struct config, member)
-#define ENTRY(member) offsetof(struct config_table, member)
+#define AT(member)        offsetof(struct config, member)
+#define ENTRY(member)     offsetof(struct config_table, member)
+#define FACT(member)      offsetof(struct config_fact, member)
+#define DIMENSION(member) offsetof(struct config_dimension, member)
 
 #define kB  (INT64_C(1) << 10)
 #define MiB (INT64_C(1) << 20)
@@ -44,7 +48,11 @@ static const char *const levels[] = {"debug", "info", "warning", "error", NULL};
 static const char *const deletes[] = {"soft", "ignore", NULL};
 static const char *const truncates[] = {"apply", "ignore", "stop", NULL};
 
+static const char *const fan_outs[] = {"auto", "defer", NULL};
+
 static VALUE_READER(tables);
+static VALUE_READER(facts);
+static VALUE_READER(dimensions);
 
 /* decode_memory: the limits are those of logical_decoding_work_mem. */
 static const struct value_key keys[] = {
@@ -94,6 +102,25 @@ static const struct value_key keys[] = {
     {TABLES "indexes", value_read_index_choice, ENTRY(indexes)},
 
     {"purge.after", value_read_retention, AT(purge.after_us), .max = MAX_DELAY, .fallback = "0"},
+
+    {"facts", value_read_facts},
+    {FACTS "table", value_read_table_name, FACT(table), .example = "table: public.orders"},
+    {FACTS "key", value_read_fact_key, FACT(keys), FACT(nkeys), .example = "key: [id]"},
+    {FACTS "watch", value_read_names, FACT(watch), FACT(nwatch), .place = FACT(watch_place)},
+    {FACTS "dimensions", value_read_dimensions},
+    {DIMENSIONS "table", value_read_table_name, DIMENSION(table),
+     .example = "table: public.customers"},
+    {DIMENSIONS "as", value_read_name, DIMENSION(as)},
+    {DIMENSIONS "join", value_read_joins, DIMENSION(joins), DIMENSION(njoins),
+     .example = "join: customers.id = orders.customer_id"},
+    {DIMENSIONS "watch", value_read_names, DIMENSION(watch), DIMENSION(nwatch),
+     .place = DIMENSION(watch_place)},
+    {DIMENSIONS "fan_out", value_read_word, DIMENSION(fan_out), .words = fan_outs},
+    {DIMENSIONS "fan_out_limit", value_read_long, DIMENSION(fan_out_limit), .min = 1,
+     .max = 10000000},
+
+    {"ledger.fan_out_limit", value_read_long, AT(ledger.fan_out_limit), .min = 1, .max = 10000000,
+     .fallback = "10000"},
 
     {"apply.max_rows", value_read_long, AT(apply.max_rows), .min = 1, .max = 10000000,
      .fallback = "20000"},
@@ -164,7 +191,7 @@ static int names_below(const char *prefix, struct arena *arena, const char *name
 
     for (int i = 0; i < COUNT(keys); i++) {
         const char *rest = path_after(keys[i].path, prefix);
-        size_t len = rest ? strcspn(rest, ".[") : 0;
+        size_t len = rest ? strcspn(rest, ".[{") : 0;
 
         if (rest == NULL || (count > 0 && strlen(names[count - 1]) == len &&
                              strncmp(names[count - 1], rest, len) == 0))
@@ -195,6 +222,10 @@ static bool unknown_key(struct value_reader *reader, const char *prefix, const s
 
     if (strcmp(prefix, TABLES) == 0)
         where = "in an entry of tables";
+    else if (strcmp(prefix, FACTS) == 0)
+        where = "in a fact";
+    else if (strcmp(prefix, DIMENSIONS) == 0)
+        where = "in a dimension";
     else if (prefix[0] != '\0')
         where = arena_printf(reader->arena, "in %.*s", (int) strlen(prefix) - 1, prefix);
     for (int i = 0; i < count; i++)
@@ -290,7 +321,7 @@ static bool check_required(struct value_reader *reader, const char *prefix, cons
         struct config_place place = node->place;
         const char *path = path_after(keys[i].path, prefix);
 
-        if (keys[i].example == NULL || path == NULL || strchr(path, '[') != NULL ||
+        if (keys[i].example == NULL || path == NULL || strpbrk(path, "[{") != NULL ||
             find_node(node, path, &place) != NULL)
             continue;
         config_error_at(reader->config, place, err, "%s is missing", keys[i].path);
@@ -385,6 +416,61 @@ static VALUE_READER(tables)
     }
     config->ntables = count;
     config->tables = entries;
+    return true;
+}
+
+/* ---- facts ---- */
+
+static VALUE_READER(dimensions)
+{
+    struct config_fact *fact = base;
+
+    if (node->kind != TREE_LIST) {
+        value_fail(reader, key, node, err, "a list is expected here");
+        return error_hint(err, "write - {table: public.customers, join: customers.id = "
+                               "orders.customer_id}");
+    }
+    fact->dimensions = arena_new(reader->arena, struct config_dimension, node->count);
+    for (const struct tree *child = node->first; child != NULL; child = child->next) {
+        struct config_dimension *dimension = &fact->dimensions[fact->ndimensions];
+
+        dimension->place = child->place;
+        if (child->kind != TREE_MAPPING)
+            return value_fail(reader, key, child, err, "a dimension has a table and a join");
+        if (!read_mapping(reader, DIMENSIONS, child, dimension, err) ||
+            !check_required(reader, DIMENSIONS, child, err))
+            return false;
+        if (dimension->as == NULL)
+            dimension->as = dimension->table.name;
+        fact->ndimensions++;
+    }
+    return true;
+}
+
+static VALUE_READER(facts)
+{
+    struct config *config = base;
+
+    if (node->kind != TREE_MAPPING) {
+        value_fail(reader, key, node, err, "facts by their names are expected here");
+        return error_hint(err, "write facts: {order: {table: public.orders, key: [id]}}");
+    }
+    config->facts = arena_new(reader->arena, struct config_fact, node->count);
+    for (const struct tree *child = node->first; child != NULL; child = child->next) {
+        struct config_fact *fact = &config->facts[config->nfacts];
+
+        *fact = (struct config_fact){.name = child->name, .place = child->name_place};
+        if (!value_check_plain(reader, child->name, VALUE_MAX_FACT, child->name_place, "a fact",
+                               err) ||
+            !check_duplicate(reader, node, child, err))
+            return false;
+        if (child->kind != TREE_MAPPING)
+            return value_fail(reader, key, child, err, "a fact has a table and a key");
+        if (!read_mapping(reader, FACTS, child, fact, err) ||
+            !check_required(reader, FACTS, child, err))
+            return false;
+        config->nfacts++;
+    }
     return true;
 }
 

@@ -60,6 +60,58 @@ struct config_table {
     struct config_index_choice indexes;
 };
 
+/* ---- facts (docs/ledger.md) ---- */
+
+/* A table named with its schema, not a pattern. */
+struct config_table_name {
+    struct config_place place;
+    const char *schema, *name;
+};
+
+/* A part of a fact's key. */
+struct config_fact_key {
+    struct config_place place;
+    const char *name;       /* the ledger's column */
+    const char *expression; /* SQL over the fact's table; NULL: its column of that name */
+};
+
+/* One equality of a join, as written: either side may be the dimension's. */
+struct config_join {
+    struct config_place place;
+    struct {
+        const char *node; /* alias, or name of a table */
+        const char *column;
+    } side[2];
+};
+
+enum config_fan_out { FAN_OUT_AUTO, FAN_OUT_DEFER };
+
+struct config_dimension {
+    struct config_place place;
+    struct config_table_name table;
+    const char *as; /* its name in joins; the table's where it says none */
+    int njoins;
+    struct config_join *joins; /* all of them hold */
+    struct config_place watch_place;
+    int nwatch;
+    const char **watch; /* columns; none: all */
+    enum config_fan_out fan_out;
+    int64_t fan_out_limit; /* rows of one hop; 0: the ledger's */
+};
+
+struct config_fact {
+    struct config_place place;
+    const char *name; /* a plain identifier */
+    struct config_table_name table;
+    int nkeys;
+    struct config_fact_key *keys;
+    struct config_place watch_place;
+    int nwatch;
+    const char **watch;
+    int ndimensions;
+    struct config_dimension *dimensions;
+};
+
 enum config_heartbeat { HEARTBEAT_AUTO, HEARTBEAT_OFF, HEARTBEAT_ON };
 
 struct config {
@@ -99,6 +151,11 @@ struct config {
     struct {
         int64_t after_us; /* default 0; "never" is -1 */
     } purge;
+    int nfacts;
+    struct config_fact *facts;
+    struct {
+        int64_t fan_out_limit; /* rows that one hop of a batch may find; default 10000 */
+    } ledger;
     struct {
         int64_t max_rows;  /* per batch; default 20000 */
         int64_t max_bytes; /* per batch; default 32 MiB; at least 1 MiB */

@@ -196,6 +196,44 @@ VALUE_READER(pattern)
     return true;
 }
 
+VALUE_READER(table_name)
+{
+    const char *text = scalar_text(reader, key, node, err);
+    struct config_table parsed = {0};
+    struct config_table_name *name = field_of(key, base);
+
+    if (text == NULL)
+        return false;
+    if (!pattern_parse(text, reader->arena, &parsed, err))
+        return fail_with(reader, key, node, err);
+    if (parsed.is_excluded || parsed.is_schema_glob || parsed.is_name_glob)
+        return value_fail(reader, key, node, err, "%s is a pattern, not one table",
+                          value_quote(reader->arena, node->text));
+    *name = (struct config_table_name){node->place, parsed.schema, parsed.name};
+    return true;
+}
+
+const char *value_text(const struct value_reader *reader, const struct value_key *key,
+                       const struct tree *node, struct error *err)
+{
+    return scalar_text(reader, key, node, err);
+}
+
+bool value_check_plain(const struct value_reader *reader, const char *text, int max,
+                       struct config_place place, const char *what, struct error *err)
+{
+    if (strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789_") != strlen(text) || text[0] == '\0' ||
+        isdigit((unsigned char) text[0]))
+        return config_error_at(reader->config, place, err,
+                               "%s is no name for %s: only a-z, 0-9 and _, no digit first",
+                               value_quote(reader->arena, text), what);
+    if (strlen(text) > (size_t) max)
+        return config_error_at(reader->config, place, err,
+                               "%s is too long for %s: %d characters at most",
+                               value_quote(reader->arena, text), what, max);
+    return true;
+}
+
 /* ---- choices ---- */
 
 static void bad_word(const struct value_reader *reader, const struct value_key *key,

@@ -59,5 +59,22 @@ VALUE_READER(names);        /* const char **, with count */
 VALUE_READER(masks);        /* struct config_mask *, with count */
 VALUE_READER(index_choice); /* struct config_index_choice */
 VALUE_READER(pattern);      /* struct config_table's pattern and what follows from it */
+VALUE_READER(table_name);   /* struct config_table_name */
+
+/* ---- value_fact.c ---- */
+
+VALUE_READER(fact_key); /* struct config_fact_key *, with count */
+VALUE_READER(joins);    /* struct config_join *, with count */
+
+/* Longest name of a fact: "ledger_", a partition's suffix and it are one identifier. */
+#define VALUE_MAX_FACT 40
+
+/* Is text a name of that length at most that needs no quotes?  An error at place otherwise. */
+bool value_check_plain(const struct value_reader *reader, const char *text, int max,
+                       struct config_place place, const char *what, struct error *err);
+
+/* For readers in other files: the scalar's text, ${ENV} expanded; NULL and an error. */
+const char *value_text(const struct value_reader *reader, const struct value_key *key,
+                       const struct tree *node, struct error *err);
 
 #endif

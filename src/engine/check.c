@@ -154,7 +154,8 @@ static bool check_both(struct check *check, struct error *err)
     connect_one(check, PG_MIRROR, "mirror_connect", check->config->mirror.conninfo, &check->mirror);
     if (check->mirror != NULL && (!check_mirror(check, err) || !load_pipeline(check, err)))
         return false;
-    return check_source_side(check, err) && check_mirror_side(check, err);
+    return check_source_side(check, err) && check_mirror_side(check, err) &&
+           check_facts(check, err);
 }
 
 static enum error_kind verdict(const struct check *check)

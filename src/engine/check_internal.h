@@ -65,6 +65,10 @@ bool check_names(struct check *check, struct error *err);   /* relations in the 
 bool check_needs(struct check *check, struct error *err);   /* extensions, types, collations */
 bool check_readers(struct check *check, struct error *err);
 
+/* ---- check_facts.c ---- */
+
+bool check_facts(struct check *check, struct error *err); /* declarations, indexes of link columns */
+
 /* ---- helpers, check.c ---- */
 
 void check_ok(struct check *check, const char *name, const char *format, ...)

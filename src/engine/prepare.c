@@ -1,6 +1,6 @@
 /*
  * The order matters: the publication before the slot (P44, P45), the pipeline's row before the slot
- * (a slot of our name without a row is somebody else's), tables before the copy, views last.
+ * (a slot of our name without a row is somebody else's), tables before the copy, views and facts last.
  */
 #include "engine/prepare.h"
 
@@ -8,6 +8,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "engine/check.h"
+#include "engine/prepare_facts.h"
 #include "engine/wal_guard.h"
 #include "mirror/ddl.h"
 #include "mirror/views.h"
@@ -406,7 +407,11 @@ static bool prepare_steps(const struct preparation *p, struct error *err)
 
     return control_migrate(p->lock, err) && load_catalog(p, err) &&
            load_pipeline(p, &snapshot, err) && make_tables(p, err) &&
-           copy_tables(p, &snapshot, err) && make_views(p, err);
+           prepare_facts_examine(p->lock, p->config, &p->result->catalog.tables, p->arena,
+                                 &p->result->facts, err) &&
+           copy_tables(p, &snapshot, err) &&
+           prepare_facts_store(p->lock, p->config, p->arena, &p->result->facts, err) &&
+           make_views(p, err);
 }
 
 bool prepare_pipeline(const struct prepare_options *options, struct arena *arena,

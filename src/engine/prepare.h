@@ -7,6 +7,7 @@
 #define TAILWATER_PREPARE_H
 
 #include "config/config.h"
+#include "ledger/fact.h"
 #include "mirror/control.h"
 #include "source/catalog.h"
 #include "tailwater/arena.h"
@@ -20,6 +21,7 @@ struct prepared_pipeline {
     struct control_table *states; /* by table->index */
     lsn_t *copy_lsn;              /* the same, as the batch wants it */
     bool has_begun;               /* to copy rows; also where it then failed */
+    struct fact_list facts;
 };
 
 struct prepare_options {

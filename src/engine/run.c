@@ -43,6 +43,7 @@ struct life {
     struct arena arena; /* of the preparation: catalog, tables */
     struct prepared_pipeline prepared;
     bool is_prepared;
+    bool is_guarded;   /* as session.h has it */
     bool has_streamed; /* or copied: it works, in principle */
     int64_t started_at_us;
     int64_t patience_ends_us; /* clock_tick_us(): until then we wait for what is not there */
@@ -138,6 +139,7 @@ static bool try_once(struct life *life, struct error *err)
     is_ok = session_run(&(struct session_options){.config = config,
                                                   .version = life->options->version,
                                                   .prepared = &life->prepared,
+                                                  .is_guarded = &life->is_guarded,
                                                   .lock = lock,
                                                   .stop = &is_stopped,
                                                   .until = life->until,

@@ -13,6 +13,8 @@
 #include "engine/receiver.h"
 #include "engine/repairer.h"
 #include "engine/watcher.h"
+#include "ledger/resolve.h"
+#include "ledger/store.h"
 #include "mirror/apply.h"
 #include "mirror/cursor.h"
 #include "source/stream.h"
@@ -35,6 +37,7 @@ struct session {
     const struct session_options *options;
     const char *prefix;
     struct cursor cursor;
+    struct resolve *resolve;
     struct apply *apply;
     struct stream *stream;
     int64_t confirm_interval_us;
@@ -78,16 +81,22 @@ static bool open_apply(struct session *s, struct error *err)
         .settings = "-c plan_cache_mode=force_generic_plan -c enable_hashjoin=off "
                     "-c enable_mergejoin=off -c enable_seqscan=off "
                     "-c enable_bitmapscan=off"};
+    _cleanup_result_ struct pg_result *result = NULL;
     struct pg *pg;
 
     if (!pg_connect(&options, &pg, err))
         return false;
-    if (!cursor_read(&s->cursor, pg, s->options->config->pipeline, err)) {
+    /* An earlier session may have ended for want of a partition. */
+    if (!cursor_read(&s->cursor, pg, s->options->config->pipeline, err) ||
+        !pg_query(pg, "select tailwater.add_partitions($1)", 1, &s->options->config->pipeline,
+                  &result, err)) {
         pg_free(pg);
         return false;
     }
+    s->resolve = resolve_new(s->options->config->pipeline, &s->options->prepared->catalog.tables,
+                             &s->options->prepared->facts, *s->options->is_guarded);
     return apply_new(pg, s->options->config->pipeline, &s->options->prepared->catalog.tables,
-                     &s->cursor, &s->apply, err);
+                     &s->cursor, resolve_sink(s->resolve), &s->apply, err);
 }
 
 static bool open_stream(struct session *s, struct arena *arena, struct error *err)
@@ -224,6 +233,37 @@ static bool run_threads(struct session *s, struct error *err)
     return is_ok;
 }
 
+/*
+ * A row that the mirror refuses, or a fact's key expression that fails on it?  The next session
+ * evaluates these so that they can be told apart; a fact found to be at fault is suspended, and
+ * nothing else.
+ */
+static void judge(const struct session *s, struct error *err)
+{
+    const struct session_options *o = s->options;
+    struct fact *fact = resolve_failed_fact(&o->prepared->facts, err);
+    struct error failure;
+
+    if (fact != NULL) {
+        *o->is_guarded = false;
+        if (!store_suspend(o->lock, fact->name, err->message, &failure)) {
+            *err = failure;
+            return;
+        }
+        fact->is_suspended = true;
+        log_event(LOG_ERROR, "fact_suspended",
+                  "%s; the fact gets no keys until the next start, which begins it with everything",
+                  err->message);
+        err->kind = ERROR_RETRY;
+    } else if (err->kind == ERROR_DATA && !*o->is_guarded &&
+               resolve_has_expressions(&o->prepared->facts)) {
+        *o->is_guarded = true;
+        err->kind = ERROR_RETRY;
+    } else {
+        *o->is_guarded = false;
+    }
+}
+
 bool session_run(const struct session_options *options, struct session_outcome *ret_outcome,
                  struct error *err)
 {
@@ -245,11 +285,14 @@ bool session_run(const struct session_options *options, struct session_outcome *
             s.batches[i] = batch_new(&options->prepared->catalog.tables,
                                      options->prepared->copy_lsn, limits);
         is_ok = run_threads(&s, err);
+        if (!is_ok)
+            judge(&s, err);
     }
     *ret_outcome = (struct session_outcome){.has_streamed = s.stream != NULL,
                                             .cursor = s.cursor.lsn};
     stream_free(s.stream);
     apply_free(s.apply);
+    resolve_free(s.resolve);
     batch_free(s.batches[0]);
     batch_free(s.batches[1]);
     handover_free(s.handover);

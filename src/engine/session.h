@@ -16,6 +16,8 @@ struct session_options {
     const struct config *config;
     const char *version;
     const struct prepared_pipeline *prepared;
+    bool *is_guarded; /* key expressions are evaluated one by one (resolve.h); the session sets it
+                         for the next one */
     struct pg *lock;
     const atomic_bool *stop;
     lsn_t until; /* 0: none */

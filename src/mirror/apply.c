@@ -43,6 +43,7 @@ enum statement_kind {
     KIND_TRUNCATE,
     KIND_FORGET,
     KIND_FORGET_ALL,
+    KIND_CAPTURE,
     KINDS
 };
 
@@ -65,6 +66,7 @@ struct apply {
     const char *pipeline;
     const struct table_list *list;
     struct cursor *cursor;
+    const struct capture_sink *sink;
     struct prepared (*prepared)[KINDS]; /* per table */
     int nprepared;
     bool *has_repairs; /* per table: keys of it may be on the repair list */
@@ -82,7 +84,10 @@ struct apply {
     int rows_size;
     int class_start[CLASSES + 1];
 
-    bool is_open; /* a mirror transaction is */
+    bool is_open;     /* a mirror transaction is */
+    int64_t nchanges; /* in it */
+    bool is_captured; /* it changed a table with captures … */
+    bool is_owed;     /* … some of which return */
     struct apply_counts counts;
 };
 
@@ -106,7 +111,8 @@ static bool find_repairs(struct apply *apply, struct error *err)
 }
 
 bool apply_new(struct pg *pg, const char *pipeline, const struct table_list *list,
-               struct cursor *cursor, struct apply **ret_apply, struct error *err)
+               struct cursor *cursor, const struct capture_sink *sink, struct apply **ret_apply,
+               struct error *err)
 {
     struct apply *apply = memory_new(struct apply);
     int widest = 1;
@@ -117,6 +123,7 @@ bool apply_new(struct pg *pg, const char *pipeline, const struct table_list *lis
     apply->pipeline = pipeline;
     apply->list = list;
     apply->cursor = cursor;
+    apply->sink = sink;
     apply->prepared = memory_alloc((size_t) list->count * sizeof(*apply->prepared));
     apply->slots = memory_alloc((size_t) (3 * widest + 3) * sizeof(*apply->slots));
     apply->bulk = bulk_new(list);
@@ -169,16 +176,25 @@ static void expect(struct apply *apply, enum reply reply, const struct table *ta
     apply->pending[apply->pending_count++] = (struct pending){reply, table, lsn};
 }
 
+/* NULL where nobody wants anything of the table. */
+static const struct capture_list *captures_of(const struct apply *apply, const struct table *table)
+{
+    const struct capture_list *list = apply->sink ? &apply->sink->lists[table->index] : NULL;
+
+    return list && list->count > 0 ? list : NULL;
+}
+
 /* The counts are right, or the statement would have failed. */
 static bool take_write(struct apply *apply, const struct table *table,
-                       const struct pg_result *result)
+                       const struct pg_result *result, struct error *err)
 {
     apply->counts.deleted += pg_int(result, 0, COUNT_REMOVED);
     apply->counts.updated += pg_int(result, 0, COUNT_UPDATED);
     apply->counts.inserted += pg_int(result, 0, COUNT_INSERTED);
     apply->counts.incomplete += pg_int(result, 0, COUNT_INCOMPLETE);
     apply->has_repairs[table->index] |= pg_int(result, 0, COUNT_INCOMPLETE) > 0;
-    return true;
+    return captures_of(apply, table) == NULL ||
+           apply->sink->take(apply->sink->context, table, result, COUNTS, err);
 }
 
 static bool take_reply(struct apply *apply, const struct pending *pending,
@@ -191,7 +207,7 @@ static bool take_reply(struct apply *apply, const struct pending *pending,
     case REPLY_CLOCK:
         return cursor_take(apply->cursor, result, err);
     case REPLY_WRITE:
-        return take_write(apply, pending->table, result);
+        return take_write(apply, pending->table, result, err);
     case REPLY_DELETE:
     case REPLY_TRUNCATE:
         apply->counts.deleted += pg_affected(result);
@@ -200,7 +216,8 @@ static bool take_reply(struct apply *apply, const struct pending *pending,
     return false;
 }
 
-static bool wrap_pending(const struct pending *pending, struct error *err)
+static bool wrap_pending(const struct apply *apply, const struct pending *pending,
+                         struct error *err)
 {
     if (strcmp(err->sqlstate, CURSOR_FENCED) == 0) {
         err->kind = ERROR_BUSY;
@@ -208,6 +225,9 @@ static bool wrap_pending(const struct pending *pending, struct error *err)
     } else if (strcmp(err->sqlstate, STATEMENT_MISCOUNTED) == 0) {
         err->kind = ERROR_RETRY;
         error_hint(err, "no triggers, rules or other writers on mirror tables");
+    } else if (strcmp(err->sqlstate, APPLY_NO_PARTITION) == 0 && apply->is_captured) {
+        err->kind = ERROR_RETRY;
+        error_wrap(err, "the ledger has no partition for this batch yet");
     }
     if (pending->table == NULL)
         return false;
@@ -226,7 +246,7 @@ static bool settle(struct apply *apply, struct error *err)
         _cleanup_result_ struct pg_result *result = NULL;
 
         if (!pg_pipeline_next(apply->pg, &result, err) || !take_reply(apply, &pending, result, err))
-            return wrap_pending(&pending, err);
+            return wrap_pending(apply, &pending, err);
     }
     apply->in_flight_bytes = 0;
     return true;
@@ -247,9 +267,13 @@ static void statement_name(char *name, size_t size, int table, int kind)
 
 static void make_sql(struct apply *apply, const struct table *table, int kind)
 {
+    const struct capture_list *captures = captures_of(apply, table);
+
     buf_clear(&apply->sql);
     if (kind == KIND_DELETE)
-        statement_delete(table, &apply->sql);
+        statement_delete(table, captures, &apply->sql);
+    else if (kind == KIND_CAPTURE)
+        statement_capture(table, captures, &apply->sql);
     else if (kind == KIND_TRUNCATE)
         statement_truncate(table, &apply->sql);
     else if (kind == KIND_FORGET)
@@ -257,7 +281,7 @@ static void make_sql(struct apply *apply, const struct table *table, int kind)
     else if (kind == KIND_FORGET_ALL)
         statement_forget_all(table, apply->pipeline, &apply->sql);
     else
-        statement_write(table, (unsigned) kind, apply->pipeline, &apply->sql);
+        statement_write(table, (unsigned) kind, apply->pipeline, captures, &apply->sql);
 }
 
 /* A thousand tables times their variants would cost the backend gigabytes: the least recently used
@@ -311,24 +335,42 @@ static bool send_statement(struct apply *apply, const struct table *table, int k
 
 /* ---- step 2: writes ---- */
 
-static enum reply kind_reply(int kind)
+static enum reply kind_reply(int kind, bool is_captured)
 {
-    return kind < KIND_DELETE ? REPLY_WRITE : kind == KIND_DELETE ? REPLY_DELETE : REPLY_NOTHING;
+    if (kind < KIND_DELETE || kind == KIND_CAPTURE)
+        return REPLY_WRITE;
+    if (kind == KIND_DELETE)
+        return is_captured ? REPLY_WRITE : REPLY_DELETE;
+    return REPLY_NOTHING;
+}
+
+static bool has_keys_only(int kind)
+{
+    return kind == KIND_DELETE || kind == KIND_FORGET || kind == KIND_CAPTURE;
+}
+
+/* Rows of that table change in this transaction. */
+static void note_captures(struct apply *apply, const struct capture_list *captures)
+{
+    apply->is_captured |= captures != NULL;
+    apply->is_owed |= captures != NULL && captures->returns;
 }
 
 static bool send_chunk(struct apply *apply, const struct table *table, int kind,
                        struct batch_row *const *rows, int nrows, struct error *err)
 {
+    const struct capture_list *captures = captures_of(apply, table);
     int nslots = 0;
 
-    if (kind == KIND_DELETE || kind == KIND_FORGET)
+    note_captures(apply, captures);
+    if (has_keys_only(kind))
         for (int i = 0; i < table->nkeys; i++)
             apply->slots[nslots++] = (struct statement_slot){PARAM_COLUMN, table->keys[i]};
     else
         nslots = statement_slots(table, (unsigned) kind, apply->slots);
     params_fill(&apply->params, table, apply->slots, nslots, rows, nrows);
-    if (!send_statement(apply, table, kind, kind_reply(kind), rows[0]->lsn, nslots,
-                        apply->params.params, err))
+    if (!send_statement(apply, table, kind, kind_reply(kind, captures != NULL), rows[0]->lsn,
+                        nslots, apply->params.params, err))
         return false;
     apply->in_flight_bytes += apply->params.bytes;
     return apply->in_flight_bytes < PIPELINE_BYTES || settle(apply, err);
@@ -448,6 +490,10 @@ static bool write_truncate(struct apply *apply, const struct batch_table *rows, 
         {.data = (const char *) &time, .len = sizeof(time), .is_binary = true},
     };
 
+    if (captures_of(apply, table) != NULL) {
+        apply->is_captured = true;
+        apply->sink->truncate(apply->sink->context, table);
+    }
     return send_statement(apply, table, KIND_TRUNCATE, REPLY_TRUNCATE, rows->truncate_lsn,
                           table_keeps_tombstones(table) ? 2 : 0, params, err);
 }
@@ -468,11 +514,12 @@ static bool write_fresh(struct apply *apply, const struct table *table, int *ret
         !pg_pipeline_enter(apply->pg, err))
         return error_wrap(err, "%s, transaction at " LSN_FORMAT, table->label,
                           LSN_ARGS(apply->rows[from]->lsn));
-    if (is_done) {
-        *ret_written = count;
-        apply->counts.inserted += count;
-    }
-    return true;
+    if (!is_done)
+        return true;
+    *ret_written = count;
+    apply->counts.inserted += count;
+    return captures_of(apply, table) == NULL ||
+           send_rows(apply, table, KIND_CAPTURE, from, from + count, err);
 }
 
 /* Keys that are gone leave the repair list: a row must not come back with an older repair. */
@@ -524,6 +571,10 @@ static bool begin(struct apply *apply, struct error *err)
     if (!pg_pipeline_enter(apply->pg, err) || !send_plain(apply, "begin", err))
         return false;
     apply->is_open = true;
+    apply->is_captured = apply->is_owed = false;
+    apply->nchanges = 0;
+    if (apply->sink != NULL)
+        apply->sink->begin(apply->sink->context);
     return FAULT(after_begin, err);
 }
 
@@ -549,6 +600,41 @@ static bool write_rows(struct apply *apply, const struct batch *batch, struct er
             return false;
     }
     return FAULT(after_writes, err);
+}
+
+static struct capture_scope scope_of(const struct apply *apply, const struct batch *batch)
+{
+    return (struct capture_scope){.kind = "stream",
+                                  .from = apply->cursor->lsn,
+                                  .to = batch->end_lsn,
+                                  .commit_time_us = batch->last_commit_time_us,
+                                  .changes = apply->nchanges,
+                                  .is_last = !batch->in_transaction};
+}
+
+/* A batch that touches no table whose values are returned goes on without waiting for anything. */
+static bool follow_captures(struct apply *apply, const struct batch *batch, struct error *err)
+{
+    const struct capture_scope scope = scope_of(apply, batch);
+
+    if (apply->is_owed &&
+        (!settle(apply, err) || !apply->sink->follow(apply->sink->context, apply->pg, &scope, err)))
+        return false;
+    return FAULT(after_hops, err);
+}
+
+static bool finish_captures(struct apply *apply, const struct batch *batch, struct error *err)
+{
+    const struct capture_scope scope = scope_of(apply, batch);
+    int nqueued = 0;
+
+    if (!apply->is_captured)
+        return true;
+    if (!apply->sink->finish(apply->sink->context, apply->pg, &scope, &nqueued, err))
+        return false;
+    for (int i = 0; i < nqueued; i++)
+        expect(apply, REPLY_NOTHING, NULL, 0);
+    return true;
 }
 
 static bool finish_cursor(struct apply *apply, const struct batch *batch, struct error *err)
@@ -577,12 +663,14 @@ bool apply_batch(struct apply *apply, const struct batch *batch, struct apply_co
     apply->counts = (struct apply_counts){0};
     if (is_first && !(begin(apply, err) && move_clock(apply, batch, err)))
         return false;
-    if (!write_rows(apply, batch, err))
+    apply->nchanges += batch->nchanges;
+    if (!write_rows(apply, batch, err) || !follow_captures(apply, batch, err))
         return false;
     if (!is_last) {
         if (!settle(apply, err) || !FAULT(between_pieces, err))
             return false;
-    } else if (!(is_first || finish_cursor(apply, batch, err)) || !commit(apply, err)) {
+    } else if (!(is_first || finish_cursor(apply, batch, err)) ||
+               !finish_captures(apply, batch, err) || !commit(apply, err)) {
         return false;
     }
     ret_counts->inserted += apply->counts.inserted;

@@ -5,8 +5,9 @@
  *   1. clock     the fence, the batch number                              cursor.c
  *   2. writes    per table, probing the mirror once per row               statement.c, params.c,
  * bulk.c
- *   3. cursor    its last position, where it was not known at the start
- *   4. commit
+ *   3. captures  what the writes took of the rows is followed (capture.h): the ledger
+ *   4. cursor    its last position, where it was not known at the start
+ *   5. commit
  *
  * Deletes without retention are the purge: such rows leave in step 2.  A batch that ends inside a
  * transaction leaves the mirror transaction open, and the next batch goes on in it.
@@ -18,6 +19,7 @@
 #define TAILWATER_APPLY_H
 
 #include "batch/batch.h"
+#include "mirror/capture.h"
 #include "mirror/cursor.h"
 #include "mirror/params.h"
 #include "pg/pg.h"
@@ -28,12 +30,17 @@ struct apply_counts {
 
 struct apply;
 
+/* The SQLSTATE of a ledger without a partition for the batch's number: making partitions and the
+ * same batch again is all it takes. */
+#define APPLY_NO_PARTITION "23514"
+
 /*
  * Takes pg over, a connection to the mirror, also where it fails.  cursor is the caller's, read,
- * and moves with every commit.
+ * and moves with every commit.  sink, the caller's too, takes the captures; NULL: there are none.
  */
 bool apply_new(struct pg *pg, const char *pipeline, const struct table_list *list,
-               struct cursor *cursor, struct apply **ret_apply, struct error *err);
+               struct cursor *cursor, const struct capture_sink *sink, struct apply **ret_apply,
+               struct error *err);
 void apply_free(struct apply *apply);
 
 /* For statements between batches (purge, repair), outside of any transaction. */

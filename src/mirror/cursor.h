@@ -1,8 +1,10 @@
 /*
  * The cursor: the pipeline's one-row clock in the mirror, as its single writer remembers it.  The
- * first statement of every batch moves it, on condition that it still says what this writer
- * believes: that is the fence against a second or a zombie instance, the batch number and the
- * commit order in one (invariants 1, 4 and 10).
+ * first statement of every batch moves it, on condition that its cursor and its writer are still
+ * what this writer believes: that is the fence against a second or a zombie instance, the batch
+ * number and the commit order in one (invariants 1, 4 and 10).  The number is not part of the
+ * condition: others take numbers too (fan-outs, backfills), in transactions that write no mirror
+ * table.
  */
 #ifndef TAILWATER_CURSOR_H
 #define TAILWATER_CURSOR_H
@@ -14,6 +16,7 @@ struct cursor {
     lsn_t lsn;        /* the mirror is complete up to here, as committed */
     int64_t batch_id; /* of the last committed batch */
     char tid[32];     /* the row's address */
+    char writer[40];  /* the token: a uuid, new with every session */
 
     /* of the transaction in progress; taken over by cursor_committed() */
     lsn_t next_lsn;
@@ -21,7 +24,18 @@ struct cursor {
     int64_t next_batch_id;
 };
 
-/* Read the committed clock, and prepare the statement that moves it on this connection. */
+/*
+ * Settings of the apply transaction, for statements behind the one that moves the clock: the
+ * batch's number, and how many ledger keys the batch has written so far.
+ */
+#define CURSOR_BATCH_SETTING "tailwater.batch"
+#define CURSOR_KEYS_SETTING  "tailwater.keys"
+
+/*
+ * Become the pipeline's writer: put a new token into the clock, which fences off every earlier
+ * session, read it, and prepare the statement that moves it on this connection.  The caller holds
+ * the pipeline's lock.  Waits for a transaction that has the row.
+ */
 bool cursor_read(struct cursor *cursor, struct pg *mirror, const char *pipeline, struct error *err);
 
 /* The SQLSTATE of a clock that is not where its writer believes: the server refuses, and nothing after it runs. */

@@ -190,7 +190,8 @@ static void add_differs(struct buf *sql, const struct table *table, unsigned fla
 }
 
 /* The probe: rows of the batch beside what the mirror has. */
-static void add_probe(struct buf *sql, const struct table *table, unsigned flags)
+static void add_probe(struct buf *sql, const struct table *table, unsigned flags,
+                      const struct capture_list *captures)
 {
     buf_add(sql, "s as materialized (select ");
     for (int i = 0; i < table->ncolumns; i++) {
@@ -207,6 +208,8 @@ static void add_probe(struct buf *sql, const struct table *table, unsigned flags
     buf_add(sql, " as lost, ");
     add_differs(sql, table, flags);
     buf_add(sql, " as differs");
+    if (captures)
+        capture_add_columns(sql, table, captures, "m", 'o');
     if (!table->is_key_bytewise) {
         buf_add(sql, ", row_number() over (partition by ");
         for (int i = 0; i < table->nkeys; i++) {
@@ -263,7 +266,8 @@ static const char *condition(const struct table *table, enum statement_count bra
     return "false";
 }
 
-static void add_removal(struct buf *sql, const struct table *table)
+static void add_removal(struct buf *sql, const struct table *table,
+                        const struct capture_list *captures)
 {
     if (table_keeps_tombstones(table)) {
         buf_add(sql, ", d as (update ");
@@ -274,10 +278,18 @@ static void add_removal(struct buf *sql, const struct table *table)
         add_mirror(sql, table);
         buf_add(sql, " m using s where ");
     }
-    buf_printf(sql, "m.ctid = s.tid and %s returning 1)", condition(table, COUNT_TO_REMOVE));
+    buf_printf(sql, "m.ctid = s.tid and %s returning ", condition(table, COUNT_TO_REMOVE));
+    if (captures) {
+        buf_add(sql, "s.live as f");
+        capture_add_columns(sql, table, captures, "m", 'o');
+        buf_add_char(sql, ')');
+    } else {
+        buf_add(sql, "1)");
+    }
 }
 
-static void add_update(struct buf *sql, const struct table *table)
+static void add_update(struct buf *sql, const struct table *table,
+                       const struct capture_list *captures)
 {
     buf_add(sql, ", w as (update ");
     add_mirror(sql, table);
@@ -288,18 +300,27 @@ static void add_update(struct buf *sql, const struct table *table)
         pg_add_ident(sql, table->columns[i].name);
         buf_printf(sql, " = s.c%d, ", i);
     }
-    buf_printf(sql,
-               "_lsn = s.l, _deleted_at = null from s where m.ctid = s.tid and %s returning 1)",
+    buf_printf(sql, "_lsn = s.l, _deleted_at = null from s where m.ctid = s.tid and %s returning ",
                condition(table, COUNT_TO_UPDATE));
+    if (captures) {
+        buf_add(sql, "s.live as f");
+        capture_add_counted(sql, table, captures);
+        capture_add_carried(sql, table, captures, "s", 'o');
+        capture_add_columns(sql, table, captures, "m", 'n');
+        buf_add_char(sql, ')');
+    } else {
+        buf_add(sql, "1)");
+    }
 }
 
 /* A tombstone of a key that the mirror never saw has its key, and NULL elsewhere, as the batch sent
  * no values. */
-static void add_insert(struct buf *sql, const struct table *table)
+static void add_insert(struct buf *sql, const struct table *table,
+                       const struct capture_list *captures)
 {
     buf_add(sql, ", i as (insert into ");
     add_mirror(sql, table);
-    buf_add(sql, " (");
+    buf_add(sql, captures ? " as m (" : " (");
     for (int i = 0; i < table->ncolumns; i++) {
         pg_add_ident(sql, table->columns[i].name);
         buf_add(sql, ", ");
@@ -307,9 +328,16 @@ static void add_insert(struct buf *sql, const struct table *table)
     buf_add(sql, "_lsn, _deleted_at) select ");
     for (int i = 0; i < table->ncolumns; i++)
         buf_printf(sql, "s.c%d, ", i);
-    buf_printf(sql, "s.l, %s from s where %s returning 1)",
+    buf_printf(sql, "s.l, %s from s where %s returning ",
                table_keeps_tombstones(table) ? "case when s.g then s.t end" : "null::timestamptz",
                condition(table, COUNT_TO_INSERT));
+    if (captures) {
+        buf_add(sql, "m._deleted_at is null as t");
+        capture_add_columns(sql, table, captures, "m", 'n');
+        buf_add_char(sql, ')');
+    } else {
+        buf_add(sql, "1)");
+    }
 }
 
 static void add_repair(struct buf *sql, const struct table *table, const char *pipeline)
@@ -327,8 +355,10 @@ static void add_repair(struct buf *sql, const struct table *table, const char *p
 }
 
 void statement_write(const struct table *table, unsigned flags, const char *pipeline,
-                     struct buf *ret_sql)
+                     const struct capture_list *captures, struct buf *ret_sql)
 {
+    const unsigned branches = CAPTURE_UPDATED | CAPTURE_INSERTED |
+                              (flags & STATEMENT_GONE ? CAPTURE_GONE : 0);
     static const struct {
         enum statement_count wanted;
         const char *done;
@@ -338,14 +368,19 @@ void statement_write(const struct table *table, unsigned flags, const char *pipe
                   {COUNT_TO_INSERT, "i", 0}};
 
     buf_add(ret_sql, "with ");
-    add_probe(ret_sql, table, flags);
+    add_probe(ret_sql, table, flags, captures);
     if (flags & STATEMENT_GONE)
-        add_removal(ret_sql, table);
-    add_update(ret_sql, table);
-    add_insert(ret_sql, table);
+        add_removal(ret_sql, table, captures);
+    add_update(ret_sql, table, captures);
+    add_insert(ret_sql, table, captures);
     if (flags & STATEMENT_HOLES)
         add_repair(ret_sql, table, pipeline);
-    buf_add(ret_sql, " select n.* from (select ");
+    if (captures)
+        capture_add_tables(ret_sql, table, captures, branches);
+    buf_add(ret_sql, " select n.*");
+    if (captures)
+        capture_add_results(ret_sql, captures, branches);
+    buf_add(ret_sql, " from (select ");
     for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
         if ((flags & counts[i].needs) == counts[i].needs)
             buf_printf(
@@ -359,13 +394,15 @@ void statement_write(const struct table *table, unsigned flags, const char *pipe
         buf_add(ret_sql, "(select count(*) from r)");
     else
         buf_add(ret_sql, "0");
-    buf_add(
-        ret_sql,
-        " from s) n where case when want_d = did_d and want_w = did_w and want_i = did_i then true "
-        "else tailwater.refuse('" STATEMENT_MISCOUNTED
-        "', 'a write touched ' || did_d + did_w + did_i || "
-        "' rows where its probe saw ' || want_d + want_w + want_i || "
-        "': somebody else changes this mirror table') is null end");
+    buf_add(ret_sql, " from s) n");
+    if (captures)
+        capture_add_from(ret_sql, captures);
+    buf_add(ret_sql,
+            " where case when want_d = did_d and want_w = did_w and want_i = did_i then true "
+            "else tailwater.refuse('" STATEMENT_MISCOUNTED
+            "', 'a write touched ' || did_d + did_w + did_i || "
+            "' rows where its probe saw ' || want_d + want_w + want_i || "
+            "': somebody else changes this mirror table') is null end");
 }
 
 /* unnest($1::T[], …) as u(c0, …), of the key columns alone */
@@ -381,14 +418,59 @@ static void add_key_unnest(struct buf *sql, const struct table *table)
     buf_add(sql, ")");
 }
 
-void statement_delete(const struct table *table, struct buf *ret_sql)
+static void add_delete(struct buf *sql, const struct table *table)
 {
-    buf_add(ret_sql, "delete from ");
-    add_mirror(ret_sql, table);
-    buf_add(ret_sql, " m using ");
+    buf_add(sql, "delete from ");
+    add_mirror(sql, table);
+    buf_add(sql, " m using ");
+    add_key_unnest(sql, table);
+    buf_add(sql, " where ");
+    add_key_join(sql, table, "m", 'c');
+}
+
+/* A statement whose only branch is there already: select counts and what the captures say. */
+static void add_captured(struct buf *sql, const struct table *table,
+                         const struct capture_list *captures, unsigned branch, const char *counts)
+{
+    capture_add_tables(sql, table, captures, branch);
+    buf_add(sql, " select n.*");
+    capture_add_results(sql, captures, branch);
+    buf_printf(sql, " from (select %s) n", counts);
+    capture_add_from(sql, captures);
+}
+
+void statement_delete(const struct table *table, const struct capture_list *captures,
+                      struct buf *ret_sql)
+{
+    if (captures == NULL) {
+        add_delete(ret_sql, table);
+        return;
+    }
+    buf_add(ret_sql, "with d as (");
+    add_delete(ret_sql, table);
+    buf_add(ret_sql, " returning m._deleted_at is null as f");
+    capture_add_columns(ret_sql, table, captures, "m", 'o');
+    buf_add_char(ret_sql, ')');
+    add_captured(ret_sql, table, captures, CAPTURE_GONE,
+                 "count(*) as want_d, count(*) as did_d, 0 as want_w, 0 as did_w, 0 as want_i, "
+                 "0 as did_i, 0 as lost from d");
+}
+
+void statement_capture(const struct table *table, const struct capture_list *captures,
+                       struct buf *ret_sql)
+{
+    buf_add(ret_sql, "with i as materialized (select m._deleted_at is null as t");
+    capture_add_columns(ret_sql, table, captures, "m", 'n');
+    buf_add(ret_sql, " from ");
     add_key_unnest(ret_sql, table);
-    buf_add(ret_sql, " where ");
+    buf_add(ret_sql, " join ");
+    add_mirror(ret_sql, table);
+    buf_add(ret_sql, " m on ");
     add_key_join(ret_sql, table, "m", 'c');
+    buf_add_char(ret_sql, ')');
+    add_captured(ret_sql, table, captures, CAPTURE_INSERTED,
+                 "0 as want_d, 0 as did_d, 0 as want_w, 0 as did_w, 0 as want_i, 0 as did_i, "
+                 "0 as lost");
 }
 
 void statement_forget_all(const struct table *table, const char *pipeline, struct buf *ret_sql)

@@ -4,13 +4,15 @@
  * tells.
  *
  * Results are one row of counts (enum statement_count): what was to be done as the probe saw it,
- * and what was done.  A difference is an error of ours or of a second writer's.
+ * and what was done.  A difference is an error of ours or of a second writer's.  Then come the
+ * captures' results (capture.h); a table without any (NULL) pays nothing for them.
  */
 #ifndef TAILWATER_STATEMENT_H
 #define TAILWATER_STATEMENT_H
 
 #include "base/buf.h"
 #include "batch/table.h"
+#include "mirror/capture.h"
 
 #define STATEMENT_MISCOUNTED "TW002"
 
@@ -60,11 +62,16 @@ int statement_slots(const struct table *table, unsigned flags, struct statement_
  * incomplete rows for repair. pipeline is a literal in it.
  */
 void statement_write(const struct table *table, unsigned flags, const char *pipeline,
-                     struct buf *ret_sql);
+                     const struct capture_list *captures, struct buf *ret_sql);
 
 /* Removes keys without asking what was there: no tombstones kept, keys bytewise.  Parameters: the
- * key columns' arrays. */
-void statement_delete(const struct table *table, struct buf *ret_sql);
+ * key columns' arrays.  Without captures the result is the number of rows it touched. */
+void statement_delete(const struct table *table, const struct capture_list *captures,
+                      struct buf *ret_sql);
+
+/* The captures alone, of rows that have just been copied in.  Parameters as statement_delete(). */
+void statement_capture(const struct table *table, const struct capture_list *captures,
+                       struct buf *ret_sql);
 
 /*
  * Takes keys that are gone off the repair list: a row that is deleted after the repair's snapshot

@@ -15,7 +15,8 @@
 #define SMALL                                                                                      \
     "source: {conninfo: host=s}\n"                                                                 \
     "mirror: {conninfo: host=m}\n"
-#define SMALLEST SMALL "tables: [public.*]\n"
+#define FACT(text) SMALL "facts: {a: " text "}\n"
+#define SMALLEST   SMALL "tables: [public.*]\n"
 
 #define MiB (INT64_C(1) << 20)
 #define GiB (INT64_C(1) << 30)
@@ -82,7 +83,7 @@ static const struct refusal {
     {"source.conninfo: a\n", "t.yaml:1:1: unknown key \"source.conninfo\" at the top"},
     {"\"tables[]\": {name: a.b}\n",
      "t.yaml:1:1: unknown key \"tables[]\" at the top; did you mean \"tables\"?"},
-    {"facts: {}\n", "t.yaml:1:1: unknown key \"facts\" at the top"},
+    {"feeds: {}\n", "t.yaml:1:1: unknown key \"feeds\" at the top"},
     {"http: {listen: x}\n", "t.yaml:1:1: unknown key \"http\" at the top"},
     {"source: {on_lost: stop}\n", "t.yaml:1:10: unknown key \"on_lost\" in source"},
     {"source: {nan_check: auto}\n", "t.yaml:1:10: unknown key \"nan_check\" in source"},
@@ -244,6 +245,51 @@ static const struct refusal {
     {SMALL "tables: [{name: a.b, purge_after: 7}]\n",
      "t.yaml:3:35: tables[].purge_after: a duration needs a unit, as in 90s"},
 
+    /* facts: FACT is line 3 */
+    {FACT("[a]"), "t.yaml:3:12: facts: a fact has a table and a key"},
+    {FACT("{}"), "t.yaml:3:12: facts{}.table is missing"},
+    {FACT("{table: a.b}"), "t.yaml:3:12: facts{}.key is missing"},
+    {FACT("{table: a.*, key: [id]}"),
+     "t.yaml:3:20: facts{}.table: \"a.*\" is a pattern, not one table"},
+    {FACT("{table: b, key: [id]}"), "t.yaml:3:20: facts{}.table: a table is named with its schema"},
+    {FACT("{table: a.b, key: id}"),
+     "t.yaml:3:30: facts{}.key: a list of columns or a mapping is expected here"},
+    {FACT("{table: a.b, key: []}"), "t.yaml:3:30: facts{}.key: the key is empty"},
+    {FACT("{table: a.b, key: [id, id]}"), "t.yaml:3:35: facts{}.key: \"id\" is there twice"},
+    {FACT("{table: a.b, key: [lane]}"),
+     "t.yaml:3:31: a key column cannot be named lane: the ledger has a column of that name"},
+    {FACT("{table: a.b, key: {node: x}}"),
+     "t.yaml:3:31: a key column cannot be named node: the ledger has a column of that name"},
+    {FACT("{table: a.b, kye: [id]}"),
+     "t.yaml:3:25: unknown key \"kye\" in a fact; did you mean \"key\"?"},
+    {FACT("{table: a.b, key: [id], watch: []}"), "t.yaml:3:43: facts{}.watch: the list is empty"},
+    {FACT("{table: a.b, key: [id], dimensions: {}}"),
+     "t.yaml:3:48: facts{}.dimensions: a list is expected here"},
+    {FACT("{table: a.b, key: [id], dimensions: [{table: a.c}]}"),
+     "t.yaml:3:49: facts{}.dimensions[].join is missing"},
+    {FACT("{table: a.b, key: [id], dimensions: [{join: c.x = b.y}]}"),
+     "t.yaml:3:49: facts{}.dimensions[].table is missing"},
+    {FACT("{table: a.b, key: [id], dimensions: [{table: a.c, join: c.x = b}]}"),
+     "t.yaml:3:68: facts{}.dimensions[].join: not an equality of two columns"},
+    {FACT("{table: a.b, key: [id], dimensions: [{table: a.c, join: c.x < b.y}]}"),
+     "t.yaml:3:68: facts{}.dimensions[].join: not an equality of two columns"},
+    {FACT("{table: a.b, key: [id], dimensions: [{table: a.c, join: c.x = b.y.z}]}"),
+     "t.yaml:3:68: facts{}.dimensions[].join: not an equality of two columns"},
+    {FACT("{table: a.b, key: [id], dimensions: [{table: a.c, join: []}]}"),
+     "t.yaml:3:68: facts{}.dimensions[].join: an equality or a list of them is expected here"},
+    {FACT("{table: a.b, key: [id], dimensions: [{table: a.c, join: c.x = b.y, fan_out: never}]}"),
+     "t.yaml:3:88: facts{}.dimensions[].fan_out: \"never\" is none of auto, defer; did you "
+     "mean \"defer\"?"},
+    {FACT("{table: a.b, key: [id], dimensions: [{table: a.c, jion: c.x = b.y}]}"),
+     "t.yaml:3:62: unknown key \"jion\" in a dimension; did you mean \"join\"?"},
+    {SMALL "facts: {Order: {table: a.b, key: [id]}}\n",
+     "t.yaml:3:9: \"Order\" is no name for a fact: only a-z, 0-9 and _, no digit first"},
+    {SMALL "facts: {a: {table: a.b, key: [id]}, a: {table: a.b, key: [id]}}\n",
+     "t.yaml:3:37: the key \"a\" is there twice; the first is at line 3"},
+    {SMALL "facts: [a]\n", "t.yaml:3:8: facts: facts by their names are expected here"},
+    {SMALL "ledger: {fan_out_limit: 0}\n",
+     "t.yaml:3:25: ledger.fan_out_limit: \"0\" is out of range: 1 to 10000000"},
+
     /* missing */
     {"tables: [a.b]\n", "t.yaml:1:1: source.conninfo is missing"},
     {"pipeline: a\nsource: {plugin: pgoutput}\n", "t.yaml:2:1: source.conninfo is missing"},
@@ -296,8 +342,9 @@ static void hints_say_what_to_do(void **state)
         {"source: {coninfo: a}\n",
          "the keys in source are conninfo, plugin, slot, publication, heartbeat, wal_guard, "
          "max_read_rate, failover, start_timeout, decode_memory"},
-        {"facts: {}\n",
-         "the keys at the top are pipeline, source, mirror, tables, purge, apply, copy, log"},
+        {"feeds: {}\n",
+         "the keys at the top are pipeline, source, mirror, tables, purge, facts, ledger, apply, "
+         "copy, log"},
         {SMALL, "write tables: [public.*]"},
         {"purge: {after: 7m}\n", "the units of a duration are us ms s min h d"},
         {"apply: {max_bytes: 7m}\n", "the units of a size are B kB KiB MB MiB GB GiB TB TiB"},
@@ -429,9 +476,64 @@ static const char full[] = "pipeline: shop_2\n"
                            "    key: [tenant, id]\n"
                            "    indexes: none\n"
                            "purge: {after: 7d}\n"
+                           "facts:\n"
+                           "  order:\n"
+                           "    table: sales.\"Orders\"\n"
+                           "    key: {id: id, day: (created_at)::date}\n"
+                           "    watch: [status, amount]\n"
+                           "    dimensions:\n"
+                           "    - {table: sales.\"Order Lines\", as: l, watch: [n],\n"
+                           "       join: '\"l\".\"Order \"\"Id\" =Orders.id'}\n"
+                           "    - table: sales.rates\n"
+                           "      join: [rates.a = l.a, l.b=rates.b]\n"
+                           "      fan_out: defer\n"
+                           "      fan_out_limit: 50\n"
+                           "ledger: {fan_out_limit: 77}\n"
                            "apply: {max_rows: 1, max_bytes: 3MB}\n"
                            "copy: {workers: 32}\n"
                            "log: {format: json, level: debug, values: true}\n";
+
+static void facts_are_read(void **state)
+{
+    struct arena arena = {0};
+    const struct config_fact *fact;
+    const struct config_dimension *lines, *rates;
+    struct config c;
+    struct error err;
+
+    (void) state;
+    assert_true(parse(full, &arena, &c, &err));
+    assert_int_equal(c.nfacts, 1);
+    assert_true(c.ledger.fan_out_limit == 77);
+    fact = &c.facts[0];
+    assert_string_equal(fact->name, "order");
+    assert_string_equal(fact->table.schema, "sales");
+    assert_string_equal(fact->table.name, "Orders");
+    assert_int_equal(fact->nkeys, 2);
+    assert_string_equal(fact->keys[0].name, "id");
+    assert_string_equal(fact->keys[0].expression, "id");
+    assert_string_equal(fact->keys[1].name, "day");
+    assert_string_equal(fact->keys[1].expression, "(created_at)::date");
+    assert_int_equal(fact->nwatch, 2);
+    assert_int_equal(fact->ndimensions, 2);
+    lines = &fact->dimensions[0];
+    rates = &fact->dimensions[1];
+    assert_string_equal(lines->as, "l");
+    assert_string_equal(lines->table.name, "Order Lines");
+    assert_int_equal(lines->njoins, 1);
+    assert_string_equal(lines->joins[0].side[0].node, "l");
+    assert_string_equal(lines->joins[0].side[0].column, "Order \"Id");
+    assert_string_equal(lines->joins[0].side[1].node, "Orders");
+    assert_int_equal(lines->fan_out, FAN_OUT_AUTO);
+    assert_true(lines->fan_out_limit == 0);
+    assert_string_equal(rates->as, "rates");
+    assert_int_equal(rates->njoins, 2);
+    assert_string_equal(rates->joins[1].side[1].column, "b");
+    assert_int_equal(rates->nwatch, 0);
+    assert_int_equal(rates->fan_out, FAN_OUT_DEFER);
+    assert_true(rates->fan_out_limit == 50);
+    arena_release(&arena);
+}
 
 static void every_key_is_read(void **state)
 {
@@ -722,6 +824,7 @@ int main(void)
         cmocka_unit_test(passwords_stay_inside),
         cmocka_unit_test(smallest_has_the_defaults),
         cmocka_unit_test(every_key_is_read),
+        cmocka_unit_test(facts_are_read),
         cmocka_unit_test(entries_are_read),
         cmocka_unit_test(environment_is_expanded),
         cmocka_unit_test(patterns_match),

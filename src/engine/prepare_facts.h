@@ -1,0 +1,21 @@
+/*
+ * The part of the preparation that is about facts.  Declarations are examined before anything is
+ * copied; indexes and ledgers are made once the tables are there.
+ */
+#ifndef TAILWATER_PREPARE_FACTS_H
+#define TAILWATER_PREPARE_FACTS_H
+
+#include "config/config.h"
+#include "ledger/fact.h"
+
+/* The mirror's types have to be there.  ERROR_FINDINGS with the first thing that is wrong. */
+bool prepare_facts_examine(struct pg *mirror, const struct config *config,
+                           const struct table_list *tables, struct arena *arena,
+                           struct fact_list *ret_facts, struct error *err);
+
+/* Indexes that hops need, then the facts as the control schema has them.  All tables are copied,
+ * nothing streams.  Logs what it makes. */
+bool prepare_facts_store(struct pg *mirror, const struct config *config, struct arena *arena,
+                         struct fact_list *facts, struct error *err);
+
+#endif

@@ -1,0 +1,199 @@
+"""Facts: which keys a change puts into the ledger, and nothing else."""
+
+import datetime
+
+import pytest
+
+from lib import wait
+from lib.pipeline import FEEDS, FINDINGS
+
+SHOP = """
+    create table countries (id int primary key, name text, tax numeric);
+    create table customers (id bigint primary key, country_id int, segment text, note text);
+    create table orders (id bigint primary key, customer_id bigint, status text, amount numeric(12,2), body text,
+                         created_at timestamptz);
+    create table payments (id bigint primary key, order_id bigint, paid_at date);
+    insert into countries select i, 'country ' || i, i from generate_series(1, 3) i;
+    insert into customers select i, 1 + i % 3, 'a', 'n' from generate_series(1, 6) i;
+    insert into orders select i, 1 + i % 6, 'new', i, 'b', '2024-03-30 22:30+00'::timestamptz + i * interval '1 h'
+        from generate_series(1, 12) i;
+    insert into payments select i, i, '2024-01-01' from generate_series(1, 12) i;
+"""
+
+ORDER = {
+    "table": "public.orders", "key": ["id"], "watch": ["status", "amount", "customer_id"],
+    "dimensions": [
+        {"table": "public.payments", "join": "payments.order_id = orders.id", "watch": ["paid_at"]},
+        {"table": "public.customers", "join": "customers.id = orders.customer_id", "watch": ["segment"]},
+        {"table": "public.countries", "join": "countries.id = customers.country_id"},
+    ]}
+
+DAY = {"table": "public.orders", "key": {"day": "(created_at at time zone 'Europe/London')::date"}}
+
+
+class Ledger:
+    """A running pipeline, and what its ledger says of each step."""
+
+    def __init__(self, pipeline):
+        self.pipeline, self.source, self.mirror = pipeline, pipeline.source, pipeline.mirror
+
+    def now(self):
+        return self.pipeline.clock()[0]
+
+    def keys(self, fact, since=0, lane=None):
+        """Key (a tuple where there are several columns) → the nodes that put it in, in order."""
+        names = self.mirror.value("select key_names from tailwater.fact where name = %s", fact)
+        columns = ", ".join(f'"{name}"' for name in names)
+        found = {}
+        for node, *key in self.mirror.sql(
+                f"select distinct node, {columns} from tailwater.ledger_{fact} where batch_id > %s "
+                + ("" if lane is None else f"and lane = {lane} ") + "order by node", since):
+            found.setdefault(key[0] if len(key) == 1 else tuple(key), []).append(node)
+        return found
+
+    def step(self, *statements, fact="order", how="in one transaction"):
+        since = self.now()
+        self.pipeline.feed(statements, how)
+        return self.keys(fact, since)
+
+    def everything(self, fact):
+        return [row[0] for row in self.mirror.sql(
+            "select reason from tailwater.everything where fact = %s order by batch_id", fact)]
+
+
+@pytest.fixture
+def ledger(source, make_pipeline):
+    """Ledger(facts, sql): a pipeline that streams, with these facts."""
+    def start(facts, sql=SHOP, **keys):
+        source.sql(sql)
+        pipeline = make_pipeline(facts=facts, **keys).publish()
+        pipeline.start().wait_until_caught_up()
+        return Ledger(pipeline)
+    return start
+
+
+# ---- the fact's own table ----
+
+def test_own_keys(both_plugins, ledger):
+    shop = ledger({"order": {"table": "public.orders", "key": ["id"], "watch": ["status", "amount"]}})
+    assert shop.everything("order") == ["the fact is new"]
+    assert shop.keys("order") == {}, "copied rows give no keys"
+    assert shop.step("insert into orders values (100, 1, 'new', 1, 'b', now())") == {100: [0]}
+    assert shop.step("update orders set status = 'paid' where id in (100, 1)") == {100: [0], 1: [0]}
+    assert shop.step("update orders set body = 'other', customer_id = 5") == {}, "not watched"
+    assert shop.step("update orders set status = status") == {}, "not changed"
+    assert shop.step("update orders set id = 101 where id = 100") == {100: [0], 101: [0]}
+    assert shop.step("delete from orders where id in (101, 2)") == {101: [0], 2: [0]}
+    assert shop.step("insert into orders values (102, 1)", "delete from orders where id = 102") == {}, "never there"
+    assert shop.step("begin; delete from orders where id = 3; insert into orders values (3, 4, 'new', 3); commit") \
+        == {}, "the same in what is watched"
+    assert shop.step("begin; delete from orders where id = 3; insert into orders values (3, 4, 'old', 3); commit") \
+        == {3: [0]}
+    assert shop.everything("order") == ["the fact is new"]
+    batches = shop.mirror.sql("select count(*), count(*) filter (where keys > 0), sum(keys) from tailwater.batch")
+    assert batches == [(6, 5, 8)], "a row for each batch that wrote keys, and for the beginning"
+    shop.pipeline.settle()
+
+
+def test_dimensions(both_plugins, ledger):
+    """Through each node, and two of them; old and new links both."""
+    shop = ledger({"order": ORDER})
+    of = {i: [o for o in range(1, 13) if 1 + o % 6 == i] for i in range(1, 7)}
+    country = {c: sorted(o for i in of for o in of[i] if 1 + i % 3 == c) for c in (1, 2, 3)}
+
+    assert shop.step("update payments set paid_at = '2025-01-01' where id = 7") == {7: [1]}
+    assert shop.step("update payments set order_id = 8 where id = 7") == {7: [1], 8: [1]}
+    assert shop.step("update payments set order_id = null where id = 7") == {8: [1]}
+    assert shop.step("update payments set order_id = 9 where id = 7") == {9: [1]}
+    assert shop.step("delete from payments where id = 7") == {9: [1]}
+    assert shop.step("update payments set id = 70 where id = 6") == {6: [1]}
+    assert shop.step("insert into payments values (99, 4, null), (98, null, null), (97, 4711, null)") == {4: [1]}
+
+    assert shop.step("update customers set segment = 'b' where id = 2") == {o: [2] for o in of[2]}
+    assert shop.step("update customers set note = 'x'") == {}
+    assert shop.step("update customers set country_id = 3 where id = 6") == {o: [2] for o in of[6]}, "a link column"
+    country = {c: sorted(o for i in of for o in of[i] if (3 if i == 6 else 1 + i % 3) == c) for c in (1, 2, 3)}
+    assert shop.step("update customers set id = 20 where id = 4") == {o: [2] for o in of[4]}
+    del country[2][:]
+    country[2] = sorted(of[1])
+    assert shop.step("update countries set tax = 7 where id = 2") == {o: [3] for o in country[2]}
+    assert shop.step("update countries set tax = 7.00 where id = 2") == {o: [3] for o in country[2]}, "another image"
+    assert shop.step("update countries set tax = 7.00 where id = 2") == {}
+    assert shop.step("update orders set customer_id = 2 where id = 2",
+                     "update customers set segment = 'c' where id = 2") \
+        == {1: [2], 2: [0, 2], 7: [2]}, "reached as it is after the batch"
+    shop.pipeline.settle()
+
+
+@pytest.mark.parametrize("how", FEEDS)
+def test_all_of_a_path_at_once(ledger, how):
+    """Every row of a path changes: some other way than the one of before and after may be needed."""
+    shop = ledger({"order": ORDER}, plugin="pgoutput")
+    got = shop.step("update countries set name = 'x' where id = 2",
+                    "update customers set country_id = 1 where country_id = 2",
+                    "update orders set customer_id = 5 where customer_id = 1",
+                    "delete from customers where id = 1",
+                    "delete from countries where id = 3", how=how)
+    # 1 and 4 are customers of country 2; 2 and 5 of country 3
+    for order in (1, 4, 7, 10, 6, 12, 3, 9):
+        assert order in got, f"order {order} in {got}"
+    shop.pipeline.settle()
+
+
+def test_bridge_rows(ledger):
+    """Many to many: the bridge is a dimension, what lies beyond it another."""
+    fact = {"table": "public.orders", "key": ["id"], "watch": ["status"], "dimensions": [
+        {"table": "public.promo", "join": "promo.id = bridge.promo"},
+        {"table": "public.order_promo", "as": "bridge", "join": "bridge.order_id = orders.id"}]}
+    shop = ledger({"order": fact}, sql=SHOP + """
+        create table order_promo (order_id bigint, promo int, primary key (order_id, promo));
+        create table promo (id int primary key, rate int); insert into promo values (1, 1), (2, 2);
+        insert into order_promo values (1, 1), (2, 1), (3, 2)""")
+    assert shop.step("update promo set rate = 5 where id = 1") == {1: [1], 2: [1]}
+    assert shop.step("delete from order_promo where order_id = 2", "update promo set rate = 6 where id = 1") \
+        == {1: [1], 2: [2]}
+    assert shop.step("update order_promo set promo = 2") == {1: [2]}
+    assert shop.step("update order_promo set order_id = 9 where order_id = 3") == {3: [2], 9: [2]}
+    assert shop.step("delete from promo where id = 2", "delete from order_promo") == {1: [2], 9: [2]}
+    shop.pipeline.settle()
+
+
+def test_one_table_twice(ledger):
+    """By two aliases, each with its own watch and its own node."""
+    fact = {"table": "public.flights", "key": ["id"], "watch": ["id"], "dimensions": [
+        {"table": "public.airports", "as": "origin", "join": "origin.code = flights.from_code", "watch": ["city"]},
+        {"table": "public.airports", "as": "goal", "join": "goal.code = flights.to_code", "watch": ["tz"]}]}
+    shop = ledger({"flight": fact}, sql="""
+        create table airports (code text primary key, city text, tz text);
+        create table flights (id int primary key, from_code text, to_code text);
+        insert into airports values ('a"{1},''', 'A', 'x'), ('b\\,', 'B', 'y'), ('NULL', 'N', 'z');
+        insert into flights values (1, 'a"{1},''', 'b\\,'), (2, 'b\\,', 'NULL'), (3, 'NULL', 'a"{1},''')""")
+    step = lambda *statements: shop.step(*statements, fact="flight")
+    assert step("update airports set city = 'AA' where city = 'A'") == {1: [1]}
+    assert step("update airports set tz = 'xx' where city = 'AA'") == {3: [2]}
+    assert step("update airports set tz = city, city = tz where city = 'N'") == {2: [2], 3: [1]}
+    assert step("update airports set city = 'q'") == {1: [1], 2: [1], 3: [1]}
+    shop.pipeline.settle()
+
+
+def test_composite_keys_and_links(ledger):
+    """Several columns, quotes, NULL in one of them, numbers that are equal and not alike."""
+    fact = {"table": "public.lines", "key": ["Tenant ID", "n", "amount"], "watch": ["amount"], "dimensions": [
+        {"table": "public.docs", "as": "d", "watch": ["title"],
+         "join": ['"d".tenant = lines."Tenant ID"', "lines.doc = d.no"]}]}
+    shop = ledger({"line": fact}, sql="""
+        create table docs (tenant text, no numeric, title text, primary key (tenant, no));
+        create table lines ("Tenant ID" text, n int, doc numeric, amount numeric, primary key ("Tenant ID", n));
+        insert into docs values ('O''Brien "x"', 1, 't'), ('O''Brien "x"', 2, 't'), ('b', 1, 't');
+        insert into lines values ('O''Brien "x"', 1, 1.0, 1), ('O''Brien "x"', 2, 2, 2), ('b', 1, 1.00, 1),
+                                 ('b', 2, null, 1), ('b', 3, 1, null)""")
+    step = lambda *statements: shop.step(*statements, fact="line")
+    one = ('O\'Brien "x"', 1, 1)
+    assert step("update docs set title = 'u' where tenant like 'O%' and no = 1") == {one: [1]}
+    assert step("update docs set title = 'u' where tenant = 'b'") == {("b", 1, 1): [1]}, "a key with a NULL is none"
+    assert step("update lines set amount = 1.0 where n = 1 and \"Tenant ID\" <> 'b'") == {one: [0]}, \
+        "1 and 1.0: one key"
+    assert step("update lines set amount = 3 where n = 2 and \"Tenant ID\" <> 'b'") == {
+        ('O\'Brien "x"', 2, 2): [0], ('O\'Brien "x"', 2, 3): [0]}
+    assert step("update lines set doc = 1 where n = 2 and \"Tenant ID\" = 'b'") == {("b", 2, 1): [0]}
+    shop.pipeline.settle()
