@@ -27,7 +27,10 @@
     X(copy_after_slot, "copy: slot made, nothing copied")                                          \
     X(copy_after_table, "copy: a table marked done")                                               \
     X(copy_before_views, "copy: all tables done, no live view yet")                                \
-    X(repair_after_fetch, "repair: rows fetched, not written")
+    X(repair_after_fetch, "repair: rows fetched, not written")                                     \
+    X(fan_out_after_begin, "fan-out: an entry is begun, no key written")                           \
+    X(fan_out_after_page, "fan-out: a page of keys committed, position not saved")                 \
+    X(fan_out_before_end, "fan-out: all keys written, the entry is still there")
 
 enum fault_point {
 #define X(name, where) FAULT_##name,

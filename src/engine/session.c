@@ -1,5 +1,5 @@
 /*
- * Receiver in the calling thread, applier, watcher and repairer in threads of their own.  At the
+ * Receiver in the calling thread, applier, watcher, repairer and expander in threads of their own.  At the
  * end the applier gets a moment to finish what it has; then its statement is cancelled, again and
  * again (the mirror may hang on a lock); and if that does not help either, nobody answers: then all
  * connections are shut down, so that the threads end.
@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "engine/applier.h"
+#include "engine/expander.h"
 #include "engine/receiver.h"
 #include "engine/repairer.h"
 #include "engine/watcher.h"
@@ -135,7 +136,7 @@ static bool open_session(struct session *s, struct arena *arena, struct error *e
 
 /* ---- the threads ---- */
 
-#define NTHREADS 4
+#define NTHREADS 5
 
 struct thread {
     void *(*run)(void *argument);
@@ -213,6 +214,7 @@ static bool run_threads(struct session *s, struct error *err)
                               .last_error = o->last_error,
                               .last_error_at_us = o->last_error_at_us};
     struct repairer repairer = {o->config, list, &s->statistics, &s->is_over, s->over_fd};
+    struct expander expander = {o->config, &o->prepared->facts, &s->is_over, s->over_fd};
     const struct receiver_options receiver = {.stream = s->stream,
                                               .handover = s->handover,
                                               .list = list,
@@ -226,7 +228,8 @@ static bool run_threads(struct session *s, struct error *err)
     struct thread threads[NTHREADS] = {{.run = applier_run, .argument = &applier},
                                        {.run = watcher_run, .argument = &watcher},
                                        {.run = watcher_run_source, .argument = &watcher},
-                                       {.run = repairer_run, .argument = &repairer}};
+                                       {.run = repairer_run, .argument = &repairer},
+                                       {.run = expander_run, .argument = &expander}};
     bool is_ok = start_threads(threads, err) && receiver_run(&receiver, err);
 
     finish_threads(s, threads);

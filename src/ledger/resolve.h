@@ -7,7 +7,7 @@
  * writes these are followed towards the fact, one mirror table per statement, through the mirror as
  * it is after the batch.  That is complete: take the changed row nearest to the fact; everything
  * between it and the fact is unchanged.  It stays complete when it is done later, so what would be
- * too much for the batch is left in tailwater.fan_out (src/ledger/expand.h).
+ * too much for the batch is left in tailwater.fan_out (src/ledger/expansion.h).
  */
 #ifndef TAILWATER_RESOLVE_H
 #define TAILWATER_RESOLVE_H

@@ -118,7 +118,8 @@ static bool write_fact(struct store *store, const struct fact *fact, const char 
     return pg_query(store->mirror,
                     "insert into tailwater.fact as f (name, pipeline, schema, table_name, "
                     "key_names, key_types, definition, definition_hash) values ($1, $2, $3, $4, "
-                    "$5::text[], $6::text[], $7::text::jsonb, md5($7::text)) on conflict (name) do update set "
+                    "$5::text[], $6::text[], $7::text::jsonb, md5($7::text)) on conflict (name) do "
+                    "update set "
                     "schema = excluded.schema, table_name = excluded.table_name, key_names = "
                     "excluded.key_names, key_types = excluded.key_types, definition = "
                     "excluded.definition, definition_hash = excluded.definition_hash, generation = "

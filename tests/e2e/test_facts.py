@@ -197,3 +197,132 @@ def test_composite_keys_and_links(ledger):
         ('O\'Brien "x"', 2, 2): [0], ('O\'Brien "x"', 2, 3): [0]}
     assert step("update lines set doc = 1 where n = 2 and \"Tenant ID\" = 'b'") == {("b", 2, 1): [0]}
     shop.pipeline.settle()
+
+
+# ---- fan-out ----
+
+def fan_outs(shop):
+    return shop.mirror.sql("select fact, node, asked from tailwater.fan_out order by id")
+
+
+def wait_expanded(shop, deadline=30):
+    wait.until(lambda: not fan_outs(shop), lambda: f"{fan_outs(shop)}\n{shop.pipeline.log_tail()}", deadline)
+
+
+def complete(shop, fact="order"):
+    return shop.mirror.sql("select batch_id, lsn::text from tailwater.fan_out_complete(%s)", fact)[0]
+
+
+def test_fan_out_limit(both_plugins, ledger):
+    """Counted in rows of one hop: at the limit in the batch, above it later, in a lane of its own."""
+    shop = ledger({"order": ORDER}, ledger={"fan_out_limit": 4})
+    shop.source.sql("insert into orders select i, 2 from generate_series(13, 14) i")
+    shop.pipeline.wait_until_caught_up()
+    since = shop.now()
+    assert shop.step("update customers set segment = 'b' where id = 2") == {o: [2] for o in (1, 7, 13, 14)}
+    assert shop.keys("order", since, lane=1) == {}
+    shop.source.sql("insert into orders values (15, 2)")
+    shop.pipeline.wait_until_caught_up()
+    since = shop.now()
+    shop.step("update customers set segment = 'c' where id = 2")
+    wait_expanded(shop)
+    assert shop.keys("order", since) == shop.keys("order", since, lane=1) == {o: [2] for o in (1, 7, 13, 14, 15)}
+    assert complete(shop) == shop.pipeline.clock()
+    kinds = dict(shop.mirror.sql("select kind, sum(keys)::int from tailwater.batch where batch_id > %s group by 1", since))
+    assert kinds == {"stream": 0, "fan-out": 5}
+    shop.pipeline.settle()
+
+
+def test_deferred(ledger):
+    """fan_out: defer; through several tables; the state of the mirror when it is expanded is what counts."""
+    fact = {**ORDER, "dimensions": [{**d, "fan_out": "defer"} for d in ORDER["dimensions"]]}
+    shop = ledger({"order": fact}, plugin="pgoutput")
+    since = shop.now()
+    shop.step("update countries set tax = 9 where id = 3")
+    wait_expanded(shop)
+    assert shop.keys("order", since) == {o: [3] for o in (1, 4, 7, 10)}
+    since = shop.now()
+    shop.step("update payments set order_id = 2 where id = 1", "update customers set country_id = 1 where id = 2")
+    wait_expanded(shop)
+    assert shop.keys("order", since, lane=1) == {1: [1, 2], 2: [1], 7: [2]}
+    assert shop.keys("order", since, lane=0) == {}
+    shop.pipeline.settle()
+
+
+@pytest.mark.parametrize("action", ["kill", "error"])
+@pytest.mark.parametrize("point", ["fan_out_after_begin", "fan_out_after_page", "fan_out_before_end"])
+def test_expander_stops_at_a_point(source, ledger, point, action):
+    shop = ledger({"order": {**ORDER, "dimensions": [{**ORDER["dimensions"][1], "fan_out": "defer"}]}},
+                  plugin="pgoutput")
+    pipeline = shop.pipeline
+    source.sql("insert into orders select i, 2 from generate_series(13, 3500) i")
+    pipeline.wait_until_caught_up()
+    pipeline.stop()
+    since = shop.now()
+    source.sql("update customers set segment = 'b' where id = 2")
+    pipeline.start(fault=f"{point}={action}")
+    if action == "kill":
+        assert pipeline.wait_exit(60) == -9, f"{point} was not reached\n{pipeline.log_tail()}"
+        batch, lsn = complete(shop)
+        assert batch < pipeline.clock()[0] and fan_outs(shop), "incomplete, and says so"
+        pipeline.start()
+    pipeline.wait_until_caught_up()
+    wait_expanded(shop)
+    assert set(shop.keys("order", since, lane=1)) == {1, 7, *range(13, 3501)}
+    if action == "error":
+        assert point in pipeline.this_run(), f"{point} was not reached\n{pipeline.log_tail()}"
+    pipeline.settle()
+
+
+def test_expansion_goes_on_from_its_position(source, ledger):
+    """Killed in the third page: the first two are not written again."""
+    shop = ledger({"order": {**ORDER, "dimensions": [{**ORDER["dimensions"][1], "fan_out": "defer"}]}},
+                  plugin="pgoutput")
+    source.sql("insert into orders select i, 2 from generate_series(13, 4500) i")
+    shop.pipeline.wait_until_caught_up()
+    shop.pipeline.stop()
+    since = shop.now()
+    source.sql("update customers set segment = 'b' where id = 2")
+    shop.pipeline.start(fault="fan_out_after_page:3=kill")
+    assert shop.pipeline.wait_exit(60) == -9
+    assert shop.mirror.value("select position[1]::int from tailwater.fan_out") == 2010
+    shop.pipeline.start()
+    wait_expanded(shop)
+    counts = dict(shop.mirror.sql("select c, count(*)::int from (select id, count(*)::int c from tailwater.ledger_order "
+                                  "where batch_id > %s group by 1) x group by 1", since))
+    assert counts == {1: 3490, 2: 1000}
+    shop.pipeline.settle()
+
+
+def test_equal_entries_merge(source, mirror, ledger):
+    """Only into one that has not begun: while the expander cannot get at it, a hot row costs one entry."""
+    shop = ledger({"order": {**ORDER, "dimensions": [{**ORDER["dimensions"][1], "fan_out": "defer"}]}},
+                  plugin="pgoutput")
+    since = shop.now()
+    with mirror.transaction() as cursor:
+        cursor.execute("lock table tailwater.ledger_order in share mode")  # keys cannot be written
+        for i in range(5):
+            source.sql(f"update customers set segment = '{i}' where id = 2")
+            shop.pipeline.wait_until_caught_up()
+        wait.until(lambda: len(fan_outs(shop)) == 2, lambda: str(fan_outs(shop)))
+        begun, waiting = fan_outs(shop)
+        assert begun[2] + waiting[2] == 5 and waiting[2] >= 3, "one is begun, one stands for all later ones"
+        assert complete(shop)[0] == since
+    wait_expanded(shop)
+    assert shop.keys("order", since, lane=1) == {1: [1], 7: [1]}
+    shop.pipeline.settle()
+
+
+def test_pieces_leave_what_memory_does_not_hold(source, ledger):
+    """A transaction in pieces that changes more of a dimension than is kept for the end."""
+    shop = ledger({"order": ORDER}, plugin="pgoutput", apply={"max_rows": 2000})
+    source.sql("insert into customers select i, 1, repeat('x', 10) from generate_series(100, 6000) i;"
+               "insert into orders select i, 100 + i % 5000, 'new' from generate_series(100, 12000) i")
+    shop.pipeline.wait_until_caught_up()
+    since = shop.now()
+    source.sql("begin; update customers set segment = 'y' where id >= 100; update orders set status = 'x' "
+               "where id between 200 and 5300; commit")
+    shop.pipeline.wait_until_caught_up()
+    wait_expanded(shop, 60)
+    assert set(shop.keys("order", since)) == set(range(100, 12001))
+    shop.pipeline.settle()
