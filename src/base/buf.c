@@ -46,6 +46,23 @@ void buf_printf(struct buf *buf, const char *format, ...)
     va_end(args);
 }
 
+/* The length of the multi-byte character at p, 0 where there is none (RFC 3629).  The zero that ends
+ * the text is no continuation byte, so nothing is read past it. */
+static size_t character_length(const unsigned char *p)
+{
+    size_t more = p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 1 : p[0] < 0xf0 ? 2 : p[0] < 0xf5 ? 3 : 0;
+
+    for (size_t i = 1; i <= more; i++)
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
+        (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
+        return 0;
+    return more > 0 ? more + 1 : 0;
+}
+
+#define REPLACEMENT "\xef\xbf\xbd" /* U+FFFD */
+
 void buf_add_json(struct buf *buf, const char *text)
 {
     buf_add_char(buf, '"');
@@ -57,8 +74,15 @@ void buf_add_json(struct buf *buf, const char *text)
             buf_add(buf, "\\n");
         } else if (*p < 0x20) {
             buf_printf(buf, "\\u%04x", *p);
-        } else {
+        } else if (*p < 0x80) {
             buf_add_char(buf, (char) *p);
+        } else if (character_length(p) > 0) {
+            size_t len = character_length(p);
+
+            buf_add_bytes(buf, p, len);
+            p += len - 1;
+        } else {
+            buf_add(buf, REPLACEMENT);
         }
     }
     buf_add_char(buf, '"');

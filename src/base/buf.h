@@ -76,7 +76,9 @@ void buf_printf(struct buf *buf, const char *format, ...) __attribute__((format(
 void buf_vprintf(struct buf *buf, const char *format, va_list args)
     __attribute__((format(printf, 2, 0)));
 
-/* A JSON string with its quotes; bytes that are not control characters pass as they are. */
+/* A JSON string with its quotes.  Characters pass as they are, but for those that JSON escapes; bytes
+ * that are not UTF-8 (a message cut in the middle of a character, or of a server in another
+ * encoding) become U+FFFD: a line of the log is always JSON. */
 void buf_add_json(struct buf *buf, const char *text);
 
 #define _cleanup_buf_ _cleanup_(buf_release)

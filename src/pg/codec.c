@@ -393,13 +393,14 @@ static inline bool has_byte(uint64_t bytes, uint64_t pattern)
 
 void codec_text_array_add(struct buf *out, const char *data, uint32_t len)
 {
-    const char *end = data + len;
+    const char *end;
     char *start, *to;
 
     if (data == NULL) {
         buf_add_bytes(out, "NULL,", 5);
         return;
     }
+    end = data + len;
     start = to = reserve(out, 2 * (size_t) len + 3);
     *to++ = '"';
     while (data < end) {

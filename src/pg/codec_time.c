@@ -101,7 +101,7 @@ static bool parse_time(const char **p, const char *end, int64_t *ret_us)
     if (t < end && *t == '.') {
         int ndigits = 0;
 
-        for (t++; t < end && digit(*t) <= 9; t++, ndigits++)
+        for (t++; t < end && digit(*t) <= 9 && ndigits <= 6; t++, ndigits++)
             us = us * 10 + digit(*t);
         if (ndigits == 0 || ndigits > 6)
             return false;

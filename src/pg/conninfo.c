@@ -38,7 +38,7 @@ static bool is_variable(const char *value)
 
 static void add_value(struct buf *text, const char *value)
 {
-    bool needs_quotes = value[0] == '\0' || strpbrk(value, " \t\r\n'\\") != NULL;
+    bool needs_quotes = value[0] == '\0' || strpbrk(value, " \t\r\n\v\f'\\") != NULL;
 
     if (needs_quotes)
         buf_add_char(text, '\'');

@@ -1,58 +1,21 @@
 /*
- * fuzz_PLUGIN FIXTURE [ROUNDS] [FILE|FOLDER]...
+ * The part that every target needs, and main() for where there is no libFuzzer.
  *
- * Replays the streams of a capture, then ROUNDS mutations of them from a fixed seed, then every
- * file given: inputs that a fuzzer found.  The mutations know messages: they change, cut, double,
- * drop and exchange them, and leave the stream before them whole, so that the decoder is deep
- * inside when it meets them.
- *
- * fuzz_PLUGIN FIXTURE 0 --seeds FOLDER writes the streams as inputs for libFuzzer, which has its
- * own main(); tests/fuzz/libfuzzer does all that.
+ * The mutations of main() are simple ones: they keep the targets honest in every test run and find
+ * what was broken since.  Looking for the unknown is libFuzzer's part.
  */
 #include "driver.h"
 
-#include "session.h"
-
-static uint32_t length_at(const uint8_t *data)
-{
-    return (uint32_t) data[0] << 24 | (uint32_t) data[1] << 16 | (uint32_t) data[2] << 8 | data[3];
-}
-
-void driver_run(const struct decoder_ops *ops, const uint8_t *data, size_t size)
-{
-    static const struct decoder_config config = {.prefix = "tailwater", .publication = "p"};
-    struct session session = session_start(ops, &config);
-
-    while (size >= 4) {
-        size_t len = length_at(data);
-
-        data += 4;
-        size -= 4;
-        if (len > size)
-            len = size;
-        session_feed(&session, data, len);
-        data += len;
-        size -= len;
-    }
-    session_end(&session);
-}
-
-#ifndef TAILWATER_LIBFUZZER
-
-#include "base/buf.h"
-#include "fixture.h"
+#include "base/memory.h"
 
 #include <dirent.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
-static struct fixture fixture;
 static uint64_t state = UINT64_C(0x9e3779b97f4a7c15);
 
 /* xorshift64*: the same everywhere. */
-static uint32_t next_random(uint32_t below)
+uint32_t driver_random(uint32_t below)
 {
     state ^= state >> 12;
     state ^= state << 25;
@@ -60,103 +23,121 @@ static uint32_t next_random(uint32_t below)
     return (uint32_t) ((state * UINT64_C(0x2545f4914f6cdd1d)) >> 33) % (below ? below : 1);
 }
 
-static void add_message(struct buf *buf, const void *data, size_t len)
+void driver_seed(uint64_t seed)
 {
-    buf_add_u32(buf, (uint32_t) len);
-    buf_add_bytes(buf, data, len);
+    state = seed ^ UINT64_C(0x9e3779b97f4a7c15);
+    if (state == 0)
+        state = 1;
 }
 
-static const struct fixture_message *any_message(void)
+static void insert(struct buf *buf, size_t at, const char *what, size_t len)
 {
-    const struct fixture_scenario *scenario;
-
-    do
-        scenario = &fixture.scenarios[next_random((uint32_t) fixture.nscenarios)];
-    while (scenario->nmessages == 0);
-    return &scenario->messages[next_random((uint32_t) scenario->nmessages)];
+    buf_add_bytes(buf, what, len); /* for the room */
+    memmove(buf->data + at + len, buf->data + at, buf->len - len - at);
+    memcpy(buf->data + at, what, len);
 }
 
-/* Overwrite, insert or remove a few bytes; what is put in are bytes that mean something. */
-static void mutate_bytes(struct buf *buf)
+static void cut(struct buf *buf, size_t at, size_t len)
+{
+    len = len < buf->len - at ? len : buf->len - at;
+    memmove(buf->data + at, buf->data + at + len, buf->len - at - len);
+    buf->len -= len;
+    buf->data[buf->len] = '\0';
+}
+
+static void mutate_once(struct buf *buf, const char *const *words)
 {
     static const char telling[] =
-        "\"\\{}[],:0129-.eutfnNKORTUDIBCM\x00\x01\x7f\x80\xc3\xff\xfe\xe0\xf4";
+        "\"\\{}[],:0129-.eutfnNKORTUDIBCM\x00\x01\x7f\x80\xc3\xff\xfe\xe0";
+    size_t at = driver_random((uint32_t) buf->len + 1);
+    char with = telling[driver_random(sizeof(telling) - 1)];
+    uint32_t nwords = 0;
 
-    for (uint32_t edits = 1 + next_random(3); edits > 0 && buf->len > 0; edits--) {
-        size_t at = next_random((uint32_t) buf->len), n = 1 + next_random(4);
-        char with = telling[next_random(sizeof(telling) - 1)];
+    while (words != NULL && words[nwords] != NULL)
+        nwords++;
+    switch (at == buf->len ? 4 + driver_random(2) : driver_random(6)) {
+    case 0:
+        buf->data[at] = with;
+        break;
+    case 1:
+        buf->data[at] ^= (char) (1 << driver_random(8));
+        break;
+    case 2:
+        cut(buf, at, 1 + driver_random(4));
+        break;
+    case 3: { /* a piece again */
+        char piece[16];
+        size_t len = 1 + driver_random(sizeof(piece));
 
-        switch (next_random(4)) {
-        case 0:
-            buf->data[at] = with;
-            break;
-        case 1:
-            buf->data[at] ^= (char) (1 << next_random(8));
-            break;
-        case 2:
-            n = n < buf->len - at ? n : buf->len - at;
-            memmove(buf->data + at, buf->data + at + n, buf->len - at - n);
-            buf->len -= n;
-            break;
-        default:
-            buf_add_char(buf, with);
-            memmove(buf->data + at + 1, buf->data + at, buf->len - 1 - at);
-            buf->data[at] = with;
+        len = len < buf->len - at ? len : buf->len - at;
+        memcpy(piece, buf->data + at, len);
+        insert(buf, driver_random((uint32_t) buf->len), piece, len);
+        break;
+    }
+    case 4:
+        insert(buf, at, &with, 1);
+        break;
+    default:
+        if (nwords > 0) {
+            const char *word = words[driver_random(nwords)];
+
+            insert(buf, at, word, strlen(word));
         }
     }
 }
 
-static void add_mutant(struct buf *input, const struct fixture_message *message)
+void driver_mutate(struct buf *buf, const char *const *words)
 {
-    const struct fixture_message *other = any_message();
-    _cleanup_buf_ struct buf buf = {0};
-    size_t cut;
-
-    switch (next_random(6)) {
-    case 0: /* drop it */
-        return;
-    case 1: /* cut it */
-        add_message(input, message->data, next_random((uint32_t) message->len));
-        return;
-    case 2: /* another in its place, or before it */
-        add_message(input, other->data, other->len);
-        if (next_random(2))
-            add_message(input, message->data, message->len);
-        return;
-    case 3: /* the beginning of one, the end of the other */
-        cut = next_random((uint32_t) message->len);
-        buf_add_bytes(&buf, message->data, cut);
-        cut = next_random((uint32_t) other->len);
-        buf_add_bytes(&buf, other->data + cut, other->len - cut);
-        break;
-    default:
-        buf_add_bytes(&buf, message->data, message->len);
-        mutate_bytes(&buf);
-    }
-    add_message(input, buf_text(&buf), buf.len);
+    for (uint32_t edits = 1 + driver_random(3); edits > 0; edits--)
+        mutate_once(buf, words);
 }
 
-/* At most this many messages of a stream, from its beginning on. */
-#define MAX_MESSAGES 24
-
-static void mutate(struct buf *input)
+char *driver_text(const uint8_t *data, size_t size)
 {
-    const struct fixture_scenario *scenario =
-        &fixture.scenarios[next_random((uint32_t) fixture.nscenarios)];
-    int count = scenario->nmessages < MAX_MESSAGES ? scenario->nmessages : MAX_MESSAGES;
+    size_t len = strnlen((const char *) data, size);
+    char *text = memory_resize(NULL, len + 1);
 
-    buf_clear(input);
-    for (int i = 0; i < count; i++) {
-        const struct fixture_message *message = &scenario->messages[i];
-
-        if (next_random(6) == 0)
-            add_mutant(input, message);
-        else
-            add_message(input, message->data, message->len);
-    }
+    memcpy(text, data, len);
+    text[len] = '\0';
+    return text;
 }
 
-static void run_file(const char *path)
+char *driver_line(char **rest)
+{
+    char *line = *rest, *end = line ? strchr(line, '\n') : NULL;
+
+    *rest = end ? end + 1 : NULL;
+    if (end != NULL)
+        *end = '\0';
+    return line;
+}
+
+#ifndef TAILWATER_LIBFUZZER
+
+#define MAX_PREFIXES 600
+
+static struct buf *inputs;
+static size_t ninputs;
+
+static void add_input(const struct buf *buf)
+{
+    inputs = memory_resize(inputs, (ninputs + 1) * sizeof(*inputs));
+    inputs[ninputs] = (struct buf){0};
+    buf_add_bytes(&inputs[ninputs++], buf_text(buf), buf->len);
+}
+
+/* An exact copy, so that AddressSanitizer sees a read past the end. */
+static void run(const char *data, size_t len)
+{
+    uint8_t *copy = memory_resize(NULL, len > 0 ? len : 1);
+
+    if (len > 0)
+        memcpy(copy, data, len);
+    LLVMFuzzerTestOneInput(copy, len);
+    free(copy);
+}
+
+static void read_file(const char *path)
 {
     _cleanup_fclose_ FILE *in = fopen(path, "rb");
     _cleanup_buf_ struct buf buf = {0};
@@ -169,10 +150,10 @@ static void run_file(const char *path)
     }
     while ((len = fread(block, 1, sizeof(block), in)) > 0)
         buf_add_bytes(&buf, block, len);
-    LLVMFuzzerTestOneInput((const uint8_t *) buf_text(&buf), buf.len);
+    add_input(&buf);
 }
 
-static void run_path(const char *path)
+static void read_path(const char *path)
 {
     struct dirent **entries;
     struct stat status;
@@ -180,57 +161,101 @@ static void run_path(const char *path)
     int count;
 
     if (stat(path, &status) != 0 || !S_ISDIR(status.st_mode)) {
-        run_file(path);
+        read_file(path);
         return;
     }
     count = scandir(path, &entries, NULL, alphasort);
     for (int i = 0; i < count; i++) {
         snprintf(name, sizeof(name), "%s/%s", path, entries[i]->d_name);
         if (entries[i]->d_name[0] != '.')
-            run_file(name);
+            read_file(name);
         free(entries[i]);
     }
     if (count >= 0)
         free(entries);
 }
 
-/* One file a stream, for libFuzzer to begin with. */
-static void write_seed(const char *folder, const char *name, const struct buf *buf)
+static void write_file(const char *path, const void *data, size_t len)
 {
-    char path[4096];
+    FILE *out = fopen(path, "wb");
 
-    snprintf(path, sizeof(path), "%s/%s", folder, name);
-
-    _cleanup_fclose_ FILE *out = fopen(path, "wb");
-
-    if (out == NULL || fwrite(buf->data, 1, buf->len, out) != buf->len) {
+    if (out == NULL || fwrite(data, 1, len, out) != len || fclose(out) != 0) {
         perror(path);
         exit(1);
     }
 }
 
+/* libFuzzer's form of a dictionary: one quoted piece a line. */
+static void write_words(const char *path)
+{
+    _cleanup_buf_ struct buf text = {0};
+
+    for (const char *const *word = fuzz_target.words; word != NULL && *word != NULL; word++) {
+        buf_add_char(&text, '"');
+        for (const char *p = *word; *p != '\0'; p++)
+            if (*p == '"' || *p == '\\' || *p < 0x20 || *p > 0x7e)
+                buf_printf(&text, "\\x%02x", (unsigned char) *p);
+            else
+                buf_add_char(&text, *p);
+        buf_add(&text, "\"\n");
+    }
+    write_file(path, buf_text(&text), text.len);
+}
+
+static void write_seeds(const char *folder)
+{
+    char path[4096];
+
+    for (size_t i = 0; i < ninputs; i++) {
+        snprintf(path, sizeof(path), "%s/seed%02zu", folder, i);
+        write_file(path, buf_text(&inputs[i]), inputs[i].len);
+    }
+}
+
+static void replay(long rounds)
+{
+    for (size_t i = 0; i < ninputs; i++) {
+        run(buf_text(&inputs[i]), inputs[i].len);
+        for (size_t len = 0; len < inputs[i].len && inputs[i].len <= MAX_PREFIXES; len++)
+            run(inputs[i].data, len);
+    }
+    for (long i = 0; i < rounds && ninputs > 0; i++) {
+        const struct buf *from = &inputs[driver_random((uint32_t) ninputs)];
+        _cleanup_buf_ struct buf input = {0};
+
+        buf_add_bytes(&input, buf_text(from), from->len);
+        if (fuzz_target.mutate != NULL)
+            fuzz_target.mutate(&input);
+        else
+            driver_mutate(&input, fuzz_target.words);
+        run(buf_text(&input), input.len);
+    }
+}
+
 int main(int argc, char **argv)
 {
-    long rounds = argc > 2 ? atol(argv[2]) : 0;
-    const char *seeds = argc > 4 && strcmp(argv[3], "--seeds") == 0 ? argv[4] : NULL;
-    _cleanup_buf_ struct buf input = {0};
+    struct buf seed = {0};
+    long rounds = 0;
 
-    fixture = fixture_load(argc > 1 ? argv[1] : "");
-    for (int i = 0; i < fixture.nscenarios; i++) {
-        buf_clear(&input);
-        for (int m = 0; m < fixture.scenarios[i].nmessages; m++)
-            add_message(&input, fixture.scenarios[i].messages[m].data,
-                        fixture.scenarios[i].messages[m].len);
-        LLVMFuzzerTestOneInput((const uint8_t *) buf_text(&input), input.len);
-        if (seeds != NULL)
-            write_seed(seeds, fixture.scenarios[i].name, &input);
+    for (size_t i = 0; fuzz_target.seed(i, &seed); i++) {
+        add_input(&seed);
+        buf_clear(&seed);
     }
-    for (long i = 0; i < rounds; i++) {
-        mutate(&input);
-        LLVMFuzzerTestOneInput((const uint8_t *) buf_text(&input), input.len);
+    buf_release(&seed);
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--rounds") == 0 && i + 1 < argc)
+            rounds = strtol(argv[++i], NULL, 10);
+        else if (strcmp(argv[i], "--seeds") == 0 && i + 1 < argc)
+            write_seeds(argv[++i]);
+        else if (strcmp(argv[i], "--words") == 0 && i + 1 < argc)
+            write_words(argv[++i]);
+        else
+            read_path(argv[i]);
     }
-    for (int i = seeds != NULL ? 5 : 3; i < argc; i++)
-        run_path(argv[i]);
+    replay(rounds);
+    for (size_t i = 0; i < ninputs; i++)
+        buf_release(&inputs[i]);
+    free(inputs);
     return 0;
 }
 

@@ -104,6 +104,28 @@ static void json_strings(void **state)
     assert_string_equal(buf_text(&buf), "\"a\\\"b\\\\c\\n\\u0001é\"");
 }
 
+/* What is no UTF-8 is replaced, byte by byte, and nothing around it is lost. */
+static void json_strings_are_utf8(void **state)
+{
+    static const char *const cases[][2] = {
+        {"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", "\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80"},
+        {"caf\xe9!", "caf\xef\xbf\xbd!"},
+        {"cut \xe2\x82", "cut \xef\xbf\xbd\xef\xbf\xbd"},
+        {"\xc0\x80\xed\xa0\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"},
+        {"\xf4\x90\x80\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"},
+        {"\xff\"", "\xef\xbf\xbd\\\""},
+    };
+
+    (void) state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        _cleanup_buf_ struct buf buf = {0}, want = {0};
+
+        buf_add_json(&buf, cases[i][0]);
+        buf_printf(&want, "\"%s\"", cases[i][1]);
+        assert_string_equal(buf_text(&buf), buf_text(&want));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -113,6 +135,7 @@ int main(void)
         cmocka_unit_test(bytes_stay_bad),
         cmocka_unit_test(errors_wrap),
         cmocka_unit_test(json_strings),
+        cmocka_unit_test(json_strings_are_utf8),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

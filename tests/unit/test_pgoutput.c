@@ -410,34 +410,6 @@ static void P07_not_a_number_arrives(void **state)
     session_end(&s);
 }
 
-/*
- * Every strict prefix of every captured message is refused: each format ends where its own counts
- * say.  (Only rows of a table that the consumer ignores are not read to their end.)
- */
-static void prefixes_are_refused(void **state)
-{
-    (void) state;
-    for (int i = 0; i < fixture.nscenarios; i++) {
-        const struct fixture_scenario *scenario = &fixture.scenarios[i];
-        struct session s;
-
-        if (strcmp(scenario->name, "streaming") == 0 || strcmp(scenario->name, "binary") == 0)
-            continue;
-        s = session_start(&decoder_pgoutput, &fixture_config);
-        for (int m = 0; m < scenario->nmessages; m++) {
-            const struct fixture_message *message = &scenario->messages[m];
-            size_t accepted;
-
-            if (!session_refuses_prefixes(&s, message->data, message->len, &accepted))
-                fail_msg("%s, message %d: its first %zu bytes are accepted", scenario->name, m,
-                         accepted);
-            if (!session_feed(&s, message->data, message->len))
-                fail_msg("%s, message %d: %s", scenario->name, m, s.err.message);
-        }
-        session_end(&s);
-    }
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -452,7 +424,6 @@ int main(void)
         cmocka_unit_test(what_needs_a_transaction_is_refused_outside),
         cmocka_unit_test(P14_P34_captures_of_other_options_are_refused),
         cmocka_unit_test(P07_not_a_number_arrives),
-        cmocka_unit_test(prefixes_are_refused),
     };
 
     fixture = fixture_load("pgoutput.txt");

@@ -686,34 +686,6 @@ static void not_a_number_is_null(void **state)
     session_end(&s);
 }
 
-/*
- * Every strict prefix of every captured message is refused: the brace that ends a message is its
- * last byte.  (Only rows of a table that the consumer ignores are not read to their end.)
- */
-static void prefixes_are_refused(void **state)
-{
-    (void) state;
-    for (int i = 0; i < fixture.nscenarios; i++) {
-        const struct fixture_scenario *scenario = &fixture.scenarios[i];
-        struct session s;
-
-        if (strcmp(scenario->name, "latin1") == 0)
-            continue;
-        s = session_start(&decoder_wal2json, &fixture_config);
-        for (int m = 0; m < scenario->nmessages; m++) {
-            const struct fixture_message *message = &scenario->messages[m];
-            size_t accepted;
-
-            if (!session_refuses_prefixes(&s, message->data, message->len, &accepted))
-                fail_msg("%s, message %d: its first %zu bytes are accepted", scenario->name, m,
-                         accepted);
-            if (!session_feed(&s, message->data, message->len))
-                fail_msg("%s, message %d: %s", scenario->name, m, s.err.message);
-        }
-        session_end(&s);
-    }
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -735,7 +707,6 @@ int main(void)
         cmocka_unit_test(what_needs_a_transaction_is_refused_outside),
         cmocka_unit_test(another_encoding_has_a_remedy),
         cmocka_unit_test(not_a_number_is_null),
-        cmocka_unit_test(prefixes_are_refused),
     };
 
     fixture = fixture_load("wal2json.txt");
