@@ -8,6 +8,7 @@ but for those of failed tests.
 
 import itertools
 import os
+import random
 import re
 import shutil
 import sys
@@ -208,6 +209,8 @@ def release():
 
 
 def pytest_configure(config):
+    # One for all workers: it is in the names of tests.
+    os.environ.setdefault("TAILWATER_SEED", str(random.randrange(10**6)))
     if not os.access(BINARY, os.X_OK) and not config.option.collectonly:
         sys.stderr.write(f"note: no program at {BINARY}; set TAILWATER=…/tailwater\n")
 

@@ -1,6 +1,7 @@
 """Is the mirror what the source is?  Row by row, as text, in both directions."""
 
 import collections
+import io
 
 SHOWN = 10
 
@@ -43,6 +44,58 @@ def rows(database, schema, name, names):
     listed = ", ".join(quoted(n) + "::text" for n in names) or "1"
     return collections.Counter(database.copy_out(
         f"select {listed} from {quoted(schema)}.{quoted(name)}", user="postgres"))
+
+
+def images(database, schema, name, names, types):
+    """Every row as COPY's binary format has it: the bytes that the server keeps, not a rendering.
+
+    A column that is not of a built-in scalar type carries type OIDs, which differ between servers: its text is taken.
+    """
+    listed = ", ".join(quoted(n) + ("" if plain else "::text") for n, plain in zip(names, types))
+    with database.connection("postgres").cursor() as cursor:
+        data = io.BytesIO()
+        cursor.copy_expert(f"copy (select {listed} from {quoted(schema)}.{quoted(name)}) to stdout (format binary)", data)
+    return collections.Counter(binary_rows(data.getvalue()))
+
+
+def binary_rows(data):
+    """The rows of COPY's binary format, each as its bytes."""
+    at = 19 + int.from_bytes(data[15:19], "big")
+    while True:
+        start, count = at, int.from_bytes(data[at:at + 2], "big", signed=True)
+        if count < 0:
+            return
+        at += 2
+        for _ in range(count):
+            at += 4 + max(int.from_bytes(data[at:at + 4], "big", signed=True), 0)
+        yield data[start:at]
+
+
+def binary_columns(database, schema, name):
+    """For each column: is it a built-in scalar, or text?"""
+    return [row[0] for row in database.sql("""
+        select a.atttypid < 16384 and t.typcategory not in ('A', 'R', 'C') and t.typtype = 'b'
+          from pg_attribute a join pg_type t on t.oid = a.atttypid
+         where a.attrelid = format('%%I.%%I', %s::text, %s::text)::regclass
+           and a.attnum > 0 and not a.attisdropped order by a.attnum""", schema, name, user="postgres")]
+
+
+def table_images(database, table):
+    """images() of a whole table or view."""
+    schema, name = split(table)
+    return images(database, schema, name, columns(database, schema, name), binary_columns(database, schema, name))
+
+
+def binary_difference(source, mirror, table):
+    """As difference(), by the bytes of the values."""
+    said = difference(source, mirror, table)
+    there, here = table_images(source, table), table_images(mirror, table)
+    if said or there == here:
+        return said
+    missing, extra = there - here, here - there
+    return "\n".join([f"{table}: {sum(missing.values())} rows differ in their bytes",
+                      *(f"  source {row!r:.300}" for row in list(missing)[:SHOWN]),
+                      *(f"  mirror {row!r:.300}" for row in list(extra)[:SHOWN])])
 
 
 def shorten(line):

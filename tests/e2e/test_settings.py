@@ -1,0 +1,82 @@
+"""How a batch is written: by the key, durably, byte for byte."""
+
+from lib import wait
+
+
+def running(make_pipeline, **keys):
+    pipeline = make_pipeline(**keys).publish()
+    return pipeline.start().wait_until_caught_up()
+
+
+def test_a_batch_reaches_its_rows_by_the_key(source, mirror, make_pipeline):
+    """However many rows a batch has, it never reads a mirror table from end to end."""
+    source.sql("create table t (id int primary key, a int);"
+               "insert into t select i, i from generate_series(1, 20000) i")
+    pipeline = running(make_pipeline)
+    mirror.sql("analyze mirror_public.t")
+
+    def scans():
+        return mirror.sql("select seq_scan, idx_scan from pg_stat_all_tables "
+                          "where schemaname = 'mirror_public' and relname = 't'")[0]
+
+    before = scans()
+    for _ in range(3):
+        source.sql("update t set a = a + 1 where id <= 4000")
+        pipeline.wait_until_caught_up()
+    pipeline.stop()
+    wait.until(lambda: scans()[1] >= before[1] + 3 * 4000, lambda: f"statistics: {before}, {scans()}")
+    assert scans()[0] == before[0], "a sequential scan"
+    pipeline.settle()
+
+
+def test_a_commit_waits_until_it_is_durable(own_servers, source, mirror, make_pipeline):
+    """Also where a standby's word is part of that; and nothing is confirmed before (invariant 2, P29)."""
+    source.sql("create table t (id int primary key)")
+    pipeline = running(make_pipeline, source={"heartbeat": "off"})
+    own_servers.mirror.sql(f"alter database {mirror.name} set synchronous_commit = off")
+    own_servers.mirror.set(synchronous_standby_names="nobody")
+    source.sql("insert into t values (1)")
+    wait.until(lambda: mirror.value("select count(*) from pg_stat_activity where wait_event = 'SyncRep' "
+                                    "and application_name = 'tailwater applier'"), "the applier waits for the standby")
+    assert source.value("select confirmed_flush_lsn < %s::pg_lsn from pg_replication_slots where slot_name = %s",
+                        source.lsn(), pipeline.slot, user="postgres")
+    own_servers.mirror.set(synchronous_standby_names=None)
+    pipeline.wait_until_caught_up()
+    pipeline.settle()
+
+
+def test_a_write_that_does_less_than_it_should_is_refused(source, mirror, make_pipeline):
+    """The row counts are checked by the statement itself: nothing of the batch stays."""
+    source.sql("create table t (id int primary key, a int); create table u (id int primary key);"
+               "insert into t values (1, 1)")
+    pipeline = running(make_pipeline)
+    mirror.sql("create function swallow() returns trigger language plpgsql as 'begin return null; end';"
+               "create trigger swallow before update on mirror_public.t for each row execute function swallow()",
+               user="postgres")
+    with source.transaction() as cursor:
+        cursor.execute("insert into u values (1); update t set a = 2")
+    pipeline.wait_log("somebody else changes this mirror table", deadline=10)
+    assert mirror.value("select count(*) from u") == 0, "half a transaction"
+    mirror.sql("drop trigger swallow on mirror_public.t", user="postgres")
+    pipeline.wait_until_caught_up()
+    pipeline.settle()
+
+
+def test_equal_values_of_other_bytes_are_written(both_plugins, source, mirror, make_pipeline):
+    source.sql("create table t (id int primary key, n numeric, f float8);"
+               "insert into t values (1, 1.0, 0), (2, 2.50, '-0')")
+    pipeline = running(make_pipeline)
+    pipeline.feed(["update t set n = 1.00 where id = 1", "update t set f = 0 where id = 2"], "one by one")
+    assert mirror.sql("select n::text, f::text from t order by id") == [("1.00", "0"), ("2.50", "0")]
+    pipeline.settle()
+
+
+def test_a_bulk_that_meets_rows_that_are_there(both_plugins, source, mirror, make_pipeline):
+    """Many new rows are written without a look at the table; those that are there after all, the general way."""
+    source.sql("create table t (id int primary key, a int)")
+    pipeline = running(make_pipeline)
+    mirror.sql("insert into mirror_public.t (id, a, _lsn) values (777, -1, '0/1')")
+    pipeline.feed(["insert into t select i, i from generate_series(1, 3000) i"], "one by one")
+    assert mirror.value("select a from t where id = 777") == 777
+    assert "interrupted" not in pipeline.this_run()
+    pipeline.settle()
