@@ -3,6 +3,7 @@
 
 #include "base/memory.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -86,4 +87,24 @@ void buf_add_json(struct buf *buf, const char *text)
         }
     }
     buf_add_char(buf, '"');
+}
+
+void buf_add_shown(struct buf *buf, const char *text)
+{
+    for (const unsigned char *p = (const unsigned char *) text; *p != '\0'; p++) {
+        /* In UTF-8 the controls from U+0080 to U+009F are c2 80 to c2 9f. */
+        const bool is_high = *p == 0xC2 && p[1] >= 0x80 && p[1] <= 0x9F;
+
+        if (*p == '\n') {
+            buf_add(buf, "\\n");
+        } else if (*p == '\t') {
+            buf_add(buf, "\\t");
+        } else if (is_high) {
+            buf_printf(buf, "\\u%04x", *++p);
+        } else if (*p < 0x20 || *p == 0x7F) {
+            buf_printf(buf, "\\x%02x", *p);
+        } else {
+            buf_add_char(buf, (char) *p);
+        }
+    }
 }

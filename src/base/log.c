@@ -59,9 +59,12 @@ static void write_line(enum log_level level, const char *event, const char *mess
         add_field(&line, "hint", hint);
         buf_add(&line, "}\n");
     } else {
-        buf_printf(&line, "%s %s %s", time, text_levels[level], message);
-        if (hint[0] != '\0')
-            buf_printf(&line, "; %s", hint);
+        buf_printf(&line, "%s %s ", time, text_levels[level]);
+        buf_add_shown(&line, message);
+        if (hint[0] != '\0') {
+            buf_add(&line, "; ");
+            buf_add_shown(&line, hint);
+        }
         buf_printf(&line, " [%s]\n", event);
     }
     if (write(STDERR_FILENO, line.data, line.len) < 0)

@@ -221,18 +221,24 @@ bool cli_load_config(struct cli *cli, struct arena *arena, struct config *ret_co
 
 int cli_fail(const struct cli *cli, const struct error *err)
 {
+    _cleanup_buf_ struct buf message = {0};
+
     if (cli->is_logged) {
         log_error(LOG_ERROR, "failed", err);
         return error_exit_code(err->kind);
     }
-    fprintf(stderr, "tailwater: %s", err->message);
+    buf_add_shown(&message, err->message);
+    fprintf(stderr, "tailwater: %s", buf_text(&message));
     if (err->sqlstate[0] != '\0')
         fprintf(stderr, " (SQLSTATE %s)", err->sqlstate);
     fputc('\n', stderr);
     for (const char *line = err->hint; *line != '\0';) {
         size_t len = strcspn(line, "\n");
+        _cleanup_buf_ struct buf raw = {0}, shown = {0};
 
-        fprintf(stderr, "  %.*s\n", (int) len, line);
+        buf_add_bytes(&raw, line, len);
+        buf_add_shown(&shown, buf_text(&raw));
+        fprintf(stderr, "  %s\n", buf_text(&shown));
         line += len + (line[len] == '\n');
     }
     return error_exit_code(err->kind);

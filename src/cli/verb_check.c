@@ -11,14 +11,22 @@
 
 #include <stdio.h>
 
+static void print_line(const char *level, const char *name, int width, const char *arrow,
+                       const char *text)
+{
+    _cleanup_buf_ struct buf shown = {0};
+
+    if (text[0] == '\0')
+        return;
+    buf_add_shown(&shown, text);
+    printf("%-7s  %-*s  %s%s\n", level, width, name, arrow, buf_text(&shown));
+}
+
 static void print_finding(const struct finding *finding, int width)
 {
-    printf("%-7s  %-*s  %s\n", finding_level_name(finding->level), width, finding->name,
-           finding->what);
-    if (finding->why[0] != '\0')
-        printf("%-7s  %-*s  %s\n", "", width, "", finding->why);
-    if (finding->remedy[0] != '\0')
-        printf("%-7s  %-*s  → %s\n", "", width, "", finding->remedy);
+    print_line(finding_level_name(finding->level), finding->name, width, "", finding->what);
+    print_line("", "", width, "", finding->why);
+    print_line("", "", width, "→ ", finding->remedy);
 }
 
 static const char *plural(int count)

@@ -160,6 +160,14 @@ static bool look(struct destroy_run *run, struct error *err)
 
 /* ---- asking ---- */
 
+static void print_shown(FILE *out, const char *title, const char *text)
+{
+    _cleanup_buf_ struct buf shown = {0};
+
+    buf_add_shown(&shown, text);
+    fprintf(out, "%s  %s\n", title, buf_text(&shown));
+}
+
 static bool show_plan(struct destroy_run *run, FILE *out, struct error *err)
 {
     struct notes plan = {.arena = run->arena}, kept = {.arena = run->arena};
@@ -177,7 +185,7 @@ static bool show_plan(struct destroy_run *run, FILE *out, struct error *err)
     fprintf(out, "pipeline %s: %s\n", run->config->pipeline,
             plan.count > 0 ? "this would be removed" : "nothing is left to remove");
     for (int i = 0; i < plan.count; i++)
-        fprintf(out, "  %s\n", plan.texts[i]);
+        print_shown(out, "", plan.texts[i]);
     return true;
 }
 
@@ -248,7 +256,7 @@ static bool remove_source(struct destroy_run *run, struct error *err)
 static void print_notes(const char *title, const struct notes *notes)
 {
     for (int i = 0; i < notes->count; i++)
-        printf("%s  %s\n", title, notes->texts[i]);
+        print_shown(stdout, title, notes->texts[i]);
 }
 
 static bool remove_all(struct destroy_run *run, bool *ret_finished, struct error *err)

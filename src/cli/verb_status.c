@@ -224,7 +224,9 @@ static void add_table(struct buf *out, const struct control_table *table)
     int width = 44, shown = 0;
     size_t cut = 0;
 
-    buf_printf(&name, "%s.%s", table->schema, table->name);
+    buf_add_shown(&name, table->schema);
+    buf_add_char(&name, '.');
+    buf_add_shown(&name, table->name);
     /* In characters, not in bytes, so that the columns stay straight. */
     while (cut < name.len && shown < width) {
         cut++;

@@ -102,6 +102,9 @@ static void json_strings(void **state)
     (void) state;
     buf_add_json(&buf, "a\"b\\c\n\x01é");
     assert_string_equal(buf_text(&buf), "\"a\\\"b\\\\c\\n\\u0001é\"");
+    buf_clear(&buf);
+    buf_add_shown(&buf, "a\n\t\x1b[31m\x7f\xc2\x9b\xc2\xa0é\xc2");
+    assert_string_equal(buf_text(&buf), "a\\n\\t\\x1b[31m\\x7f\\u009b\xc2\xa0é\xc2");
 }
 
 /* What is no UTF-8 is replaced, byte by byte, and nothing around it is lost. */
