@@ -431,9 +431,48 @@ bool prepare_pipeline(const struct prepare_options *options, struct arena *arena
     return true;
 }
 
-bool prepare_check_source(const struct config *config, const struct control_pipeline *pipeline,
+/*
+ * What a publication left out since the copy will never come: so it is neither made nor extended
+ * here, but refused (P44, P45).
+ */
+static bool check_publication(const struct config *config, const struct table_list *tables,
+                              struct error *err)
+{
+    const struct pg_options options = source_options(config, false);
+    _cleanup_(arena_release) struct arena arena = {0};
+    _cleanup_pg_ struct pg *pg = NULL;
+    struct publication publication;
+    const char *sql;
+
+    if (!is_pgoutput(config))
+        return true;
+    if (!pg_connect(&options, &pg, err) ||
+        !publication_look(pg, config->source.publication, &arena, &publication, err))
+        return false;
+    if (!publication.exists) {
+        error_set(err, ERROR_SLOT, "source: the publication %s of this pipeline does not exist",
+                  config->source.publication);
+        return error_hint(err,
+                          "changes made since it was dropped are lost, and the slot cannot pass "
+                          "them: tailwater destroy -c %s, then run, to copy anew",
+                          config->file);
+    }
+    if (!publication_plan(&publication, tables, &arena, &sql, err))
+        return false;
+    if (sql == NULL)
+        return true;
+    error_set(err, ERROR_FINDINGS, "source: the publication %s lacks tables of this pipeline",
+              config->source.publication);
+    return error_hint(err,
+                      "they were taken out of it, or dropped; changes since then are lost: "
+                      "tailwater destroy -c %s, then run, to copy anew.  What it lacks: %s",
+                      config->file, sql);
+}
+
+bool prepare_check_source(const struct config *config, const struct prepared_pipeline *prepared,
                           lsn_t cursor, struct error *err)
 {
+    const struct control_pipeline *pipeline = &prepared->pipeline;
     const struct pg_options options = source_options(config, true);
     _cleanup_pg_ struct pg *pg = NULL;
     struct slot_identity identity;
@@ -452,6 +491,8 @@ bool prepare_check_source(const struct config *config, const struct control_pipe
             err) ||
         !slot_look(pg, config->source.slot, &slot, err) ||
         !slot_check(&slot, config->source.slot, config->source.plugin, identity.database, err))
+        return false;
+    if (!check_publication(config, &prepared->catalog.tables, err))
         return false;
     if (slot.confirmed_flush > cursor) {
         error_set(err, ERROR_SLOT,

@@ -70,10 +70,11 @@ struct receiver {
 /* ---- relations ---- */
 
 /*
- * wal2json sends the names of partitions (P60), as they were then.  One that is not known from the
- * start is looked up: a new partition of a mirrored table is bound to its root; anything else that
- * exists is not ours, for now, since it may be attached later; and what does not exist any more but
- * looks like a partition stops us, because its rows may be ours.
+ * wal2json sends the names of partitions (P60), as they were then; pgoutput does so too when
+ * somebody turns publish_via_partition_root off.  One that is not known from the start is looked
+ * up: a new partition of a mirrored table is bound to its root; anything else that exists is not
+ * ours, for now, since it may be attached later; and what does not exist any more but looks like a
+ * partition stops us, because its rows may be ours.
  */
 static bool look_up(struct receiver *r, const struct relation *relation, bool *ret_exists,
                     const struct table **ret_table, struct error *err)
@@ -156,15 +157,19 @@ static bool find_table(struct receiver *r, struct relation *relation,
     *ret_table = table_list_find(r->options->list, relation->schema, relation->name);
     if (*ret_table != NULL)
         return true;
-    if (relation->oid != 0 || !has_partitioned(r->options->list)) {
+    if (!has_partitioned(r->options->list)) {
         relation->is_ignored = true;
         return true;
     }
     if (bound->looked_up_us != 0 && now - bound->looked_up_us < LOOK_UP_US)
         return true;
     bound->looked_up_us = now;
-    return look_up(r, relation, &exists, ret_table, err) &&
-           (exists || refuse_lost_leaf(r, relation, err));
+    if (!look_up(r, relation, &exists, ret_table, err) ||
+        (!exists && !refuse_lost_leaf(r, relation, err)))
+        return false;
+    /* pgoutput describes a table again when it is attached. */
+    relation->is_ignored = relation->oid != 0 && *ret_table == NULL;
+    return true;
 }
 
 /* The binding of a relation, made at its first change.  NULL: not mirrored. */

@@ -129,8 +129,7 @@ static bool open_over_fd(struct session *s, struct error *err)
 static bool open_session(struct session *s, struct arena *arena, struct error *err)
 {
     return open_apply(s, err) &&
-           prepare_check_source(s->options->config, &s->options->prepared->pipeline, s->cursor.lsn,
-                                err) &&
+           prepare_check_source(s->options->config, s->options->prepared, s->cursor.lsn, err) &&
            read_confirm_interval(s, err) && open_stream(s, arena, err);
 }
 
