@@ -270,6 +270,28 @@ static bool find_differences(struct pg *mirror, const struct ddl_step *step, con
     return true;
 }
 
+/* Triggers and rules change what is written, or how much of it (P24). */
+static bool refuse_triggers(struct pg *mirror, const struct table *table, const char *relid,
+                            struct error *err)
+{
+    _cleanup_result_ struct pg_result *found = NULL;
+
+    if (!pg_query(mirror,
+                  "SELECT 'trigger', tgname FROM pg_trigger WHERE tgrelid = $1::oid "
+                  "AND NOT tgisinternal AND tgenabled <> 'D' UNION ALL "
+                  "SELECT 'rule', rulename FROM pg_rewrite WHERE ev_class = $1::oid "
+                  "AND ev_enabled <> 'D' ORDER BY 1, 2",
+                  1, &relid, &found, err))
+        return false;
+    if (pg_rows(found) == 0)
+        return true;
+    error_set(err, ERROR_CONFIG, "mirror table %s.%s of table %s has a %s \"%s\"",
+              table->mirror_schema, table->mirror_name, table->label, pg_text(found, 0, 0),
+              pg_text(found, 0, 1));
+    return error_hint(err, "mirror tables take none, since they change what is written: drop or "
+                           "disable it");
+}
+
 static bool compare_table(struct pg *mirror, const struct ddl_step *step, const char *relid,
                           struct error *err)
 {
@@ -286,7 +308,7 @@ static bool compare_table(struct pg *mirror, const struct ddl_step *step, const 
     if (!is_compared)
         return false;
     if (differences.len == 0)
-        return true;
+        return refuse_triggers(mirror, table, relid, err);
     error_set(err, ERROR_CONFIG, "mirror table %s.%s differs from table %s of the source: %s",
               table->mirror_schema, table->mirror_name, table->label, buf_text(&differences) + 2);
     return error_hint(
