@@ -47,6 +47,8 @@ static const struct setting {
     {"search_path", "pg_catalog", .is_compared = true},
     {"array_nulls", "on", .is_compared = true},
     {"standard_conforming_strings", "on", .is_compared = true},
+    {"quote_all_identifiers", "off",
+     .is_compared = true}, /* what pg_get_…() and format_type() say */
     {"default_transaction_isolation", "read committed"},
     {"statement_timeout", "0"},
     {"idle_in_transaction_session_timeout", "0"},

@@ -38,6 +38,7 @@ static void P10_sessions_are_pinned(void **state)
                     "ALTER ROLE CURRENT_USER SET intervalstyle = 'iso_8601';"
                     "ALTER ROLE CURRENT_USER SET datestyle = 'SQL, DMY';"
                     "ALTER ROLE CURRENT_USER SET standard_conforming_strings = off;"
+                    "ALTER ROLE CURRENT_USER SET quote_all_identifiers = on;"
                     "ALTER ROLE CURRENT_USER SET statement_timeout = '1s'",
                     &err));
     buf_printf(&conninfo, "%s options='-c bytea_output=escape -c geqo=off' client_encoding=LATIN1",
@@ -59,6 +60,7 @@ static void P10_sessions_are_pinned(void **state)
         assert_string_equal(setting(session, "extra_float_digits"), "3");
         assert_string_equal(setting(session, "search_path"), "pg_catalog");
         assert_string_equal(setting(session, "standard_conforming_strings"), "on");
+        assert_string_equal(setting(session, "quote_all_identifiers"), "off");
         assert_string_equal(setting(session, "client_encoding"), "UTF8");
         assert_string_equal(setting(session, "statement_timeout"), "0");
         assert_string_equal(setting(session, "geqo"), "off");
