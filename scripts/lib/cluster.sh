@@ -86,6 +86,7 @@ cluster_settings() { # FOLDER [SETTING=VALUE…]
 		wal_level = logical
 		max_wal_senders = 20
 		max_replication_slots = 20
+		max_prepared_transactions = 10
 		max_connections = 100
 		shared_buffers = 64MB
 		fsync = off

@@ -33,6 +33,14 @@ def script(*args):
     return done.stdout.strip()
 
 
+def conninfo_value(value):
+    """As libpq reads it: in quotes where it needs them."""
+    text = str(value)
+    if text and not any(c.isspace() or c in "'\\" for c in text):
+        return text
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 class Cluster:
     """One server.  settings are lines of postgresql.conf."""
 
@@ -125,7 +133,7 @@ class Cluster:
 
     def conninfo(self, dbname="postgres", user=SUPERUSER, **more):
         words = {"host": self.folder, "port": 5432, "dbname": dbname, "user": user, **more}
-        return " ".join(f"{k}='{v}'" if " " in str(v) else f"{k}={v}" for k, v in words.items())
+        return " ".join(f"{k}={conninfo_value(v)}" for k, v in words.items())
 
     @contextlib.contextmanager
     def connect(self, dbname="postgres", user=SUPERUSER):

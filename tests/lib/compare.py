@@ -40,10 +40,19 @@ def columns(database, schema, name):
            and attnum > 0 and not attisdropped order by attnum""", schema, name, user="postgres")]
 
 
+def only(database, schema, name):
+    """Children by inheritance are tables of their own; partitions are not."""
+    is_plain = database.value("select relkind = 'r' from pg_class where oid = "
+                              "format('%%I.%%I', %s::text, %s::text)::regclass", schema, name,
+                              user="postgres")
+    return "only " if is_plain else ""
+
+
 def rows(database, schema, name, names):
     listed = ", ".join(quoted(n) + "::text" for n in names) or "1"
     return collections.Counter(database.copy_out(
-        f"select {listed} from {quoted(schema)}.{quoted(name)}", user="postgres"))
+        f"select {listed} from {only(database, schema, name)}{quoted(schema)}.{quoted(name)}",
+        user="postgres"))
 
 
 def images(database, schema, name, names, types):

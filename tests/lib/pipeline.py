@@ -9,7 +9,7 @@ import subprocess
 
 from lib import wait
 from lib.cluster import ROOT, SUPERUSER, is_alive
-from lib.compare import compare, quoted, source_tables
+from lib.compare import compare, only, quoted, source_tables
 
 
 
@@ -86,7 +86,11 @@ class Pipeline:
         self.log_file = os.path.join(folder, "tailwater.log")
         self.write_config()
 
-    slot = publication = property(lambda self: f"tailwater_{self.name}")
+    slot = property(lambda self: self._source_name("slot"))
+    publication = property(lambda self: self._source_name("publication"))
+
+    def _source_name(self, key):
+        return self.keys.get("source", {}).get(key, f"tailwater_{self.name}")
 
     # ---- configuration ----
 
@@ -116,9 +120,11 @@ class Pipeline:
         if self.plugin != "pgoutput":
             return self
         tables = tables or source_tables(self.source)
-        listed = ", ".join(f"{quoted(schema)}.{quoted(name)}" for schema, name in tables)
-        self.source.sql(f"drop publication if exists {self.publication}", user=SUPERUSER)
-        self.source.sql(f"create publication {self.publication} for table {listed} "
+        listed = ", ".join(f"{only(self.source, schema, name)}{quoted(schema)}.{quoted(name)}"
+                           for schema, name in tables)
+        publication = quoted(self.publication)
+        self.source.sql(f"drop publication if exists {publication}", user=SUPERUSER)
+        self.source.sql(f"create publication {publication} for table {listed} "
                         "with (publish_via_partition_root = true)", user=SUPERUSER)
         return self
 

@@ -1,0 +1,163 @@
+"""Keys, replica identities and what else a mirror table is (P17 to P21, P24, P64)."""
+
+import psycopg2
+import pytest
+
+from lib.pipeline import FAILED, FINDINGS, USAGE
+from pitfalls.common import refused, running, wait_until_repaired
+
+# How a table says what its rows are known by, and the configuration where it needs a word.
+IDENTITIES = {
+    "default": ("id int, part text, primary key (id, part)", "default", {}),
+    "index": ("id int not null, part text not null, pk int generated always as identity primary key",
+              "using index t_key", {}),
+    "full": ("id int, part text, primary key (id, part)", "full", {}),
+    "full, key named": ("id int not null, part text not null", "full", {"key": ["part", "id"]}),
+    "full, key among others": ("id int not null, part text not null, n int unique", "full", {"key": ["id", "part"]}),
+    "unique nulls elsewhere": ("id int not null, part text not null, u int unique", "using index t_key", {}),
+}
+
+
+@pytest.fixture(params=IDENTITIES)
+def keyed(request, source):
+    columns, identity, entry = IDENTITIES[request.param]
+    source.sql(f"""
+        create table t ({columns}, a int, big text);
+        create unique index t_key on t (id, part);
+        alter table t alter big set storage external, alter part set storage external;
+        alter table t replica identity {identity};
+        insert into t (id, part, a, big) select i, 'p', i, repeat(i::text, 5000) from generate_series(1, 6) i;
+        """)
+    return {"name": "public.t", **entry}
+
+
+@pytest.mark.parametrize("how", ["in one transaction", "one by one"])
+def test_p19_p21_every_kind_of_identity(both_plugins, source, mirror, make_pipeline, keyed, how):
+    pipeline = running(make_pipeline, [("public", "t")], tables=[keyed])
+    pipeline.feed(["update t set a = 10 where id = 1", "update t set id = 20 where id = 2",
+                   "update t set part = repeat('q', 2200), a = null where id = 3", "delete from t where id = 4",
+                   "update t set a = 5 where id = 20", "insert into t (id, part) values (4, 'again')",
+                   "update t set a = 7 where id = 3", "update t set id = 2 where id = 5",
+                   "update t set big = null, part = 'r' where id = 3"], how)
+    pipeline.compare(["t"])
+    mirror.sql("delete from mirror_public.t where id in (6, 20)")
+    pipeline.feed(["update t set a = 66 where id = 6", "update t set id = 21 where id = 20"], how)
+    pipeline.wait_until_caught_up()
+    wait_until_repaired(pipeline)
+    pipeline.settle(["t"])
+
+
+@pytest.mark.parametrize("definition, why", [
+    ("create table bad (id int primary key deferrable initially immediate)", "deferrable"),
+    ("create table bad (id int, unique (id))", "no primary key"),
+    ("create table bad (id int not null); create unique index i on bad (id) where id > 0;"
+     "alter table bad replica identity full", "FULL"),
+    ("create table bad (id int not null); create unique index i on bad ((id + 1));"
+     "alter table bad replica identity full", "FULL"),
+    ("create table bad (id int unique); alter table bad replica identity full", "FULL"),
+    ("create table bad (id int not null unique deferrable); alter table bad replica identity full", "FULL"),
+    ("create table bad (id int primary key); alter table bad replica identity nothing", "NOTHING"),
+    ("create table bad (id int primary key, o int not null); create unique index i on bad (o);"
+     "alter table bad replica identity using index i; drop index i", "dropped"),
+])
+def test_p17_p18_p21_unusable_identities(both_plugins, source, make_pipeline, definition, why):
+    """Named: refused with the reason and a remedy.  By a glob: passed over with a warning."""
+    source.sql("create table good (id int primary key)")
+    source.sql(definition)
+    pipeline = make_pipeline(tables=["public.bad"])
+    result = pipeline.verb("check", "--json")
+    found = [f for f in result.json()["findings"] if f["name"] == "table_key"]
+    assert result.code == FINDINGS and len(found) == 1 and found[0]["level"] == "error"
+    assert why in found[0]["why"] and found[0]["remedy"], repr(result)
+    assert pipeline.verb("run", "--until", "now").code == FINDINGS
+    pipeline.tables = ["public.*"]
+    pipeline.write_config()
+    pipeline.publish(("public", "good"))
+    found = [f for f in pipeline.ok("check", "--json").json()["findings"] if f["name"] == "table_key"]
+    assert [f["level"] for f in found] == ["warning"] and "public.bad" in found[0]["what"]
+    pipeline.run_until_now()
+    pipeline.compare(["good"])
+
+
+@pytest.mark.parametrize("entry, why", [
+    ({"key": ["a"]}, "unique"), ({"key": ["id", "a"]}, "unique"), ({"key": ["nothing"]}, "nothing"),
+    ({}, "FULL"),
+])
+def test_p21_a_key_that_is_none(source, make_pipeline, entry, why):
+    source.sql("create table t (id int not null unique, a int); alter table t replica identity full")
+    pipeline = make_pipeline(tables=[{"name": "public.t", **entry}])
+    result = pipeline.verb("check")
+    assert result.code in (USAGE, FINDINGS) and why in result.text and "id" in result.text, repr(result)
+
+
+def test_p21_rows_that_are_twice_there(both_plugins, source, mirror, make_pipeline):
+    """Such a table has no key: it is not mirrored, and its traffic disturbs nothing."""
+    source.sql("create table t (id int primary key); create table twice (a int, b text);"
+               "alter table twice replica identity full; insert into twice values (1, 'x'), (1, 'x')")
+    pipeline = running(make_pipeline)
+    source.sql("update twice set a = 2; delete from twice; insert into t values (1)")
+    pipeline.wait_until_caught_up()
+    assert mirror.value("select to_regclass('twice')") is None
+    pipeline.settle(["t"])
+
+
+@pytest.mark.parametrize("thing", [
+    "create trigger x before insert or update on mirror_public.t for each row execute function f()",
+    "create trigger x after delete on mirror_public.t for each statement execute function f();"
+    "alter table mirror_public.t enable always trigger x",
+    "create rule x as on update to mirror_public.t do instead nothing",
+])
+def test_p24_triggers_and_rules_on_the_mirror(source, mirror, make_pipeline, thing):
+    """Refused at the start, by name: what they do to writes would be found out too late."""
+    source.sql("create table t (id int primary key, a int); insert into t values (1, 1)")
+    pipeline = make_pipeline()
+    pipeline.run_until_now()
+    mirror.sql("create function f() returns trigger language plpgsql as 'begin return null; end'")
+    mirror.sql(thing)
+    source.sql("update t set a = 2")
+    refused(pipeline, (USAGE, FINDINGS), "public.t", '"x"')
+    mirror.sql("alter table mirror_public.t disable trigger user; drop rule if exists x on mirror_public.t")
+    pipeline.settle_stopped()
+
+
+def test_p64_identity_that_becomes_full(both_plugins, source, make_pipeline):
+    """While it runs: the key is the same, and rows carry more than before."""
+    source.sql("create table t (id int primary key, a int, big text); alter table t alter big set storage external;"
+               "insert into t select i, i, repeat('x', 5000) from generate_series(1, 5) i")
+    pipeline = running(make_pipeline)
+    source.sql("update t set a = 0 where id = 1; alter table t replica identity full")
+    source.sql("update t set a = 0 where id = 2; update t set id = 30 where id = 3; delete from t where id = 4")
+    source.sql("alter table t replica identity default")
+    source.sql("update t set a = 7 where id = 30")
+    pipeline.settle()
+
+
+def test_p64_identity_of_another_index(both_plugins, source, make_pipeline):
+    """Another key than the mirror's: pgoutput tells, and it stops; each start refuses it."""
+    source.sql("create table t (id int primary key, o int not null, a int); create unique index o on t (o);"
+               "insert into t values (1, 10, 0)")
+    pipeline = running(make_pipeline)
+    source.sql("alter table t replica identity using index o")
+    source.sql("update t set a = 1")
+    if both_plugins == "pgoutput":
+        assert pipeline.wait_exit() == FAILED, pipeline.log_tail()
+        assert "replica identity" in pipeline.this_run()
+    else:
+        pipeline.stop()
+    refused(pipeline, (USAGE, FINDINGS), "public.t")
+
+
+def test_p63_p64_table_that_becomes_unlogged(both_plugins, source, mirror, make_pipeline):
+    """Its changes are in no WAL any more: each start refuses it."""
+    source.sql("create table t (id int primary key)")
+    if both_plugins == "pgoutput":
+        pipeline = make_pipeline().publish()
+        pipeline.run_until_now()
+        # The server itself refuses while the table is published.
+        with pytest.raises(psycopg2.Error, match="publication"):
+            source.sql("alter table t set unlogged")
+        return
+    pipeline = make_pipeline(tables=["public.t"])
+    pipeline.run_until_now()
+    source.sql("alter table t set unlogged; insert into t values (1)")
+    refused(pipeline, (USAGE, FINDINGS), "public.t", "unlogged")
