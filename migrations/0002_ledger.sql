@@ -69,8 +69,9 @@ create index on tailwater.everything (fact, generation, batch_id);
 
 -- Batches below kept_from may be gone from the fact's ledger.  Raised before anything is removed.
 create table tailwater.ledger_floor (
-    fact      text primary key references tailwater.fact on delete cascade,
-    kept_from bigint not null
+    fact       text primary key references tailwater.fact on delete cascade,
+    kept_from  bigint not null,
+    kept_since timestamptz not null default '-infinity' -- what was applied from then on is kept
 ) with (fillfactor = 50);
 
 create table tailwater.consumer (
@@ -133,19 +134,25 @@ begin
 end
 $$;
 
--- The greatest number up to which all that is recorded was applied by then.  By halving: the numbers are in the order of time.
+-- The greatest number up to which all that wrote a key was applied by then.  By halving: the numbers are in the order of
+-- time.
 create function tailwater.batch_at(pipeline text, moment timestamptz) returns bigint
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     low bigint;
     high bigint;
     middle bigint;
     probe record;
+    now_at bigint;
 begin
+    -- The clock first: what is recorded after this look has a higher number.
+    select k.batch_id into now_at from tailwater.clock k where k.pipeline = batch_at.pipeline;
     select b.batch_id, b.applied_at into probe from tailwater.batch b where b.pipeline = batch_at.pipeline
         order by b.batch_id limit 1;
-    if probe is null or probe.applied_at > moment then
-        return coalesce(probe.batch_id - 1, 0);
+    if probe is null then
+        return now_at;
+    elsif probe.applied_at > moment then
+        return probe.batch_id - 1;
     end if;
     low := probe.batch_id;
     select max(b.batch_id) into high from tailwater.batch b where b.pipeline = batch_at.pipeline;
@@ -159,7 +166,9 @@ begin
             high := middle - 1;
         end if;
     end loop;
-    return low;
+    select min(b.batch_id) - 1 into high from tailwater.batch b
+        where b.pipeline = batch_at.pipeline and b.batch_id > low;
+    return coalesce(high, greatest(low, now_at));
 end
 $$;
 
@@ -958,7 +967,8 @@ $$;
 create function tailwater.raise_floors(pipeline text, replay_window interval) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 declare
-    bound bigint := tailwater.batch_at(raise_floors.pipeline, clock_timestamp() - replay_window) + 1;
+    moment timestamptz := clock_timestamp() - replay_window;
+    bound bigint := tailwater.batch_at(raise_floors.pipeline, moment) + 1;
     f record;
     c tailwater.consumer;
     floor bigint;
@@ -969,17 +979,17 @@ begin
               order by l.fact for no key update of l skip locked loop
         floor := bound;
         for c in select k.* from tailwater.consumer k where k.fact = f.fact and tailwater.is_pinning(k) loop
-            execute format('select min(case l.lane when 0 then $3 when 1 then $4 else $5 end) from tailwater.%I l '
+            execute format('select min(l.batch_id) from tailwater.%I l '
                            'where l.batch_id > $1 and l.batch_id < $2 and '
                            '(l.lane = 0 and l.batch_id > $3 or l.lane = 1 and l.batch_id > $4 or l.lane = 2 and l.batch_id > $5)',
                            'ledger_' || f.fact)
                 into lowest
                 using least(c.fresh_done, c.fan_out_done, c.backfill_done), floor, c.fresh_done, c.fan_out_done,
                       c.backfill_done;
-            floor := least(floor, lowest + 1);
+            floor := least(floor, lowest);
         end loop;
         if floor > f.kept_from then
-            update tailwater.ledger_floor l set kept_from = floor where l.fact = f.fact;
+            update tailwater.ledger_floor l set kept_from = floor, kept_since = moment where l.fact = f.fact;
         end if;
     end loop;
 end
@@ -1079,7 +1089,7 @@ declare
     high bigint;
     names text;
 begin
-    select s.fact, s.hour, f.key_names, l.kept_from into h
+    select s.fact, s.hour, f.key_names, l.kept_since into h
         from tailwater.dimension_statistic s join tailwater.fact f on f.name = s.fact
         join tailwater.ledger_floor l on l.fact = f.name
         where f.pipeline = close_hour.pipeline and not s.is_closed
@@ -1088,9 +1098,9 @@ begin
     if h is null then
         return false;
     end if;
-    low := tailwater.batch_at(close_hour.pipeline, h.hour);
-    high := tailwater.batch_at(close_hour.pipeline, h.hour + interval '1 hour');
-    if low + 1 >= h.kept_from then
+    if h.hour >= h.kept_since then
+        low := tailwater.batch_at(close_hour.pipeline, h.hour);
+        high := tailwater.batch_at(close_hour.pipeline, h.hour + interval '1 hour');
         select string_agg(format('l.%I', k), ', ') into names from unnest(h.key_names) k;
         execute format('update tailwater.dimension_statistic s set distinct_keys = coalesce(d.n, 0) '
                        'from tailwater.fact_node n left join '
