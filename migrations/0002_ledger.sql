@@ -308,7 +308,8 @@ begin
                    ledger);
     insert into tailwater.ledger_floor (fact, kept_from)
         select f.name, k.batch_id from tailwater.clock k where k.pipeline = f.pipeline
-        on conflict on constraint ledger_floor_pkey do update set kept_from = excluded.kept_from;
+        on conflict on constraint ledger_floor_pkey do update
+           set kept_from = excluded.kept_from, kept_since = clock_timestamp();
     perform tailwater.add_partitions(f.pipeline);
     -- Stable, and so under the snapshot of the statement that calls it: a window that the same statement claims is not
     -- there yet.  What that statement reads would be older than the window.

@@ -121,6 +121,12 @@ static const struct value_key keys[] = {
 
     {"ledger.fan_out_limit", value_read_long, AT(ledger.fan_out_limit), .min = 1, .max = 10000000,
      .fallback = "10000"},
+    {"ledger.stale_after", value_read_duration, AT(ledger.stale_after_us), .min = SECOND,
+     .max = MAX_DELAY, .fallback = "7d"},
+    {"ledger.stale_keys", value_read_long, AT(ledger.stale_keys), .min = 1, .max = 1000000000000,
+     .fallback = "100000000"},
+    {"ledger.replay_window", value_read_duration, AT(ledger.replay_window_us), .max = MAX_DELAY,
+     .fallback = "24h"},
 
     {"apply.max_rows", value_read_long, AT(apply.max_rows), .min = 1, .max = 10000000,
      .fallback = "20000"},

@@ -154,7 +154,10 @@ struct config {
     int nfacts;
     struct config_fact *facts;
     struct {
-        int64_t fan_out_limit; /* rows that one hop of a batch may find; default 10000 */
+        int64_t fan_out_limit;    /* rows that one hop of a batch may find; default 10000 */
+        int64_t stale_after_us;   /* a consumer with keys pending for longer; default 7 days */
+        int64_t stale_keys;       /* or with more of them; default 100 million */
+        int64_t replay_window_us; /* what is read stays so long; default 24 h */
     } ledger;
     struct {
         int64_t max_rows;  /* per batch; default 20000 */

@@ -1,8 +1,8 @@
 /*
- * Receiver in the calling thread, applier, watcher, repairer and expander in threads of their own.  At the
- * end the applier gets a moment to finish what it has; then its statement is cancelled, again and
- * again (the mirror may hang on a lock); and if that does not help either, nobody answers: then all
- * connections are shut down, so that the threads end.
+ * Receiver in the calling thread, applier, watcher, repairer, expander and ledger keeper in threads
+ * of their own.  At the end the applier gets a moment to finish what it has; then its statement is
+ * cancelled, again and again (the mirror may hang on a lock); and if that does not help either,
+ * nobody answers: then all connections are shut down, so that the threads end.
  */
 #include "engine/session.h"
 
@@ -11,6 +11,7 @@
 #include "base/memory.h"
 #include "engine/applier.h"
 #include "engine/expander.h"
+#include "engine/ledgerkeeper.h"
 #include "engine/receiver.h"
 #include "engine/repairer.h"
 #include "engine/watcher.h"
@@ -45,6 +46,7 @@ struct session {
     struct handover *handover;
     struct batch *batches[2];
     struct statistics statistics;
+    bool has_facts;      /* the pipeline keeps a ledger */
     atomic_bool is_over; /* for the helpers … */
     int over_fd;         /* … and readable then */
 };
@@ -120,6 +122,18 @@ static bool open_stream(struct session *s, struct arena *arena, struct error *er
     return stream_open(&options, &s->stream, err);
 }
 
+static bool find_facts(struct session *s, struct error *err)
+{
+    _cleanup_result_ struct pg_result *result = NULL;
+
+    if (!pg_query_row(s->options->lock,
+                      "select exists (select from tailwater.fact where pipeline = $1)", 1,
+                      &s->options->config->pipeline, &result, err))
+        return error_wrap(err, "looking for facts");
+    s->has_facts = pg_bool(result, 0, 0);
+    return true;
+}
+
 static bool open_over_fd(struct session *s, struct error *err)
 {
     s->over_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -130,15 +144,15 @@ static bool open_session(struct session *s, struct arena *arena, struct error *e
 {
     return open_apply(s, err) &&
            prepare_check_source(s->options->config, s->options->prepared, s->cursor.lsn, err) &&
-           read_confirm_interval(s, err) && open_stream(s, arena, err);
+           read_confirm_interval(s, err) && find_facts(s, err) && open_stream(s, arena, err);
 }
 
 /* ---- the threads ---- */
 
-#define NTHREADS 5
+#define NTHREADS 7
 
 struct thread {
-    void *(*run)(void *argument);
+    void *(*run)(void *argument); /* NULL: not wanted */
     void *argument;
     pthread_t id;
     bool is_running;
@@ -147,8 +161,11 @@ struct thread {
 static bool start_threads(struct thread *threads, struct error *err)
 {
     for (int i = 0; i < NTHREADS; i++) {
-        int failed = pthread_create(&threads[i].id, NULL, threads[i].run, threads[i].argument);
+        int failed;
 
+        if (threads[i].run == NULL)
+            continue;
+        failed = pthread_create(&threads[i].id, NULL, threads[i].run, threads[i].argument);
         if (failed != 0)
             return error_set(err, ERROR_FAILED, "cannot start a thread: %s", strerror(failed));
         threads[i].is_running = true;
@@ -214,6 +231,8 @@ static bool run_threads(struct session *s, struct error *err)
                               .last_error_at_us = o->last_error_at_us};
     struct repairer repairer = {o->config, list, &s->statistics, &s->is_over, s->over_fd};
     struct expander expander = {o->config, &o->prepared->facts, &s->is_over, s->over_fd};
+    struct ledgerkeeper keeper = {o->config, &o->prepared->facts, &s->statistics, &s->is_over,
+                                  s->over_fd};
     const struct receiver_options receiver = {.stream = s->stream,
                                               .handover = s->handover,
                                               .list = list,
@@ -224,11 +243,14 @@ static bool run_threads(struct session *s, struct error *err)
                                               .source_conninfo = o->config->source.conninfo,
                                               .stop = o->stop,
                                               .statistics = &s->statistics};
-    struct thread threads[NTHREADS] = {{.run = applier_run, .argument = &applier},
-                                       {.run = watcher_run, .argument = &watcher},
-                                       {.run = watcher_run_source, .argument = &watcher},
-                                       {.run = repairer_run, .argument = &repairer},
-                                       {.run = expander_run, .argument = &expander}};
+    struct thread threads[NTHREADS] = {
+        {.run = applier_run, .argument = &applier},
+        {.run = watcher_run, .argument = &watcher},
+        {.run = watcher_run_source, .argument = &watcher},
+        {.run = repairer_run, .argument = &repairer},
+        {.run = expander_run, .argument = &expander},
+        {.run = s->has_facts ? ledgerkeeper_run : NULL, .argument = &keeper},
+        {.run = s->has_facts ? ledgerkeeper_run_slow : NULL, .argument = &keeper}};
     bool is_ok = start_threads(threads, err) && receiver_run(&receiver, err);
 
     finish_threads(s, threads);

@@ -21,7 +21,7 @@ struct fact_link {
     int parent_column; /* of its parent */
 };
 
-/* Since the process started; read by whoever keeps the statistics. */
+/* Since statistic_flush() took them last. */
 struct fact_counts {
     _Atomic int64_t rows; /* changed: appeared, vanished, or another image of a watched column */
     _Atomic int64_t keys; /* ledger rows written because of them, in the batch or later */

@@ -1,6 +1,6 @@
 /*
  * Table by table, each in its own transaction: live view, mirror table, and the row that calls them
- * ours.  Then types, which may need several rounds because one may be built from another; schemas;
+ * ours.  Then the ledger, fact by fact.  Then types, which may need several rounds because one may be built from another; schemas;
  * the pipeline's row, which takes the remaining control rows with it; and the control schema if
  * that was the last pipeline.
  *
@@ -187,6 +187,44 @@ static bool drop_types_and_schemas(struct pg *mirror, struct destroy *destroy, s
     return drop_objects(mirror, destroy, true, destroy->kept, &dropped, err);
 }
 
+/* ---- the ledger ---- */
+
+static bool step_drop_fact(struct pg *mirror, void *context, struct error *err)
+{
+    const struct destroy *destroy = context;
+    _cleanup_result_ struct pg_result *done = NULL;
+
+    return pg_query(mirror, "SELECT tailwater.drop_fact($1)", 1, &destroy->name, &done, err);
+}
+
+/* A view or function of somebody's on a ledger keeps that fact, and so the pipeline. */
+static bool drop_facts(struct pg *mirror, struct destroy *destroy, bool *ret_finished,
+                       struct error *err)
+{
+    _cleanup_result_ struct pg_result *facts = NULL, *done = NULL;
+
+    if (!pg_query(mirror, "SELECT name FROM tailwater.fact WHERE pipeline = $1 ORDER BY name", 1,
+                  &destroy->pipeline, &facts, err))
+        return error_wrap(err, "looking for facts");
+    for (int row = 0; row < pg_rows(facts); row++) {
+        struct error failure;
+
+        destroy->name = pg_text(facts, row, 0);
+        if (ddl_attempt(mirror, step_drop_fact, destroy, &failure)) {
+            notes_add(destroy->removed, "ledger of fact %s", destroy->name);
+        } else if (is_held(&failure)) {
+            notes_add(destroy->kept, "ledger of fact %s: %s", destroy->name, failure.message);
+            *ret_finished = false;
+        } else {
+            *err = failure;
+            return error_wrap(err, "removing the ledger of fact %s", destroy->name);
+        }
+    }
+    return pg_query(mirror, "DELETE FROM tailwater.batch WHERE pipeline = $1", 1,
+                    &destroy->pipeline, &done, err) ||
+           error_wrap(err, "removing the ledger's batches");
+}
+
 /* ---- the pipeline ---- */
 
 static bool forget_pipeline(struct pg *mirror, struct destroy *destroy, struct error *err)
@@ -208,8 +246,19 @@ static bool forget_pipeline(struct pg *mirror, struct destroy *destroy, struct e
 static bool say_what_would_go(struct pg *mirror, const struct destroy *destroy,
                               const struct control_table *tables, int ntables, struct error *err)
 {
-    _cleanup_result_ struct pg_result *objects = NULL;
+    _cleanup_result_ struct pg_result *objects = NULL, *facts = NULL;
 
+    if (!pg_query(
+            mirror,
+            "SELECT f.name, (SELECT count(*) FROM tailwater.consumer c WHERE c.fact = f.name) "
+            "FROM tailwater.fact f WHERE f.pipeline = $1 ORDER BY 1",
+            1, &destroy->pipeline, &facts, err))
+        return false;
+    for (int row = 0; row < pg_rows(facts); row++)
+        notes_add(destroy->removed, "ledger of fact %s, with %s consumers", pg_text(facts, row, 0),
+                  pg_text(facts, row, 1));
+    if (ntables < 0)
+        return true;
     for (int i = 0; i < ntables; i++) {
         if (tables[i].state == CONTROL_TABLE_READY)
             notes_add(destroy->removed, "live view %s.%s", tables[i].view_schema,
@@ -244,8 +293,8 @@ bool destroy_mirror(struct pg *mirror, const char *pipeline, struct destroy_opti
         return false;
     if (options.is_dry_run) {
         *ret_finished = true;
-        if (!options.is_keeping_tables &&
-            !say_what_would_go(mirror, &destroy, tables, ntables, err))
+        if (!say_what_would_go(mirror, &destroy, tables, options.is_keeping_tables ? -1 : ntables,
+                               err))
             return false;
         notes_add(removed, "control rows of pipeline %s", pipeline);
         return true;
@@ -256,6 +305,8 @@ bool destroy_mirror(struct pg *mirror, const char *pipeline, struct destroy_opti
             return false;
         finished &= is_gone;
     }
+    if (!drop_facts(mirror, &destroy, &finished, err))
+        return false;
     *ret_finished = finished;
     if (!finished)
         return true;

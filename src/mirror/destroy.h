@@ -1,6 +1,6 @@
 /*
- * The end of a pipeline on the mirror's side: live views, mirror tables, the types and schemas that
- * were made for it, and its rows in the control schema; with the last pipeline the control schema
+ * The end of a pipeline on the mirror's side: live views, mirror tables, the ledger, the types and schemas
+ * that were made for it, and its rows in the control schema; with the last pipeline the control schema
  * too.
  *
  * Only what the control schema calls ours is touched, and nothing with CASCADE: what something else
@@ -17,8 +17,9 @@
 #include <stdbool.h>
 
 struct destroy_options {
-    bool is_dry_run;        /* changes nothing; removed says what would go */
-    bool is_keeping_tables; /* only the control rows go: mirror tables, live views, types and
+    bool is_dry_run; /* changes nothing; removed says what would go */
+    bool
+        is_keeping_tables; /* only the control rows and the ledger go: mirror tables, live views, types and
                                schemas stay as they are */
 };
 
