@@ -180,8 +180,8 @@ bool cli_parse(int argc, char **argv, struct cli *ret_cli, struct error *err)
         } else if (ret_cli->verb == NULL) {
             if (!cli_find_verb(arg, &ret_cli->verb, err))
                 return false;
-        } else if (ret_cli->verb->operand != NULL && ret_cli->operand == NULL) {
-            ret_cli->operand = arg;
+        } else if (ret_cli->noperands < ret_cli->verb->max_operands) {
+            ret_cli->operands[ret_cli->noperands++] = arg;
         } else {
             error_set(err, ERROR_CONFIG, "%s: unexpected argument \"%s\"", ret_cli->verb->name,
                       arg);

@@ -20,6 +20,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#define CLI_MAX_OPERANDS 20
+
 enum cli_until { UNTIL_STOPPED, UNTIL_NOW, UNTIL_LSN };
 
 /* One parsed command line.  Strings point into argv.  A verb sees only the options in its row set;
@@ -30,7 +32,7 @@ struct cli {
     bool is_help;            /* --help: main answers it, no verb sees it */
     bool is_logged;          /* errors are log lines: the verb writes a log */
 
-    bool is_json;           /* --json: check, status, purge, version */
+    bool is_json;           /* --json: check, status, purge, ledger, version */
     bool is_watching;       /* --watch: status */
     bool is_dry_run;        /* --dry-run: purge, destroy */
     int64_t older_than_us;  /* --older-than: purge; -1 where not given */
@@ -43,7 +45,10 @@ struct cli {
     const char *source, *mirror;   /* init: connection strings */
     const char *tables, *pipeline; /* init; NULL where not given */
 
-    const char *operand; /* help: a verb; NULL where none was given */
+    const char *consumer; /* --consumer: ledger peek; NULL where not given */
+
+    int noperands; /* what stands behind the verb without dashes, as many as its row allows */
+    const char *operands[CLI_MAX_OPERANDS + 1]; /* NULL behind the last */
 };
 
 struct cli_option {
@@ -63,7 +68,8 @@ struct cli_verb {
     int noptions;
     bool uses_config; /* takes -c */
     bool is_logged;
-    const char *operand; /* what help calls its one operand; NULL where it takes none */
+    const char *operand; /* what its operands are called; NULL where it takes none */
+    int max_operands;
     int (*run)(struct cli *cli);
 };
 
@@ -81,6 +87,7 @@ int verb_init(struct cli *cli);
 int verb_check(struct cli *cli);
 int verb_status(struct cli *cli);
 int verb_purge(struct cli *cli);
+int verb_ledger(struct cli *cli);
 int verb_destroy(struct cli *cli);
 int verb_version(struct cli *cli);
 int verb_help(struct cli *cli);

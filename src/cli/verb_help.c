@@ -48,11 +48,11 @@ int verb_help(struct cli *cli)
 {
     struct error err = {0};
 
-    if (cli->operand == NULL) {
+    if (cli->noperands == 0) {
         verb_help_list(stdout);
         return 0;
     }
-    if (!cli_find_verb(cli->operand, &cli->verb, &err))
+    if (!cli_find_verb(cli->operands[0], &cli->verb, &err))
         return cli_fail(cli, &err);
     verb_help_verb(stdout, cli->verb);
     return 0;

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/human.h"
 #include "cli/cli.h"
+#include "ledger/ledger_status.h"
 #include "mirror/status.h"
 
 #include <errno.h>
@@ -204,6 +205,32 @@ static void add_repairs(struct buf *out, const struct status *status)
         add_line(out, "counters", "%s", buf_text(&counters));
 }
 
+/* ---- the ledger ---- */
+
+/* A line a fact; nothing where there is none. */
+static void add_ledger(struct buf *out, const struct status *status, struct pg *mirror,
+                       struct arena *arena)
+{
+    struct notes lines = {.arena = arena};
+    struct error err = {0};
+
+    if (!ledger_status_summary(mirror, status->config->pipeline, &lines, &err))
+        add_line(out, "ledger", "%s", err.message);
+    for (int i = 0; i < lines.count; i++)
+        add_line(out, i == 0 ? "ledger" : "", "%s", lines.texts[i]);
+}
+
+static void add_json(struct buf *out, const struct status *status, struct pg *mirror)
+{
+    _cleanup_buf_ struct buf ledger = {0};
+    struct error err = {0};
+    const bool is_seen = status->is_known &&
+                         ledger_status_json(mirror, status->config->pipeline, &ledger, &err);
+
+    status_add_json(status, is_seen ? buf_text(&ledger) : NULL, out);
+    buf_add_char(out, '\n');
+}
+
 /* ---- tables ---- */
 
 /* Those that are not ready first, then by size. */
@@ -257,7 +284,8 @@ static void add_tables(struct buf *out, const struct status *status, struct aren
                    sorted[shown]->state == CONTROL_TABLE_READY ? "all ready" : "smaller ones");
 }
 
-static void add_text(struct buf *out, const struct status *status, struct arena *arena)
+static void add_text(struct buf *out, const struct status *status, struct pg *mirror,
+                     struct arena *arena)
 {
     add_verdict(out, status);
     if (status->is_known) {
@@ -271,6 +299,7 @@ static void add_text(struct buf *out, const struct status *status, struct arena 
     add_server(out, "mirror", &status->mirror);
     if (status->is_known) {
         add_repairs(out, status);
+        add_ledger(out, status, mirror, arena);
         add_tables(out, status, arena);
     }
 }
@@ -296,12 +325,11 @@ static bool print_once(const struct cli *cli, const struct config *config,
     if (is_interrupted)
         return false;
     if (cli->is_json) {
-        status_add_json(&status, &out);
-        buf_add_char(&out, '\n');
+        add_json(&out, &status, connections->mirror);
     } else {
         if (cli->is_watching && isatty(STDOUT_FILENO))
             buf_add(&out, CLEAR_SCREEN);
-        add_text(&out, &status, &arena);
+        add_text(&out, &status, connections->mirror, &arena);
     }
     fwrite(buf_text(&out), 1, out.len, stdout);
     *ret_code = error_exit_code(status.kind);

@@ -80,6 +80,23 @@ static const struct cli_option purge_options[] = {
     {"json", 0, NULL, "as JSON", cli_read_flag, FIELD(is_json)},
 };
 
+static const char ledger_help[] =
+    "    tailwater ledger status\n"
+    "    tailwater ledger peek order --consumer crm\n"
+    "    tailwater ledger why order 4711\n"
+    "    tailwater ledger stats\n"
+    "\n"
+    "Looks into the ledger: the keys of declared facts that were affected by what was applied.\n"
+    "  status          how far each consumer of each fact is, and what is kept\n"
+    "  peek FACT       the keys that a consumer has not read yet, or the newest of all\n"
+    "  why FACT KEY…   the batches that put a key there: through which dimension, LSN, times\n"
+    "  stats           what each dimension caused, by the hour: rows changed, keys affected\n";
+
+static const struct cli_option ledger_options[] = {
+    {"consumer", 0, "NAME", "peek: what this one has not read", cli_read_text, FIELD(consumer)},
+    {"json", 0, NULL, "as JSON", cli_read_flag, FIELD(is_json)},
+};
+
 static const char destroy_help[] =
     "    tailwater destroy --dry-run\n"
     "\n"
@@ -121,10 +138,12 @@ const struct cli_verb verbs_all[] = {
      .run = verb_status},
     {"purge", "remove deleted rows that are kept", purge_help, OPTIONS(purge_options), true,
      .run = verb_purge},
+    {"ledger", "look at affected keys and their consumers", ledger_help, OPTIONS(ledger_options),
+     true, .operand = "ACTION …", .max_operands = CLI_MAX_OPERANDS, .run = verb_ledger},
     {"destroy", "end the pipeline, and remove what it made", destroy_help, OPTIONS(destroy_options),
      true, .run = verb_destroy},
     {"version", "print the version", version_help, OPTIONS(version_options), .run = verb_version},
-    {"help", "explain a verb", help_help, .operand = "[VERB]", .run = verb_help},
+    {"help", "explain a verb", help_help, .operand = "[VERB]", .max_operands = 1, .run = verb_help},
 };
 
 const int verbs_count = (int) (sizeof(verbs_all) / sizeof(verbs_all[0]));

@@ -14,6 +14,9 @@
  * exit code.
  */
 #include "base/buf.h"
+#include "ledger/notify.h"
+#include "ledger/partitions.h"
+#include "ledger/retention.h"
 #include "mirror/control.h"
 #include "mirror/ddl.h"
 #include "mirror/destroy.h"
@@ -403,6 +406,45 @@ static bool do_destroy(struct tool *t, const char *arg, struct error *err)
     return true;
 }
 
+/* retain=WINDOW:AGE:KEYS, the first two in microseconds; as the ledger keeper does, with its lock_timeout. */
+static bool do_retain(struct tool *t, const char *arg, struct error *err)
+{
+    _cleanup_buf_ struct buf stale = {0};
+    struct retention_limits limits;
+    long long window, age, keys;
+    int removed = 0;
+
+    if (sscanf(arg, "%lld:%lld:%lld", &window, &age, &keys) != 3)
+        return error_set(err, ERROR_BUG, "retain=WINDOW:AGE:KEYS");
+    limits = (struct retention_limits){window, age, keys};
+    if (!pg_exec(t->mirror, "set lock_timeout = '300ms'", err) ||
+        !retention_run(t->mirror, t->pipeline, &limits, &stale, &removed, err))
+        return false;
+    printf("removed %d\n%s\n", removed, buf_text(&stale));
+    return true;
+}
+
+static bool do_partitions(struct tool *t, const char *arg, struct error *err)
+{
+    int made;
+
+    (void) arg;
+    if (!partitions_add(t->mirror, t->pipeline, &made, err))
+        return false;
+    printf("made %d\n", made);
+    return true;
+}
+
+static bool do_notify(struct tool *t, const char *arg, struct error *err)
+{
+    int64_t seen = strtoll(arg, NULL, 10);
+
+    if (!notify_news(t->mirror, t->pipeline, &seen, err))
+        return false;
+    printf("seen %lld\n", (long long) seen);
+    return true;
+}
+
 static const struct {
     const char *name;
     bool (*run)(struct tool *tool, const char *arg, struct error *err);
@@ -414,7 +456,8 @@ static const struct {
     {"copied", do_copied},     {"keys", do_keys},       {"indexes", do_indexes},
     {"views", do_views},       {"grant", do_grant},     {"sweep", do_sweep},
     {"lock", do_lock},         {"count", do_count},     {"heartbeat", do_heartbeat},
-    {"destroy", do_destroy},
+    {"destroy", do_destroy},   {"retain", do_retain},   {"partitions", do_partitions},
+    {"notify", do_notify},
 };
 
 static bool run_step(struct tool *tool, char *word, struct error *err)

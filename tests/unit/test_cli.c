@@ -84,7 +84,7 @@ static void accepts(void **state)
     assert_true(parse((const char *[]){"-h", "init", NULL}, &cli, &err));
     assert_true(cli.is_help && strcmp(cli.verb->name, "init") == 0);
     assert_true(parse((const char *[]){"help", "--", "-x", NULL}, &cli, &err));
-    assert_string_equal(cli.operand, "-x");
+    assert_string_equal(cli.operands[0], "-x");
     assert_true(parse((const char *[]){"-cfile", "--help", NULL}, &cli, &err));
     assert_string_equal(cli.config_file, "file");
 }

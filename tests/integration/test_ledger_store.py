@@ -1,0 +1,936 @@
+"""The ledger's storage and its functions for consumers, on batches written by hand."""
+
+import datetime
+import random
+import threading
+
+import psycopg2
+import pytest
+
+from lib import wait
+from lib.ledger import (BACKFILL, EVERYTHING, FAN_OUT, FRESH, INVALID, ISOLATION, NOT_OPEN, OUTSIDE,
+                        UNKNOWN, Ledger, Waiting, refused)
+
+
+@pytest.fixture
+def empty(mirror):
+    """The control schema, without a fact."""
+    ledger = Ledger(mirror)
+    yield ledger
+    ledger.drop_role()
+
+
+@pytest.fixture
+def ledger(empty):
+    return empty.fact("orders")
+
+
+# ---- windows ----
+
+
+def test_a_window_and_its_end(ledger):
+    assert ledger.subscribe("crm", "orders")
+    assert ledger.claim("crm", "orders") is None
+    first = ledger.write("orders", [1, 2, 2])
+    last = ledger.write("orders", [2, 3])
+    window = ledger.claim("crm", "orders")
+    assert (window.lane, window.first, window.last, window.keys, window.everything) == \
+        (FRESH, first, last, 5, False)
+    assert ledger.keys("crm", "orders") == [1, 2, 3]
+    later = ledger.write("orders", [9])
+    assert ledger.keys("crm", "orders") == [1, 2, 3], "the window does not grow"
+    ledger.ack("crm", "orders", window)
+    assert ledger.claim("crm", "orders").first <= later
+    assert ledger.take_all("crm", "orders") == [(FRESH, [9])]
+
+
+def test_the_same_window_again_after_a_crash(ledger):
+    ledger.subscribe("crm", "orders")
+    ledger.write("orders", [1])
+    with ledger.connect() as connection, connection.cursor() as cursor:
+        cursor.execute("select claim_id from tailwater.claim('crm', 'orders')")
+        rolled_back = cursor.fetchone()[0]
+        connection.rollback()
+    window = ledger.claim("crm", "orders")
+    assert window.id != rolled_back
+    ledger.write("orders", [2])
+    ledger.mirror.close()
+    again = ledger.claim("crm", "orders")
+    assert (again.id, again.first, again.last) == (window.id, window.first, window.last)
+    assert ledger.keys("crm", "orders") == [1]
+
+
+def test_a_second_claim_waits_and_gets_the_same(ledger):
+    ledger.subscribe("crm", "orders")
+    ledger.write("orders", [1])
+    first = ledger.connect()
+    with first.cursor() as cursor:
+        cursor.execute("select claim_id from tailwater.claim('crm', 'orders')")
+        claimed = cursor.fetchone()[0]
+        second = Waiting(ledger, "select claim_id from tailwater.claim('crm', 'orders')").until_it_waits()
+        first.commit()
+        assert second.end() == [(claimed,)]
+        # The first one acknowledges in a transaction of its own; who waits for it finds nothing.
+        cursor.execute("select tailwater.ack('crm', 'orders', %s)", (claimed,))
+        second = Waiting(ledger, "select claim_id from tailwater.claim('crm', 'orders')").until_it_waits()
+        first.commit()
+        assert second.end() == []
+    first.close()
+
+
+def test_an_ack_counts_for_its_own_window_only(ledger):
+    ledger.subscribe("crm", "orders")
+    ledger.write("orders", [1])
+    window = ledger.claim("crm", "orders")
+    ledger.ack("crm", "orders", window)
+    for call in (ledger.ack, ledger.release):
+        with refused(NOT_OPEN, "no open window"):
+            call("crm", "orders", window)
+    ledger.write("orders", [2])
+    successor = ledger.claim("crm", "orders")
+    for call in (ledger.ack, ledger.release):
+        with refused(NOT_OPEN, "another one", "claim('crm', 'orders')"):
+            call("crm", "orders", window)
+    with refused(NOT_OPEN):
+        ledger.sql("select tailwater.ack('crm', 'orders', null)")
+    assert ledger.keys("crm", "orders") == [2]
+    ledger.ack("crm", "orders", successor)
+
+
+def test_a_released_window_comes_again(ledger):
+    ledger.subscribe("crm", "orders")
+    ledger.write("orders", [1])
+    window = ledger.claim("crm", "orders")
+    ledger.release("crm", "orders", window)
+    with refused(NOT_OPEN, "claim"):
+        ledger.keys("crm", "orders")
+    ledger.write("orders", [2])
+    assert ledger.take_all("crm", "orders") == [(FRESH, [1, 2])]
+
+
+def test_windows_are_whole_batches(ledger):
+    ledger.subscribe("crm", "orders")
+    for keys in ([1, 2, 3], [4, 5, 6], [7, 8, 9], range(10, 20), [20]):
+        ledger.write("orders", keys)
+    assert ledger.take_all("crm", "orders", 7) == [
+        (FRESH, [1, 2, 3, 4, 5, 6]), (FRESH, [7, 8, 9]), (FRESH, list(range(10, 20))), (FRESH, [20])]
+
+
+def test_small_windows_of_a_long_backlog(empty):
+    """Batches of other facts lie between, and long stretches without any."""
+    ledger = empty.fact("orders").fact("days", day="date")
+    ledger.subscribe("crm", "orders")
+    ledger.subscribe("crm", "days")
+    expected = []
+    for i in range(120):
+        if i % 3 == 0:
+            ledger.write("orders", [i])
+            expected.append((FRESH, [i]))
+        else:
+            ledger.write("days", [datetime.date(2026, 1, 1 + i % 28)] * 5)
+        if i % 40 == 0:
+            ledger.skip_numbers(500)
+    assert ledger.take_all("crm", "orders", 1) == expected
+    days = ledger.take_all("crm", "days", 17)
+    assert len(days) == 27 and days[0][1] == [datetime.date(2026, 1, d) for d in (2, 3, 5)]
+
+
+def test_consumers_are_independent(empty):
+    ledger = empty.fact("orders").fact("days", day="date")
+    ledger.subscribe("a", "orders")
+    ledger.subscribe("b", "orders")
+    ledger.subscribe("a", "days")
+    ledger.write("orders", [1])
+    window = ledger.claim("a", "orders")
+    assert ledger.take_all("b", "orders") == [(FRESH, [1])]
+    assert ledger.claim("a", "days") is None
+    with refused(NOT_OPEN):
+        ledger.ack("b", "orders", window)
+    with refused(NOT_OPEN):
+        ledger.ack("a", "days", window)
+    ledger.ack("a", "orders", window)
+
+
+def test_keys_of_every_shape(empty):
+    empty.mirror.sql("create type public.mood as enum ('sad', 'ok')")
+    ledger = empty.fact("wide", id="bigint", **{"Sch\"ön, key": "character varying(10)"},
+                        day="date", mood="public.mood", amount="numeric(10,2)", c="character(3)",
+                        consumer="text", l="uuid", tailwater_window="time without time zone")
+    ledger.subscribe("crm", "wide")
+    one = (1, 'O\'Hara "x"', datetime.date(2026, 2, 28), "ok", 7, "a", "crm",
+           "11111111-1111-1111-1111-111111111111", "12:00")
+    ledger.write("wide", [one, one])
+    ledger.claim("crm", "wide")
+    assert [tuple(str(v) for v in key) for key in ledger.keys("crm", "wide")] == [
+        ("1", 'O\'Hara "x"', "2026-02-28", "ok", "7", "a", "crm",
+         "11111111-1111-1111-1111-111111111111", "12:00:00")]
+    names = ledger.sql("select * from tailwater.keys_wide('crm') limit 0") or []
+    assert names == []
+    with refused(INVALID, "batch_id, lane or node"):
+        ledger.fact("bad", lane="bigint")
+
+
+def test_keys_are_read_after_the_statement_that_claims(ledger):
+    """In one statement the rest would be read under a snapshot from before the window."""
+    ledger.subscribe("crm", "orders")
+    ledger.write("orders", [1])
+    with refused(NOT_OPEN, "in a statement of its own"):
+        ledger.sql("select c.claim_id, k.* from tailwater.claim('crm', 'orders') c, "
+                   "tailwater.keys_orders('crm') k")
+    with ledger.mirror.transaction("tailwater") as cursor:
+        cursor.execute("select claim_id from tailwater.claim('crm', 'orders')")
+        claimed = cursor.fetchone()
+        cursor.execute("select * from tailwater.keys_orders('crm')")
+        assert cursor.fetchall() == [(1,)]
+        cursor.execute("select tailwater.ack('crm', 'orders', %s)", claimed)
+    assert ledger.claim("crm", "orders") is None
+
+
+# ---- lanes ----
+
+
+def test_a_lower_lane_gets_its_share(ledger):
+    ledger.subscribe("crm", "orders")
+    for i in range(10):
+        ledger.write("orders", [i])
+    for i in range(3):
+        ledger.write("orders", [100 + i], lane=FAN_OUT)
+        ledger.write("orders", [200 + i], lane=BACKFILL)
+    lanes = [lane for lane, _ in ledger.take_all("crm", "orders", 1)]
+    assert lanes[:10] == [0, 0, 0, 0, FAN_OUT, 0, 0, 0, 0, BACKFILL], lanes
+    assert lanes[10:] == [0, 0, FAN_OUT, BACKFILL, FAN_OUT, BACKFILL], lanes
+
+
+def test_fresh_goes_first_again(ledger):
+    ledger.subscribe("crm", "orders")
+    for i in range(3):
+        ledger.write("orders", [100 + i], lane=BACKFILL)
+    assert ledger.take("crm", "orders", 1) == (BACKFILL, [100])
+    ledger.write("orders", [1])
+    assert ledger.take("crm", "orders", 1) == (FRESH, [1])
+    assert ledger.take_all("crm", "orders", 1) == [(BACKFILL, [101]), (BACKFILL, [102])]
+
+
+def test_a_key_may_be_in_two_lanes(ledger):
+    ledger.subscribe("crm", "orders")
+    with ledger.mirror.transaction("tailwater") as cursor:
+        number = ledger.write_in(cursor, "orders", [1])
+        cursor.execute("insert into tailwater.ledger_orders values (%s, 1, 0, 2)", (number,))
+    assert ledger.take_all("crm", "orders") == [(FRESH, [1]), (FAN_OUT, [2])]
+
+
+# ---- everything ----
+
+
+def test_start_all_owes_a_rebuild(ledger):
+    before = ledger.write("orders", [1])
+    ledger.subscribe("crm", "orders", "all")
+    window = ledger.claim("crm", "orders")
+    assert window.everything and window.last == before and window.keys is None
+    with refused(EVERYTHING, "rebuild"):
+        ledger.keys("crm", "orders")
+    ledger.write("orders", [2])
+    assert ledger.claim("crm", "orders").id == window.id
+    ledger.release("crm", "orders", window)
+    ledger.write("orders", [3])
+    window = ledger.claim("crm", "orders")
+    assert window.everything and window.last == before + 2, "a released rebuild is still owed"
+    ledger.write("orders", [4])
+    ledger.ack("crm", "orders", window)
+    assert ledger.take_all("crm", "orders") == [(FRESH, [4])]
+
+
+def test_start_now_begins_here(ledger):
+    ledger.write("orders", [1])
+    ledger.say_everything("orders")
+    ledger.subscribe("crm", "orders")
+    assert ledger.claim("crm", "orders") is None
+    ledger.write("orders", [2])
+    assert ledger.take_all("crm", "orders") == [(FRESH, [2])]
+
+
+def test_everything_while_a_window_is_open(ledger):
+    """The window stays as it is; what is behind it need not be read any more."""
+    ledger.subscribe("crm", "orders")
+    ledger.write("orders", [1])
+    window = ledger.claim("crm", "orders")
+    ledger.write("orders", [2])
+    ledger.say_everything("orders")
+    ledger.write("orders", [3])
+    assert ledger.claim("crm", "orders").id == window.id and ledger.keys("crm", "orders") == [1]
+    ledger.ack("crm", "orders", window)
+    assert ledger.claim("crm", "orders").everything
+    assert ledger.take_all("crm", "orders") == ["everything"]
+
+
+def test_everything_said_during_a_rebuild_is_owed_again(ledger):
+    ledger.subscribe("crm", "orders", "all")
+    window = ledger.claim("crm", "orders")
+    ledger.say_everything("orders")
+    ledger.ack("crm", "orders", window)
+    assert ledger.take_all("crm", "orders") == ["everything"]
+
+
+def test_everything_is_the_facts_own(empty):
+    ledger = empty.fact("orders").fact("others")
+    for fact in ("orders", "others"):
+        ledger.subscribe("crm", fact)
+    ledger.say_everything("orders")
+    assert ledger.take_all("crm", "others") == []
+    assert ledger.take_all("crm", "orders") == ["everything"]
+
+
+def test_a_new_definition_voids_windows(ledger):
+    ledger.subscribe("crm", "orders")
+    ledger.write("orders", [1])
+    window = ledger.claim("crm", "orders")
+    ledger.sql("update tailwater.fact set generation = 2, key_types = '{text}'; "
+               "select tailwater.make_ledger('orders')")
+    ledger.say_everything("orders", "a changed definition")
+    for call in (ledger.ack, ledger.release):
+        with refused(NOT_OPEN, "definition"):
+            call("crm", "orders", window)
+    with refused(NOT_OPEN):
+        ledger.keys("crm", "orders")
+    assert ledger.take_all("crm", "orders") == ["everything"]
+    ledger.write("orders", ["a"])
+    assert ledger.take_all("crm", "orders") == [(FRESH, ["a"])]
+
+
+def test_an_unchanged_definition_keeps_the_ledger(ledger):
+    ledger.subscribe("crm", "orders")
+    ledger.write("orders", [1])
+    ledger.sql("select tailwater.make_ledger('orders')")
+    assert ledger.take_all("crm", "orders") == [(FRESH, [1])]
+
+
+# ---- not now ----
+
+
+def test_a_suspended_fact_gives_nothing(ledger):
+    ledger.subscribe("crm", "orders")
+    ledger.write("orders", [1])
+    ledger.sql("update tailwater.fact set suspended = 'the key expression failed'")
+    assert ledger.claim("crm", "orders") is None
+    ledger.sql("update tailwater.fact set suspended = null")
+    window = ledger.claim("crm", "orders")
+    ledger.sql("update tailwater.fact set suspended = 'again'")
+    assert ledger.claim("crm", "orders") is None
+    ledger.ack("crm", "orders", window)
+
+
+def test_a_table_that_is_not_ready(empty):
+    ledger = empty.fact("orders", tables=["orders", "customers"])
+    ledger.subscribe("crm", "orders")
+    ledger.write("orders", [1])
+    state = "insert into tailwater.mirror_table (pipeline, schema, name, relid, mirror_schema, " \
+            "mirror_name, view_schema, view_name, key, state) values ('main', 'public', %s, 1, 'm', " \
+            "%s, 'public', %s, '{id}', %s)"
+    ledger.sql(state, *["orders"] * 3, "ready")
+    assert ledger.claim("crm", "orders") is None
+    assert ledger.value("select tailwater.why_waiting(f) from tailwater.fact f") == \
+        "not ready: public.customers"
+    ledger.sql(state, *["customers"] * 3, "copied")
+    assert ledger.claim("crm", "orders") is None
+    ledger.sql("update tailwater.mirror_table set state = 'ready'")
+    assert ledger.take_all("crm", "orders") == [(FRESH, [1])]
+
+
+# ---- idle ----
+
+
+def test_an_idle_claim_writes_nothing(ledger):
+    ledger.subscribe("crm", "orders")
+    ledger.skip_numbers(10)
+    with ledger.mirror.transaction("tailwater") as cursor:
+        cursor.execute("select * from tailwater.claim('crm', 'orders')")
+        cursor.execute("select pg_current_xact_id_if_assigned()")
+        assert cursor.fetchone() == (None,)
+
+
+def test_an_idle_consumer_advances_now_and_then(ledger):
+    ledger.subscribe("crm", "orders")
+    done = "select fresh_done, fan_out_done, backfill_done from tailwater.consumer"
+    ledger.skip_numbers(999)
+    ledger.claim("crm", "orders")
+    assert ledger.sql(done) == [(0, 0, 0)]
+    ledger.skip_numbers(1)
+    ledger.claim("crm", "orders")
+    assert ledger.sql(done) == [(1000, 1000, 1000)]
+    ledger.skip_numbers(1)
+    ledger.sql("update tailwater.consumer set advanced_at = now() - interval '2 minutes'")
+    ledger.claim("crm", "orders")
+    assert ledger.sql(done) == [(1001, 1001, 1001)]
+    ledger.write("orders", [1])
+    assert ledger.take_all("crm", "orders") == [(FRESH, [1])]
+
+
+def test_an_advance_waits_for_nobody(ledger):
+    ledger.subscribe("crm", "orders")
+    ledger.skip_numbers(5000)
+    with ledger.connect() as holder, holder.cursor() as cursor:
+        cursor.execute("select from tailwater.consumer for update")
+        assert ledger.sql("set statement_timeout = '5s'; select * from tailwater.claim('crm', 'orders')") == []
+    ledger.sql("reset statement_timeout")
+
+
+# ---- stale ----
+
+
+def age(ledger, interval):
+    ledger.sql("update tailwater.batch set applied_at = applied_at - %s::interval", interval)
+
+
+def test_stale_by_age(ledger):
+    ledger.subscribe("slow", "orders")
+    ledger.subscribe("quick", "orders")
+    ledger.write("orders", [1])
+    assert ledger.take_all("quick", "orders") == [(FRESH, [1])]
+    age(ledger, "8 days")
+    ledger.write("orders", [2])
+    window = ledger.claim("slow", "orders")
+    assert ledger.tool("retain=0:1000000000000:1000").count("consumer") == 0
+    assert "consumer slow of fact orders: keys are pending for more than" in \
+        ledger.retain(10**15, 7 * 86400 * 10**6)
+    assert ledger.retain(10**15, 7 * 86400 * 10**6) == "removed 0\n\n", "said once"
+    with refused(NOT_OPEN, "stale"):
+        ledger.ack("slow", "orders", window)
+    with refused(NOT_OPEN):
+        ledger.keys("slow", "orders")
+    with refused(OUTSIDE, "stale"):
+        ledger.sql("select tailwater.replay('slow', 'orders', 1)")
+    # It comes back.
+    ledger.write("orders", [3])
+    window = ledger.claim("slow", "orders")
+    assert window.everything
+    ledger.write("orders", [4])
+    ledger.release("slow", "orders", window)
+    window = ledger.claim("slow", "orders")
+    assert window.everything, "still owed"
+    ledger.ack("slow", "orders", window)
+    ledger.write("orders", [5])
+    assert ledger.take_all("slow", "orders") == [(FRESH, [5])]
+    assert ledger.take_all("quick", "orders") == [(FRESH, [2, 3, 4, 5])]
+
+
+def test_stale_by_number(ledger):
+    ledger.subscribe("slow", "orders")
+    ledger.write("orders", range(1000))
+    ledger.write("orders", range(1000), lane=FAN_OUT)
+    assert ledger.retain(10**15, keys=2000) == "removed 0\n\n"
+    assert "slow of fact orders: more than 1999 keys" in ledger.retain(10**15, keys=1999)
+    assert ledger.take_all("slow", "orders") == ["everything"]
+
+
+def test_who_is_at_work_is_not_stale(ledger):
+    ledger.subscribe("crm", "orders")
+    ledger.write("orders", [1])
+    age(ledger, "8 days")
+    with ledger.connect() as worker, worker.cursor() as cursor:
+        cursor.execute("select claim_id from tailwater.claim('crm', 'orders')")
+        claimed = cursor.fetchone()
+        assert ledger.retain(10**15, 86400 * 10**6) == "removed 0\n\n"
+        cursor.execute("select tailwater.ack('crm', 'orders', %s)", claimed)
+    assert ledger.claim("crm", "orders") is None
+
+
+# ---- replay ----
+
+
+def test_replay_within_the_window(ledger):
+    ledger.subscribe("crm", "orders")
+    numbers = [ledger.write("orders", [i]) for i in range(5)]
+    ledger.write("orders", [7], lane=FAN_OUT)
+    assert ledger.take_all("crm", "orders") == [(FRESH, [0, 1, 2, 3, 4]), (FAN_OUT, [7])]
+    ledger.write("orders", [8])
+    window = ledger.claim("crm", "orders")
+    ledger.sql("select tailwater.replay('crm', 'orders', %s)", numbers[3])
+    with refused(NOT_OPEN):
+        ledger.ack("crm", "orders", window)
+    assert ledger.take_all("crm", "orders") == [(FRESH, [3, 4, 8]), (FAN_OUT, [7])]
+
+
+def test_replay_over_an_everything_row(ledger):
+    """A table that was restored to the state of an earlier batch needs the rebuild again."""
+    ledger.subscribe("crm", "orders")
+    first = ledger.write("orders", [1])
+    ledger.say_everything("orders")
+    assert ledger.take_all("crm", "orders") == ["everything"]
+    ledger.sql("select tailwater.replay('crm', 'orders', %s)", first)
+    assert ledger.take_all("crm", "orders") == ["everything"]
+
+
+def test_replay_outside_the_window(ledger):
+    ledger.subscribe("crm", "orders")
+    for i in range(3):
+        ledger.write("orders", [i])
+    ledger.take_all("crm", "orders")
+    ledger.sql("select tailwater.raise_floors('main', '0')")
+    with refused(OUTSIDE, "from batch 4 to 4", "start => 'all'"):
+        ledger.sql("select tailwater.replay('crm', 'orders', 2)")
+    for wrong in (6, None):
+        with refused(OUTSIDE):
+            ledger.sql("select tailwater.replay('crm', 'orders', %s)", wrong)
+
+
+def test_replay_and_retention_exclude_each_other(ledger):
+    """Between the look at the floor and the commit of the replay nothing is removed."""
+    ledger.subscribe("crm", "orders")
+    first = ledger.write("orders", [1])
+    ledger.take_all("crm", "orders")
+    with ledger.connect() as consumer, consumer.cursor() as cursor:
+        cursor.execute("select tailwater.replay('crm', 'orders', %s)", (first,))
+        ledger.sql("select tailwater.raise_floors('main', '0')")
+        assert ledger.value("select kept_from from tailwater.ledger_floor") <= first
+    ledger.sql("select tailwater.raise_floors('main', '0')")
+    assert ledger.value("select kept_from from tailwater.ledger_floor") <= first
+    assert ledger.take_all("crm", "orders") == [(FRESH, [1])]
+
+
+# ---- partitions and retention ----
+
+
+def fill_partition(ledger, keys=()):
+    """Write into the current partition, then go past its end."""
+    number = ledger.write("orders", keys)
+    upper = ledger.value("select upper from tailwater.ledger_partitions('orders') where lower <= %s "
+                         "and upper > %s", number, number)
+    ledger.skip_numbers(upper - number)
+    ledger.tool("partitions")
+    return number
+
+
+def ahead(ledger):
+    return sum(lower > ledger.clock() for lower in ledger.partitions("orders"))
+
+
+def test_partitions_lie_ahead(ledger):
+    assert ahead(ledger) >= 2
+    for _ in range(3):
+        fill_partition(ledger, [1])
+        assert ahead(ledger) >= 2
+    assert ledger.tool("partitions") == "made 0\n"
+    gaps = ledger.value("select count(*) from (select lower, lag(upper) over (order by lower) as last "
+                        "from tailwater.ledger_partitions('orders')) s where last <> lower")
+    assert gaps == 0
+
+
+def test_a_batch_past_the_last_partition(ledger):
+    """What the applier does on 23514."""
+    ledger.subscribe("crm", "orders")
+    ledger.skip_numbers(10**6)
+    with pytest.raises(psycopg2.errors.CheckViolation):
+        ledger.write("orders", [1])
+    ledger.sql("select tailwater.add_partitions('main')")
+    ledger.write("orders", [1])
+    assert ledger.take_all("crm", "orders") == [(FRESH, [1])]
+
+
+def test_the_width_follows_the_rate(ledger):
+    width = "select tailwater.partition_width('main', 0)"
+    assert ledger.value(width) == 10000, "nothing known yet"
+    fill = "insert into tailwater.batch (pipeline, batch_id, kind, applied_at, keys) " \
+           "select 'main', i, 'stream', now() + i * interval '%s', %s from generate_series(1, 2000) i"
+    for every, keys, expected in (("1 second", 1, 3600), ("1 millisecond", 1, 3600000),
+                                  ("1 hour", 1, 1000), ("1 microsecond", 1, 10000000),
+                                  ("1 millisecond", 20000, 1000), ("1 millisecond", 1000, 20000)):
+        ledger.sql("truncate tailwater.batch")
+        ledger.sql(fill % (every, keys))
+        assert abs(ledger.value(width) - expected) <= expected / 1000, (every, keys)
+
+
+def test_retention_without_consumers_keeps_the_replay_window(ledger):
+    fill_partition(ledger, [1])
+    fill_partition(ledger, [2])
+    before = ledger.partitions("orders")
+    assert ledger.retain(3600 * 10**6) == "removed 0\n\n"
+    age(ledger, "2 hours")
+    third = ledger.write("orders", [3])
+    assert ledger.retain(3600 * 10**6) == "removed 2\n\n"
+    assert ledger.partitions("orders") == before[2:]
+    assert ledger.sql("select batch_id from tailwater.batch") == [(third,)]
+    assert ledger.value("select kept_from from tailwater.ledger_floor") <= third
+    assert ledger.value("select count(*) from pg_class where relname like 'ledger_orders$%%' "
+                        "and relkind = 'r'") == \
+        len(before) - 2
+
+
+def test_retention_stops_at_the_slowest_consumer(ledger):
+    for name in ("slow", "quick"):
+        ledger.subscribe(name, "orders")
+    fill_partition(ledger, [1])
+    second = fill_partition(ledger, [2])
+    fill_partition(ledger, [3])
+    ledger.take_all("quick", "orders")
+    assert ledger.take("slow", "orders", 1) == (FRESH, [1])
+    assert ledger.retain() == "removed 1\n\n"
+    assert ledger.value("select kept_from from tailwater.ledger_floor") <= second
+    assert ledger.take_all("slow", "orders") == [(FRESH, [2, 3])]
+    assert ledger.retain() == "removed 2\n\n"
+
+
+def test_an_open_window_pins(ledger):
+    ledger.subscribe("crm", "orders")
+    fill_partition(ledger, [1])
+    window = ledger.claim("crm", "orders")
+    fill_partition(ledger, [2])
+    assert ledger.retain() == "removed 0\n\n"
+    assert ledger.keys("crm", "orders") == [1]
+    ledger.ack("crm", "orders", window)
+    assert ledger.retain() == "removed 1\n\n"
+
+
+def test_who_owes_a_rebuild_or_is_stale_pins_nothing(ledger):
+    ledger.subscribe("new", "orders", "all")
+    ledger.subscribe("stale", "orders")
+    fill_partition(ledger, [1])
+    ledger.sql("update tailwater.consumer set stale_since = clock_timestamp() where name = 'stale'")
+    assert ledger.retain() == "removed 0\n\n", "for a minute a stale one still pins"
+    ledger.sql("update tailwater.consumer set stale_since = now() - interval '2 minutes' "
+               "where name = 'stale'")
+    assert ledger.retain() == "removed 1\n\n"
+    for name in ("new", "stale"):
+        assert ledger.take_all(name, "orders") == ["everything"]
+
+
+def test_an_idle_consumer_pins_nothing(empty):
+    """Its position is old, and nothing of its fact lies behind it."""
+    ledger = empty.fact("orders").fact("rare")
+    ledger.subscribe("crm", "rare")
+    fill_partition(ledger, [1])
+    assert ledger.retain() == "removed 2\n\n", "of both facts"
+    assert ledger.value("select count(*) from tailwater.batch") == 0
+    ledger.write("rare", [5])
+    assert ledger.take_all("crm", "rare") == [(FRESH, [5])]
+
+
+def test_a_partition_that_somebody_reads_goes_later(ledger):
+    fill_partition(ledger, [1])
+    with ledger.connect() as reader, reader.cursor() as cursor:
+        cursor.execute("select * from tailwater.ledger_orders")
+        assert ledger.retain() == "removed 0\n\n"
+        # Detaching was begun; nobody who writes or makes partitions is held up by that.
+        assert ledger.value("select count(*) from tailwater.ledger_partitions('orders') where is_pending") == 1
+        ledger.sql("set lock_timeout = '2s'")
+        fill_partition(ledger, [2])
+    assert ledger.retain() == "removed 2\n\n"
+
+
+def test_old_everything_rows_go_but_the_newest(ledger):
+    for _ in range(3):
+        newest = ledger.say_everything("orders")
+    ledger.write("orders", [1])
+    ledger.retain()
+    assert ledger.sql("select batch_id from tailwater.everything") == [(newest,)]
+
+
+# ---- several writers ----
+
+
+def test_nothing_is_skipped(ledger):
+    """Writers that take numbers and commit after different whiles, and a consumer that polls.
+
+    A consumer that reads up to the highest number it sees would skip what commits late: so each
+    number is taken under the clock's lock, which is held to the commit.
+    """
+    ledger.subscribe("crm", "orders")
+    written, failures = [], []
+
+    def writer(seed):
+        pick = random.Random(seed)
+        try:
+            connection = ledger.connect()
+            for i in range(60):
+                key = seed * 1000 + i
+                with connection.cursor() as cursor:
+                    ledger.write_in(cursor, "orders", [key], lane=pick.choice((0, 0, 1, 2)))
+                    cursor.execute("select pg_sleep(%s)", (pick.random() * 0.004,))
+                if pick.random() < 0.1:
+                    connection.rollback()
+                else:
+                    connection.commit()
+                    written.append(key)
+            connection.close()
+        except Exception as error:  # the main thread raises it
+            failures.append(error)
+
+    threads = [threading.Thread(target=writer, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    seen = []
+    while any(thread.is_alive() for thread in threads):
+        found = ledger.take("crm", "orders", 3)
+        seen += found[1] if found else []
+    for thread in threads:
+        thread.join()
+    assert not failures, failures
+    for _, keys in ledger.take_all("crm", "orders", 3):
+        seen += keys
+    assert sorted(seen) == sorted(written)
+
+
+def test_a_refresh_in_flight_keeps_nobody_waiting(ledger):
+    """Who writes, truncates, makes partitions, marks and removes goes on while a claim is held open."""
+    ledger.subscribe("crm", "orders")
+    ledger.subscribe("old", "orders")
+    fill_partition(ledger, [1])
+    ledger.take_all("old", "orders")
+    with ledger.connect() as refresh, refresh.cursor() as cursor:
+        cursor.execute("select claim_id from tailwater.claim('crm', 'orders')")
+        claimed = cursor.fetchone()
+        cursor.execute("select * from tailwater.keys_orders('crm')")
+        assert cursor.fetchall() == [(1,)]
+        ledger.sql("set statement_timeout = '5s'; set lock_timeout = '2s'")
+        ledger.write("orders", [2])
+        ledger.say_everything("orders")
+        fill_partition(ledger, [3])
+        ledger.retain(0, 1)
+        ledger.tool("notify=-1")
+        assert ledger.take_all("old", "orders") == ["everything"]
+        cursor.execute("select * from tailwater.keys_orders('crm')")
+        assert cursor.fetchall() == [(1,)]
+        cursor.execute("select tailwater.ack('crm', 'orders', %s)", claimed)
+    assert ledger.take_all("crm", "orders") == ["everything"]
+
+
+# ---- who may ----
+
+
+def test_isolation(ledger):
+    ledger.subscribe("crm", "orders")
+    window = "00000000-0000-0000-0000-000000000000"
+    for level in ("repeatable read", "serializable"):
+        for call in ("claim('crm', 'orders')", "keys_orders('crm')", f"ack('crm', 'orders', '{window}')",
+                     f"release('crm', 'orders', '{window}')", "subscribe('x', 'orders')",
+                     "unsubscribe('crm', 'orders')", "replay('crm', 'orders', 1)"):
+            with refused(ISOLATION, "read committed"):
+                ledger.sql(f"begin isolation level {level}; select * from tailwater.{call}")
+            ledger.sql("rollback")
+
+
+def test_unknown_names_and_bad_arguments(ledger):
+    with refused(UNKNOWN, "no fact", "orders"):
+        ledger.claim("crm", "nothing")
+    with refused(UNKNOWN, "no consumer", "subscribe('crm', 'orders')"):
+        ledger.claim("crm", "orders")
+    for name in ("", "a b", "x'y", None, "x" * 64, "é"):
+        with refused(INVALID):
+            ledger.subscribe(name, "orders")
+    for start in ("later", None):
+        with refused(INVALID):
+            ledger.subscribe("crm", "orders", start)
+    assert ledger.subscribe("crm", "orders")
+    assert not ledger.subscribe("crm", "orders", "all"), "there already, and unchanged"
+    assert ledger.claim("crm", "orders") is None
+    for keys in (0, -1, None):
+        with refused(INVALID):
+            ledger.claim("crm", "orders", keys)
+    assert ledger.value("select tailwater.unsubscribe('crm', 'orders')")
+    assert not ledger.value("select tailwater.unsubscribe('crm', 'orders')")
+    with refused(UNKNOWN):
+        ledger.sql("select * from tailwater.keys_orders('crm')")
+
+
+def test_a_consumers_role_may_consume_and_nothing_else(ledger):
+    role = ledger.make_role()
+    assert ledger.subscribe("crm", "orders", user=role)
+    ledger.fact("later")
+    assert ledger.subscribe("crm", "later", user=role)
+    for fact in ("orders", "later"):
+        ledger.write(fact, [1])
+        window = ledger.claim("crm", fact, user=role)
+        assert ledger.keys("crm", fact, user=role) == [1]
+        ledger.ack("crm", fact, window, user=role)
+    ledger.sql("select tailwater.replay('crm', 'orders', 1)", user=role)
+    ledger.sql("select tailwater.release('crm', 'orders', %s)",
+               ledger.claim("crm", "orders", user=role).id, user=role)
+    may = {row[0] for row in ledger.sql(
+        "select proname from pg_proc where pronamespace = 'tailwater'::regnamespace "
+        "and has_function_privilege(%s, oid, 'execute')", role)}
+    assert may == {"subscribe", "unsubscribe", "claim", "ack", "release", "replay", "keys_orders",
+                   "keys_later"}
+    reachable = ledger.sql(
+        "select relname from pg_class where relnamespace = 'tailwater'::regnamespace and relkind in "
+        "('r', 'p', 'v', 'S') and (case when relkind = 'S' then has_sequence_privilege(%s, oid, "
+        "'usage, select, update') else has_table_privilege(%s, oid, 'select, insert, update, delete, "
+        "truncate, references, trigger') or has_any_column_privilege(%s, oid, 'select, insert, update, "
+        "references') end)", role, role, role)
+    assert reachable == []
+    for statement in ("select * from tailwater.consumer", "select * from tailwater.ledger_orders",
+                      "select tailwater.next_batch('main')", "create table tailwater.mine ()",
+                      "select tailwater.grant_consumer(current_user)",
+                      "select from tailwater.clock for update"):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            ledger.sql(statement, user=role)
+    ledger.sql("select tailwater.revoke_consumer(%s)", role)
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        ledger.claim("crm", "orders", user=role)
+    ledger.mirror.close()
+    ledger.mirror.sql(f"drop role {role}")
+    with refused("42704"):
+        ledger.sql("select tailwater.grant_consumer(%s)", role)
+    with refused("42704"):
+        ledger.sql("select tailwater.revoke_consumer('\"; drop table x')")
+
+
+def test_names_are_only_names(ledger):
+    role = ledger.make_role()
+    ledger.subscribe("crm", "orders", user=role)
+    before = ledger.sql("select count(*) from pg_class")
+    for text in ("orders; drop table tailwater.consumer", "orders' or true --", 'orders"', "ORDERS",
+                 "orders$0", "%I", "x', 'y", "../orders"):
+        for call in ("claim('crm', %s)", "ack('crm', %s, null)", "release('crm', %s, null)",
+                     "subscribe('x', %s)", "unsubscribe('x', %s)", "replay('crm', %s, 1)"):
+            with refused(UNKNOWN):
+                ledger.sql(f"select tailwater.{call}", text, user=role)
+        with refused(UNKNOWN):
+            ledger.claim(text, "orders", user=role)
+        with refused(UNKNOWN):
+            ledger.keys(text, "orders", user=role)
+    assert ledger.sql("select count(*) from pg_class") == before
+    assert ledger.sql("select name from tailwater.consumer") == [("crm",)]
+
+
+def test_a_callers_search_path_means_nothing(ledger):
+    """Functions, operators and tables that shadow what the functions use are never looked at."""
+    role = ledger.make_role()
+    ledger.subscribe("crm", "orders")
+    ledger.write("orders", [1])
+    ledger.mirror.sql(f"create schema evil authorization {role}")
+    ledger.sql("""
+        create function evil.trap() returns boolean language plpgsql as $$
+            begin raise exception 'trapped as %', current_user; end $$;
+        create function evil.trap(anyelement, anyelement) returns boolean language plpgsql as $$
+            begin raise exception 'trapped as %', current_user; end $$;
+        create function evil.trap2(bigint, bigint) returns boolean language plpgsql as $$
+            begin raise exception 'trapped as %', current_user; end $$;
+        create function evil.trap3(text, text) returns boolean language plpgsql as $$
+            begin raise exception 'trapped as %', current_user; end $$;
+        create operator evil.= (leftarg = bigint, rightarg = bigint, function = evil.trap2);
+        create operator evil.< (leftarg = bigint, rightarg = bigint, function = evil.trap2);
+        create operator evil.> (leftarg = bigint, rightarg = bigint, function = evil.trap2);
+        create operator evil.= (leftarg = text, rightarg = text, function = evil.trap3);
+        create operator evil.<> (leftarg = text, rightarg = text, function = evil.trap3);
+        create function evil.current_setting(text) returns text language sql as 'select evil.trap()::text';
+        create function evil.clock_timestamp() returns timestamptz language sql
+            as 'select now() from evil.trap()';
+        create function evil.format(text, variadic text[]) returns text language sql
+            as 'select evil.trap()::text';
+        create function evil.left(text, int) returns text language sql as 'select evil.trap()::text';
+        create function evil.gen_random_uuid() returns uuid language sql
+            as 'select null::uuid from evil.trap()';
+        create temporary table pg_class (relname name);
+        create temporary table consumer (name text);
+        set search_path = evil, pg_temp, tailwater, pg_catalog;
+        """, user=role)
+    window = ledger.claim("crm", "orders", user=role)
+    assert ledger.keys("crm", "orders", user=role) == [1]
+    ledger.ack("crm", "orders", window, user=role)
+    ledger.sql("select tailwater.replay('crm', 'orders', 1)", user=role)
+    ledger.sql("select tailwater.release('crm', 'orders', %s)",
+               ledger.claim("crm", "orders", user=role).id, user=role)
+    assert ledger.subscribe("other", "orders", user=role)
+    assert ledger.value("select tailwater.unsubscribe('other', 'orders')", user=role)
+    fixed = ledger.value(
+        "select count(*) from pg_proc where pronamespace = 'tailwater'::regnamespace and prosecdef and "
+        "not coalesce(proconfig, '{}') @> array['search_path=pg_catalog, pg_temp']")
+    assert fixed == 0
+
+
+# ---- the end ----
+
+
+def test_a_dropped_fact_leaves_nothing(empty):
+    ledger = empty.fact("orders").fact("orders_day")
+    ledger.subscribe("crm", "orders")
+    fill_partition(ledger, [1])
+    ledger.sql("alter table tailwater.ledger_orders detach partition tailwater.\"ledger_orders$0\"")
+    assert ledger.value("select tailwater.drop_fact('orders')")
+    assert not ledger.value("select tailwater.drop_fact('orders')")
+    left = "select relname::text from pg_class where relnamespace = 'tailwater'::regnamespace and " \
+           "relname like 'ledger_orders%%' and relkind in ('r', 'p') union select proname from pg_proc " \
+           "where proname like 'keys_%%' order by 1"
+    names = [row[0] for row in ledger.sql(left)]
+    assert len(names) > 3 and all("orders_day" in name for name in names), names
+    for table in ("consumer", "ledger_floor", "fact_node", "everything"):
+        assert ledger.value(f"select count(*) from tailwater.{table} where fact = 'orders'") == 0
+    ledger.write("orders_day", [1])
+
+
+# ---- news, statistics, a look from outside ----
+
+
+def test_news(empty):
+    ledger = empty.fact("orders").fact("others")
+    listener = ledger.connect(autocommit=True)
+    with listener.cursor() as cursor:
+        cursor.execute("listen tailwater_orders; listen tailwater_others")
+
+    def heard():
+        with listener.cursor() as cursor:
+            cursor.execute("select 1")
+        found = [(n.channel, n.payload) for n in listener.notifies]
+        listener.notifies.clear()
+        return found
+
+    assert ledger.tool("notify=-1") == "seen 0\n" and heard() == []
+    number = ledger.write("orders", [1])
+    assert ledger.tool("notify=0") == f"seen {number}\n"
+    assert heard() == [("tailwater_orders", str(number))]
+    ledger.skip_numbers(3)
+    assert ledger.tool(f"notify={number}") == f"seen {number + 3}\n" and heard() == []
+    number = ledger.say_everything("others")
+    ledger.tool(f"notify={number - 1}")
+    assert heard() == [("tailwater_others", str(number))]
+    ledger.tool("notify=-1")
+    assert {channel for channel, _ in heard()} == {"tailwater_orders", "tailwater_others"}
+    listener.close()
+
+
+def test_statistics_of_an_hour(empty):
+    ledger = empty.fact("orders", tables=["orders", "customers"])
+    add = "select tailwater.add_statistics('{orders,orders,gone}', '{0,1,0}', '{4,2,1}', '{4,20,1}', " \
+          "'{0,1,0}', '{1,0,0}')"
+    ledger.sql(add)
+    ledger.sql(add)
+    assert not ledger.value("select tailwater.close_hour('main')"), "the hour is not over"
+    ledger.write("orders", [1, 2, 2], node=0)
+    ledger.write("orders", [1, 2, 3, 4], node=1)
+    ledger.write("orders", [4, 5], node=1, lane=FAN_OUT)
+    ledger.write("orders", [6], node=1, lane=BACKFILL)
+    ledger.sql("update tailwater.dimension_statistic set hour = hour - interval '2 hours'")
+    age(ledger, "2 hours")
+    ledger.write("orders", [77], node=1)
+    assert ledger.value("select tailwater.close_hour('main')")
+    assert not ledger.value("select tailwater.close_hour('main')")
+    assert ledger.sql("select node, rows_changed, keys_written, deferred, null_keys, distinct_keys from "
+                      "tailwater.dimension_statistic order by node") == [(0, 8, 8, 0, 2, 2),
+                                                                         (1, 4, 40, 2, 0, 5)]
+
+
+def test_an_hour_whose_keys_are_gone_stays_unknown(empty):
+    ledger = empty.fact("orders", tables=["orders"])
+    ledger.sql("select tailwater.add_statistics('{orders}', '{0}', '{4}', '{4}', '{0}', '{0}')")
+    ledger.sql("update tailwater.dimension_statistic set hour = hour - interval '2 hours'")
+    ledger.write("orders", [1])
+    age(ledger, "90 minutes")
+    ledger.write("orders", [2])
+    ledger.sql("select tailwater.raise_floors('main', '1 minute')")
+    assert ledger.value("select tailwater.close_hour('main')")
+    assert ledger.sql("select distinct_keys, is_closed from tailwater.dimension_statistic") == [(None, True)]
+
+
+def test_the_batch_of_a_moment(ledger):
+    at = "select tailwater.batch_at('main', %s::timestamptz)"
+    assert ledger.value(at, "2026-01-01") == 0
+    pick = random.Random(5)
+    numbers = sorted(pick.sample(range(1, 5000), 200))
+    for i, number in enumerate(numbers):
+        ledger.sql("insert into tailwater.batch (pipeline, batch_id, kind, applied_at) values ('main', "
+                   "%s, 'stream', '2026-01-01'::timestamptz + %s * interval '1 minute')", number, i)
+    ledger.skip_numbers(6000)
+    for i, number in enumerate([*numbers[1:], 6001]):
+        moment = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc) + \
+            datetime.timedelta(minutes=i, seconds=30)
+        assert ledger.value(at, moment) == number - 1, i
+    assert ledger.value(at, "2025-12-31") == numbers[0] - 1
