@@ -964,6 +964,61 @@ begin
 end
 $$;
 
+create function tailwater.lane_name(lane smallint) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+    select case lane when 0 then 'fresh' when 1 then 'fan-out' when 2 then 'backfill' end
+$$;
+
+-- For the ledger command: how each fact is …
+create function tailwater.fact_states(pipeline text)
+returns table (name text, "table" text, key text[], generation bigint, state text, reason text, kept_from bigint,
+               partitions bigint, bytes bigint)
+language sql stable set search_path = pg_catalog, pg_temp as $$
+    select f.name, format('%s.%s', f.schema, f.table_name), f.key_names, f.generation,
+           case when f.suspended is not null then 'suspended' when w.reason is not null then 'not ready'
+                else 'ready' end,
+           w.reason, l.kept_from, p.partitions, p.bytes
+      from tailwater.fact f
+      left join tailwater.ledger_floor l on l.fact = f.name
+      cross join lateral (select tailwater.why_waiting(f)) w(reason)
+      cross join lateral (select count(*),
+                                 coalesce(sum(pg_total_relation_size(format('tailwater.%I', p.name)::regclass)), 0)::bigint
+                            from tailwater.ledger_partitions(f.name) p) p(partitions, bytes)
+     where f.pipeline = $1
+     order by f.name
+$$;
+
+-- … and how far each consumer is.  It is 'stale', is 'working' on an open window, owes a 'rebuild', has keys 'pending'
+-- (counted up to max_keys), or is 'up to date'.
+create function tailwater.consumer_states(pipeline text, max_keys bigint)
+returns table (fact text, name text, state text, pending_keys bigint, pending_is_bound boolean, oldest_batch bigint,
+               oldest_at timestamptz, owes_everything boolean, reason text, claim_id uuid, claim_lane text,
+               claim_from bigint, claim_to bigint, claim_keys bigint, claim_everything boolean, claimed_at timestamptz,
+               fresh_done bigint, fan_out_done bigint, backfill_done bigint, everything_done bigint,
+               acked_at timestamptz, stale_since timestamptz)
+language sql stable set search_path = pg_catalog, pg_temp as $$
+    select c.fact, c.name,
+           case when c.stale_since is not null then 'stale' when c.claim_id is not null then 'working'
+                when o.is_owed then 'rebuild' when p.keys > 0 then 'pending' else 'up to date' end,
+           p.keys, p.keys >= $2, p.oldest, b.applied_at, o.is_owed, o.reason,
+           c.claim_id, tailwater.lane_name(c.claim_lane), c.claim_from, c.claim_to, c.claim_keys, c.claim_everything,
+           c.claimed_at, c.fresh_done, c.fan_out_done, c.backfill_done, c.everything_done, c.acked_at, c.stale_since
+      from tailwater.consumer c
+      join tailwater.fact f on f.name = c.fact
+      join tailwater.clock k on k.pipeline = f.pipeline
+      cross join lateral tailwater.pending(c, k.batch_id, $2) p
+      left join tailwater.batch b on b.pipeline = f.pipeline and b.batch_id = p.oldest
+      left join lateral (select e.batch_id, e.reason from tailwater.everything e
+                          where e.fact = f.name and e.generation = f.generation order by e.batch_id desc limit 1) e on true
+      cross join lateral (
+          select c.stale_since is not null or c.everything_done is null or coalesce(c.everything_done < e.batch_id, false),
+                 case when c.stale_since is not null then c.stale_reason
+                      when c.everything_done < e.batch_id then e.reason
+                      when c.everything_done is null then 'not built yet' end) o(is_owed, reason)
+     where f.pipeline = $1
+     order by c.fact, c.name
+$$;
+
 -- Raises each fact's floor to what nobody needs: older than the replay window, and read by every live consumer.
 create function tailwater.raise_floors(pipeline text, replay_window interval) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$

@@ -7,11 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define TEXT(number)  #number
-#define NUMBER(macro) TEXT(macro)
-
-#define UTC(time) "to_char(" time " at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"
-#define LANE      "case l.lane when 0 then 'fresh' when 1 then 'fan-out' else 'backfill' end"
+#define MAX_LOOKED_AT 100000 /* ledger rows: of a long backlog that is enough to see */
 
 /* ---- printing ---- */
 
@@ -168,12 +164,12 @@ static bool check_consumer(struct pg *mirror, const char *fact, const char *cons
 
 /* Where a consumer stands, or a thousand batches back; NULL for the window without one. */
 static const char seen_sql[] =
-    "select coalesce(c.fresh_done, n.batch_id) as fresh, coalesce(c.fan_out_done, n.batch_id) as "
-    "fan_out, coalesce(c.backfill_done, n.batch_id) as backfill, c.claim_lane, c.claim_from, "
-    "c.claim_to from (select coalesce((select batch_id - 1 from tailwater.batch where pipeline = "
-    "$1 "
-    "order by batch_id desc offset 999 limit 1), 0) as batch_id) n left join tailwater.consumer c "
-    "on c.fact = $2 and c.name = $3";
+    "select coalesce(c.fresh_done, n.batch_id) as fresh, "
+    "coalesce(c.fan_out_done, n.batch_id) as fan_out, "
+    "coalesce(c.backfill_done, n.batch_id) as backfill, c.claim_lane, c.claim_from, c.claim_to "
+    "from (select coalesce((select batch_id - 1 from tailwater.batch where pipeline = $1 "
+    "order by batch_id desc offset 999 limit 1), 0) as batch_id) n "
+    "left join tailwater.consumer c on c.fact = $2 and c.name = $3";
 
 bool inspect_peek(struct pg *mirror, const char *pipeline, const char *fact, const char *consumer,
                   bool is_json, struct buf *out, struct error *err)
@@ -187,16 +183,19 @@ bool inspect_peek(struct pg *mirror, const char *pipeline, const char *fact, con
         !check_consumer(mirror, fact, consumer, err))
         return error_wrap(err, "ledger peek");
     buf_printf(&sql,
-               "with s as (%s) select %s as key, " LANE " as lane, count(*) as times, "
-               "max(l.batch_id) as batch, string_agg(distinct n.name, ', ') as through, "
-               "case when bool_or(l.lane = s.claim_lane and l.batch_id between s.claim_from and "
-               "s.claim_to) then 'open' end as window from s, %s l left join tailwater.fact_node n "
-               "on n.fact = $2 and n.node = l.node where l.batch_id > least(s.fresh, s.fan_out, "
-               "s.backfill) and l.batch_id > case l.lane when 0 then s.fresh when 1 then s.fan_out "
-               "else s.backfill end group by %s, l.lane order by max(l.batch_id) desc, %s "
-               "limit " NUMBER(INSPECT_MAX_ROWS),
-               seen_sql, buf_text(is_json ? &shape.json_key : &shape.text_key),
-               buf_text(&shape.ledger), buf_text(&shape.group), buf_text(&shape.group));
+               "with s as (%s), l as (select l.*, l.lane = s.claim_lane "
+               "and l.batch_id between s.claim_from and s.claim_to as is_open from s, %s l "
+               "where l.batch_id > least(s.fresh, s.fan_out, s.backfill) and l.batch_id > "
+               "case l.lane when 0 then s.fresh when 1 then s.fan_out else s.backfill end "
+               "limit %d) select %s as key, tailwater.lane_name(l.lane) as lane, "
+               "count(*) as times, max(l.batch_id) as batch, "
+               "string_agg(distinct n.name, ', ') as through, "
+               "case when bool_or(l.is_open) then 'open' end as window "
+               "from l left join tailwater.fact_node n on n.fact = $2 and n.node = l.node "
+               "group by %s, l.lane order by max(l.batch_id) desc, %s limit %d",
+               seen_sql, buf_text(&shape.ledger), MAX_LOOKED_AT,
+               buf_text(is_json ? &shape.json_key : &shape.text_key), buf_text(&shape.group),
+               buf_text(&shape.group), INSPECT_MAX_ROWS);
     return inspect_print(mirror, buf_text(&sql), 3, params, titles, 6, is_json, out, err) ||
            error_wrap(err, "ledger peek");
 }
@@ -239,21 +238,16 @@ bool inspect_why(struct pg *mirror, const char *pipeline, const char *fact,
     }
     /* A rebuild concerns every key. */
     buf_printf(&sql,
-               "select h.batch_id as batch, b.kind, h.lane, h.through, h.path, b.lsn_to as "
-               "lsn, " UTC("b.commit_time") " as committed_at, " UTC(
-                   "b.applied_at") " as applied_at from "
-                                   "(select l.batch_id, " LANE
-                                   " as lane, coalesce(n.name, l.node::text) as through, "
-                                   "n.path from %s l left join tailwater.fact_node n on n.fact = "
-                                   "$2 and n.node = l.node "
-                                   "where true%s union all select e.batch_id, 'everything', "
-                                   "e.reason, null from "
-                                   "tailwater.everything e where e.fact = $2) h left join "
-                                   "tailwater.batch b on "
-                                   "b.pipeline = $1 and b.batch_id = h.batch_id order by "
-                                   "h.batch_id desc, h.through "
-                                   "limit " NUMBER(INSPECT_MAX_ROWS),
-               buf_text(&shape.ledger), buf_text(&is_key));
+               "select h.batch_id as batch, b.kind, h.lane, h.through, h.path, b.lsn_to as lsn, "
+               "b.commit_time as committed_at, b.applied_at from "
+               "(select l.batch_id, tailwater.lane_name(l.lane) as lane, "
+               "coalesce(n.name, l.node::text) as through, n.path from %s l "
+               "left join tailwater.fact_node n on n.fact = $2 and n.node = l.node where true%s "
+               "union all select e.batch_id, 'everything', e.reason, null "
+               "from tailwater.everything e where e.fact = $2) h "
+               "left join tailwater.batch b on b.pipeline = $1 and b.batch_id = h.batch_id "
+               "order by h.batch_id desc, h.through limit %d",
+               buf_text(&shape.ledger), buf_text(&is_key), INSPECT_MAX_ROWS);
     return inspect_print(mirror, buf_text(&sql), 2 + nvalues, params, titles, 8, is_json, out,
                          err) ||
            error_wrap(err, "ledger why");
@@ -268,20 +262,19 @@ bool inspect_statistics(struct pg *mirror, const char *pipeline, bool is_json, s
                                          "rows",          "keys",     "distinct",
                                          "amplification", "deferred", "NULL keys"};
 
-    return inspect_print(
-               mirror,
-               "select " UTC("s.hour") " as hour, s.fact, coalesce(n.name, s.node::text) as "
-                                       "dimension, s.rows_changed as rows, s.keys_written as keys, "
-                                       "s.distinct_keys, "
-                                       "round(coalesce(s.distinct_keys, s.keys_written)::numeric / "
-                                       "nullif(s.rows_changed, 0), 2) as amplification, "
-                                       "s.deferred, s.null_keys from "
-                                       "tailwater.dimension_statistic s join tailwater.fact f on "
-                                       "f.name = s.fact left join "
-                                       "tailwater.fact_node n on n.fact = s.fact and n.node = "
-                                       "s.node where f.pipeline = $1 "
-                                       "and s.hour > clock_timestamp() - interval '25 hours' "
-                                       "order by s.hour desc, s.fact, s.node",
-               1, &pipeline, titles, 9, is_json, out, err) ||
+    return inspect_print(mirror,
+                         "select s.hour, s.fact, coalesce(n.name, s.node::text) as "
+                         "dimension, s.rows_changed as rows, s.keys_written as keys, "
+                         "s.distinct_keys, "
+                         "round(coalesce(s.distinct_keys, s.keys_written)::numeric / "
+                         "nullif(s.rows_changed, 0), 2) as amplification, "
+                         "s.deferred, s.null_keys from "
+                         "tailwater.dimension_statistic s join tailwater.fact f on "
+                         "f.name = s.fact left join "
+                         "tailwater.fact_node n on n.fact = s.fact and n.node = "
+                         "s.node where f.pipeline = $1 "
+                         "and s.hour > clock_timestamp() - interval '25 hours' "
+                         "order by s.hour desc, s.fact, s.node",
+                         1, &pipeline, titles, 9, is_json, out, err) ||
            error_wrap(err, "ledger stats");
 }

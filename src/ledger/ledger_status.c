@@ -1,6 +1,5 @@
 /*
- * The facts are gathered by two queries, which the server turns into JSON by itself; the text is
- * made from the same queries' columns.
+ * Everything is gathered by two functions of the control schema; JSON is made by the server.
  */
 #include "ledger/ledger_status.h"
 
@@ -11,92 +10,40 @@
 
 #define TEXT(number)  #number
 #define NUMBER(macro) TEXT(macro)
+#define MAX_KEYS      NUMBER(LEDGER_STATUS_MAX_KEYS)
 
-#define UTC(time)    "to_char(" time " at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"
-#define AGE_US(time) "(extract(epoch from clock_timestamp() - " time ") * 1000000)::bigint"
-
-static const char facts_sql[] =
-    "select f.name, f.schema || '.' || f.table_name as table, f.key_names as key, f.generation, "
-    "case when f.suspended is not null then 'suspended' "
-    "when tailwater.why_waiting(f) is not null then 'not ready' else 'ready' end as state, "
-    "tailwater.why_waiting(f) as reason, l.kept_from, p.partitions, p.bytes "
-    "from tailwater.fact f left join tailwater.ledger_floor l on l.fact = f.name "
-    "cross join lateral (select count(*) as partitions, coalesce(sum(pg_total_relation_size("
-    "format('tailwater.%I', p.name)::regclass)), 0)::bigint as bytes "
-    "from tailwater.ledger_partitions(f.name) p) p where f.pipeline = $1 order by f.name";
+static const char facts_sql[] = "select name, \"table\", array_to_string(key, ', '), generation, "
+                                "reason, kept_from, partitions, bytes "
+                                "from tailwater.fact_states($1) order by name";
 
 enum {
     FACT_NAME,
     FACT_TABLE,
     FACT_KEY,
     FACT_GENERATION,
-    FACT_STATE,
     FACT_REASON,
     FACT_KEPT_FROM,
     FACT_PARTITIONS,
     FACT_BYTES
 };
 
-/* A consumer is "stale", owes a "rebuild", has an open window ("working"), has something "pending",
- * or is "up to date". */
+/* Ages in microseconds, by the mirror's clock. */
 static const char consumers_sql[] =
-    "select c.fact, c.name, case when c.stale_since is not null then 'stale' "
-    "when c.claim_id is not null then 'working' when o.is_owed then 'rebuild' "
-    "when p.keys > 0 then 'pending' else 'up to date' end as state, "
-    "p.keys as pending_keys, p.oldest as oldest_batch, " UTC(
-        "b.applied_at") " as oldest_at, " AGE_US("b.applied_at") " as oldest_us, "
-                                                                 "c.fresh_done, c.fan_out_done, "
-                                                                 "c.backfill_done, "
-                                                                 "c.everything_done, "
-                                                                 "o.is_owed as owes_everything, "
-                                                                 "coalesce(c.stale_reason, "
-                                                                 "o.reason) as reason, "
-                                                                 "c.claim_id, c.claim_lane, "
-                                                                 "c.claim_from, c.claim_to, "
-                                                                 "c.claim_keys, "
-                                                                 "c.claim_everything, " UTC("c."
-                                                                                            "claime"
-                                                                                            "d_at") " as claimed_at, " AGE_US("c.claimed_at") " as claimed_us, " UTC("c.acked_at") " as acked_at, " AGE_US("c.acked_at") " as acked_us, " UTC(
-                                                                     "c.stale_since") " as "
-                                                                                      "stale_since,"
-                                                                                      " " AGE_US("c"
-                                                                                                 "."
-                                                                                                 "s"
-                                                                                                 "t"
-                                                                                                 "a"
-                                                                                                 "l"
-                                                                                                 "e"
-                                                                                                 "_"
-                                                                                                 "s"
-                                                                                                 "i"
-                                                                                                 "n"
-                                                                                                 "c"
-                                                                                                 "e") " as stale_us "
-                                                                                                      "from tailwater.consumer c join tailwater.fact f on f.name = c.fact "
-                                                                                                      "join tailwater.clock k on k.pipeline = f.pipeline "
-                                                                                                      "cross join lateral tailwater.pending(c, k.batch_id, " NUMBER(
-                                                                                                          LEDGER_STATUS_MAX_KEYS) ") p "
-                                                                                                                                  "left join tailwater.batch b on b.pipeline = f.pipeline and b.batch_id = p.oldest "
-                                                                                                                                  "left join lateral (select e.batch_id, e.reason from tailwater.everything e "
-                                                                                                                                  "where e.fact = f.name and e.generation = f.generation order by e.batch_id desc limit 1) e "
-                                                                                                                                  "on true cross join lateral (select c.stale_since is not null or c.everything_done is null "
-                                                                                                                                  "or coalesce(c.everything_done < e.batch_id, false) as is_owed, "
-                                                                                                                                  "case when c.everything_done is null then 'start => all' "
-                                                                                                                                  "when c.everything_done < e.batch_id then e.reason end as reason) o "
-                                                                                                                                  "where f.pipeline = $1 order by c.fact, c.name";
+    "with s as (select * from tailwater.consumer_states($1, " MAX_KEYS ")), "
+    "n as (select clock_timestamp() as at) "
+    "select fact, name, state, pending_keys, owes_everything, reason, claim_id, claim_lane, "
+    "claim_from, claim_to, claim_keys, claim_everything, "
+    "(extract(epoch from n.at - oldest_at) * 1000000)::bigint, "
+    "(extract(epoch from n.at - claimed_at) * 1000000)::bigint, "
+    "(extract(epoch from n.at - acked_at) * 1000000)::bigint, "
+    "(extract(epoch from n.at - stale_since) * 1000000)::bigint "
+    "from s, n order by fact, name";
 
 enum {
     OF_FACT,
     OF_NAME,
     OF_STATE,
     OF_PENDING,
-    OF_OLDEST,
-    OF_OLDEST_AT,
-    OF_OLDEST_US,
-    OF_FRESH,
-    OF_FAN_OUT,
-    OF_BACKFILL,
-    OF_EVERYTHING,
     OF_IS_OWED,
     OF_REASON,
     OF_CLAIM,
@@ -105,13 +52,19 @@ enum {
     OF_TO,
     OF_KEYS,
     OF_WHOLE,
-    OF_CLAIMED_AT,
+    OF_OLDEST_US,
     OF_CLAIMED_US,
-    OF_ACKED_AT,
     OF_ACKED_US,
-    OF_STALE_SINCE,
     OF_STALE_US
 };
+
+static const char json_sql[] =
+    "with c as (select * from tailwater.consumer_states($1, " MAX_KEYS
+    ")) select json_build_object("
+    "'batch', (select batch_id from tailwater.clock where pipeline = $1), 'facts', "
+    "coalesce((select json_agg(to_jsonb(f) || jsonb_build_object('consumers', "
+    "coalesce((select jsonb_agg(to_jsonb(c) - 'fact' order by c.name) from c "
+    "where c.fact = f.name), '[]')) order by f.name) from tailwater.fact_states($1) f), '[]'))";
 
 static bool query(struct pg *mirror, const char *sql, const char *pipeline,
                   struct pg_result **ret_rows, struct error *err)
@@ -123,35 +76,15 @@ static bool query(struct pg *mirror, const char *sql, const char *pipeline,
 bool ledger_status_json(struct pg *mirror, const char *pipeline, struct buf *json,
                         struct error *err)
 {
-    _cleanup_buf_ struct buf sql = {0};
     _cleanup_result_ struct pg_result *result = NULL;
 
-    buf_printf(&sql,
-               "with facts as (%s), consumers as (%s) select json_build_object("
-               "'batch', (select batch_id from tailwater.clock where pipeline = $1), 'facts', "
-               "coalesce((select json_agg(to_jsonb(f) || jsonb_build_object('consumers', "
-               "coalesce((select jsonb_agg(to_jsonb(c) - 'fact' - 'oldest_us' - 'claimed_us' - "
-               "'acked_us' - 'stale_us' || jsonb_build_object('pending_is_bound', "
-               "c.pending_keys >= " NUMBER(
-                   LEDGER_STATUS_MAX_KEYS) ") order by c.name) "
-                                           "from consumers c where c.fact = f.name), '[]')) order "
-                                           "by f.name) from facts f), "
-                                           "'[]'))",
-               facts_sql, consumers_sql);
-    if (!query(mirror, buf_text(&sql), pipeline, &result, err))
+    if (!query(mirror, json_sql, pipeline, &result, err))
         return false;
     buf_add(json, pg_text(result, 0, 0));
     return true;
 }
 
 /* ---- text ---- */
-
-static const char *lane_name(int lane)
-{
-    static const char *const names[] = {"fresh", "fan-out", "backfill"};
-
-    return lane >= 0 && lane < 3 ? names[lane] : "unknown";
-}
 
 static void add_pending(struct buf *text, const struct pg_result *row, int i)
 {
@@ -172,8 +105,8 @@ static void add_window(struct buf *text, const struct pg_result *row, int i)
         buf_add(text, "; rebuilding everything");
     else
         buf_printf(text, "; window open: %s ledger rows, lane %s, batches %s to %s",
-                   pg_text(row, i, OF_KEYS), lane_name((int) pg_int(row, i, OF_LANE)),
-                   pg_text(row, i, OF_FROM), pg_text(row, i, OF_TO));
+                   pg_text(row, i, OF_KEYS), pg_text(row, i, OF_LANE), pg_text(row, i, OF_FROM),
+                   pg_text(row, i, OF_TO));
     buf_printf(text, ", claimed %s ago", human_duration(pg_int(row, i, OF_CLAIMED_US), age));
 }
 

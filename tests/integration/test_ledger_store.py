@@ -934,3 +934,132 @@ def test_the_batch_of_a_moment(ledger):
             datetime.timedelta(minutes=i, seconds=30)
         assert ledger.value(at, moment) == number - 1, i
     assert ledger.value(at, "2025-12-31") == numbers[0] - 1
+
+
+# ---- the ledger command ----
+
+
+@pytest.fixture
+def looked(empty, make_pipeline):
+    """A ledger with something in it, and the command that looks into it."""
+    pipeline = make_pipeline(name="main")
+    ledger = empty.fact("orders", tables=["orders", "customers"], id="bigint", day="date")
+    ledger.sql("insert into tailwater.mirror_table (pipeline, schema, name, relid, mirror_schema, "
+               "mirror_name, view_schema, view_name, key, state) select 'main', 'public', t, 1, 'm', t, "
+               "'public', t, '{id}', 'ready' from unnest('{orders,customers}'::text[]) t")
+    ledger.look = lambda *args, **more: pipeline.ok("ledger", *args, **more)
+    ledger.pipeline = pipeline
+    return ledger
+
+
+DAY = datetime.date(2026, 3, 1)
+
+
+def test_ledger_status(looked):
+    assert "no consumers" in looked.look("status").out
+    for consumer, start in (("crm", "now"), ("new", "all"), ("stale", "now"), ("busy", "now")):
+        looked.subscribe(consumer, "orders", start)
+    looked.write("orders", [(1, DAY), (2, DAY)])
+    looked.sql("update tailwater.consumer set stale_since = now(), stale_reason = 'too slow' "
+               "where name = 'stale'")
+    window = looked.claim("busy", "orders")
+    text = looked.look("status").out
+    for words in ("orders: public.orders, key id, day; ready", "crm ", "pending; 2 keys pending, the oldest for",
+                  "rebuild; owes a rebuild of everything (not built yet)", "stale for", "too slow; its next",
+                  "working; 2 keys pending", "window open: 2 ledger rows, lane fresh, batches 1 to 1",
+                  "nothing acknowledged yet", "kept from batch 0 on"):
+        assert words in text, (words, text)
+    looked.ack("busy", "orders", window)
+    found = looked.look("status", "--json").json()
+    assert found["batch"] == 1
+    fact = found["facts"][0]
+    assert (fact["name"], fact["table"], fact["key"], fact["state"], fact["reason"]) == \
+        ("orders", "public.orders", ["id", "day"], "ready", None)
+    consumers = {c["name"]: c for c in fact["consumers"]}
+    assert {name: c["state"] for name, c in consumers.items()} == {
+        "crm": "pending", "new": "rebuild", "stale": "stale", "busy": "up to date"}
+    assert consumers["crm"]["pending_keys"] == 2 and not consumers["crm"]["pending_is_bound"]
+    assert consumers["crm"]["oldest_batch"] == 1 and consumers["crm"]["oldest_at"].startswith("20")
+    looked.sql("update tailwater.mirror_table set state = 'copied' where name = 'customers'")
+    assert "not ready: public.customers" in looked.look("status").out
+
+
+def test_ledger_peek(looked):
+    looked.subscribe("crm", "orders")
+    looked.write("orders", [(1, DAY), (2, DAY)])
+    window = looked.claim("crm", "orders")
+    looked.write("orders", [(2, DAY)], node=1)
+    looked.write("orders", [(3, DAY)], lane=FAN_OUT, node=1)
+    found = looked.look("peek", "orders", "--json").json()
+    assert [(k["key"]["id"], k["lane"], k["times"], k["batch"], k["through"]) for k in found] == [
+        (3, "fan-out", 1, 3, "customers"), (2, "fresh", 2, 2, "customers, orders"), (1, "fresh", 1, 1, "orders")]
+    found = looked.look("peek", "orders", "--consumer", "crm", "--json").json()
+    assert {k["key"]["id"]: k["window"] for k in found} == {1: "open", 2: "open", 3: None}
+    looked.ack("crm", "orders", window)
+    text = looked.look("peek", "orders", "--consumer", "crm").out.splitlines()
+    assert text[0].split() == ["key", "lane", "times", "batch", "through", "window"]
+    assert [line.split("  ")[0] for line in text[1:]] == ["3, 2026-03-01", "2, 2026-03-01"]
+
+
+def test_ledger_why(looked):
+    looked.write("orders", [(1, DAY), (2, DAY)])
+    looked.write("orders", [(1, DAY)], node=1)
+    looked.say_everything("orders", "truncate of public.customers")
+    found = looked.look("why", "orders", "1", "2026-03-01", "--json").json()
+    assert [(k["batch"], k["kind"], k["lane"], k["through"], k["path"], k["lsn"]) for k in found] == [
+        (3, "stream", "everything", "truncate of public.customers", None, "0/200"),
+        (2, "stream", "fresh", "customers", "customers.id = x.customers", "0/200"),
+        (1, "stream", "fresh", "orders", None, "0/200")]
+    assert all(k["committed_at"] and k["applied_at"] for k in found)
+    text = looked.look("why", "orders", "2", "2026-03-01").out
+    assert len(text.splitlines()) == 3 and "0/200" in text
+
+
+def test_ledger_stats(looked):
+    looked.sql("select tailwater.add_statistics('{orders,orders}', '{0,1}', '{4,2}', '{4,20}', '{0,1}', '{1,0}')")
+    found = looked.look("stats", "--json").json()
+    assert [(s["fact"], s["dimension"], s["rows"], s["keys"], s["distinct_keys"], s["amplification"], s["deferred"],
+             s["null_keys"]) for s in found] == [
+        ("orders", "orders", 4, 4, None, 1.0, 0, 1), ("orders", "customers", 2, 20, None, 10.0, 1, 0)]
+    assert "amplification" in looked.look("stats").out
+
+
+def test_ledger_says_what_is_wrong(looked):
+    looked.subscribe("crm", "orders")
+    for args, words in ((("peek", "order"), "its facts are: orders"),
+                        (("peek", "orders", "--consumer", "cmr"), "its consumers are: crm"),
+                        (("why", "orders", "1"), "its key is (id bigint, day date)"),
+                        (("peak",), 'did you mean "peek"?'), ((), "status, peek, why or stats"),
+                        (("peek",), "something is missing"), (("status", "x"), "something is too much"),
+                        (("status", "--consumer", "crm"), "--consumer goes with peek")):
+        done = looked.pipeline.verb("ledger", *args)
+        assert done.code == 2 and words in done.err and not done.out, done
+    done = looked.pipeline.verb("ledger", "why", "orders", "x", "2026-03-01")
+    assert done.code == 1 and "22P02" in done.err and not done.out
+
+
+def test_status_has_a_line_per_fact(looked):
+    looked.fact("others")
+    looked.subscribe("crm", "orders")
+    looked.subscribe("late", "others", "all")
+    looked.write("orders", [(1, DAY)])
+    done = looked.pipeline.verb("status")
+    assert "ledger       orders: ready; 1 consumer, the slowest with 1 keys pending for" in done.out, done
+    assert "             others: ready; 1 consumer, 1 with a rebuild to do" in done.out, done
+    found = looked.pipeline.verb("status", "--json").json()
+    assert [fact["name"] for fact in found["ledger"]["facts"]] == ["orders", "others"]
+
+
+def test_destroy_of_a_ledger(looked):
+    looked.subscribe("crm", "orders")
+    looked.write("orders", [(1, DAY)])
+    looked.mirror.sql("create view public.mine as select count(*) from tailwater.ledger_orders")
+    out = looked.tool("destroy=dry")
+    assert "removed: ledger of fact orders, with 1 consumers" in out
+    out = looked.tool("destroy")
+    assert "kept: ledger of fact orders" in out and out.endswith("unfinished\n")
+    assert looked.value("select count(*) from tailwater.consumer") == 1
+    looked.mirror.sql("drop view public.mine")
+    out = looked.tool("destroy=keep")
+    assert "removed: ledger of fact orders" in out and "removed: control schema" in out
+    assert looked.value("select to_regnamespace('tailwater')") is None
