@@ -77,6 +77,20 @@ def test_p60_a_tree_that_grows(tree, source):
     tree.settle()
 
 
+def test_p60_a_partition_in_a_schema_of_its_own(tree, source, mirror, both_plugins):
+    """wal2json is asked for the schemas that are there at the start: one that comes later is the next start's."""
+    source.sql("create schema later; create table later.e8 partition of e for values from ('2024-08-01') to ('2024-09-01')")
+    source.sql("insert into e values (1, '2024-08-01', 'while it runs')")
+    tree.wait_until_caught_up()
+    august = "select v from e where day >= '2024-08-01' order by day"
+    assert mirror.sql(august) == ([] if both_plugins == "wal2json" else [("while it runs",)])
+    tree.stop()
+    source.sql("insert into e values (1, '2024-08-02', 'before the start')")
+    tree.run_until_now()
+    assert mirror.sql(august)[-1] == ("before the start",)
+    tree.settle_stopped(compare=both_plugins == "pgoutput")
+
+
 @pytest.mark.parametrize("how", ["one by one", "in one transaction"])
 def test_p62_truncate_of_a_tree(tree, source, how):
     tree.feed(["insert into e values (500, '2024-01-09', 'before')", "truncate e",
