@@ -181,8 +181,8 @@ static bool read_columns(struct examination *e, struct fact *fact, bool *ret_is_
     *ret_is_fine = false;
     if (pg_bool(whole, 0, 0) || pg_rows(names) == 0) {
         refuse(e, fact, fact->place,
-               pg_rows(names) == 0 ? "its key reads no column of %s"
-                                   : "its key reads the row of %s as a whole: name the columns",
+               pg_bool(whole, 0, 0) ? "its key reads the row of %s as a whole: name the columns"
+                                    : "its key reads no column of %s",
                table->label);
         return true;
     }

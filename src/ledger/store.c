@@ -142,8 +142,11 @@ static bool resume_fact(struct store *store, const struct fact *fact, const char
     owe(store, fact->name, reason);
     notes_add(store->notes, "fact %s was suspended (%s); it resumes and begins with everything",
               fact->name, why);
-    return pg_query(store->mirror, "update tailwater.fact set suspended = null where name = $1", 1,
-                    &fact->name, &done, err);
+    /* What was deferred is part of everything. */
+    return pg_query(store->mirror,
+                    "with e as (delete from tailwater.fan_out where fact = $1) "
+                    "update tailwater.fact set suspended = null where name = $1",
+                    1, &fact->name, &done, err);
 }
 
 static bool store_fact(struct store *store, const struct fact *fact, struct error *err)

@@ -326,3 +326,300 @@ def test_pieces_leave_what_memory_does_not_hold(source, ledger):
     wait_expanded(shop, 60)
     assert set(shop.keys("order", since)) == set(range(100, 12001))
     shop.pipeline.settle()
+
+
+# ---- kinds of change ----
+
+@pytest.mark.parametrize("purge", ["0", "7d", "never"])
+def test_rows_come_and_go(both_plugins, ledger, purge):
+    """With and without tombstones: what counts is whether a row is live."""
+    shop = ledger({"order": ORDER}, purge={"after": purge})
+    assert shop.step("delete from orders where id = 1") == {1: [0]}
+    assert shop.step("delete from orders where id = 4711") == {}
+    assert shop.step("insert into orders values (1, 2, 'new', 1)") == {1: [0]}, "it is back"
+    assert shop.step("delete from orders where id = 1", "insert into orders values (1, 2, 'new', 1)") == {}
+    assert shop.step("delete from customers where id = 2") == {1: [2], 7: [2]}
+    assert shop.step("delete from orders where id = 7") == {7: [0]}
+    assert shop.step("insert into customers values (2, 1, 'a')") == {1: [2]}, "7 is not live"
+    assert shop.step("begin; insert into customers values (50, 1); update orders set customer_id = 50 where id = 3;"
+                     "delete from customers where id = 50; commit") == {3: [0]}
+    shop.pipeline.settle()
+
+
+@pytest.mark.parametrize("purge", ["0", "7d"])
+def test_bulks(ledger, purge):
+    """Copied in, updated and deleted by thousands: every key, from every way that rows are written."""
+    shop = ledger({"order": ORDER, "order_day": DAY}, plugin="pgoutput", purge={"after": purge},
+                  ledger={"fan_out_limit": 100000})
+    many = range(10000, 14000)
+    assert set(shop.step("insert into orders select i, 1 + i % 6, 'new', 1, 'b', '2024-01-01' from "
+                         "generate_series(10000, 13999) i")) == set(many)
+    assert set(shop.step("insert into orders select i, 1, 'again', 1, 'b', '2024-01-01' from "
+                         "generate_series(9000, 13999) i on conflict (id) do update set status = 'x'")) \
+        == set(range(9000, 14000))
+    assert set(shop.step("update customers set segment = 'z' where id = 1")) == {
+        6, 12, *range(9000, 10000), *(o for o in many if 1 + o % 6 == 1)}
+    got = shop.step("delete from orders where id >= 9000", fact="order_day")
+    assert got == {datetime.date(2024, 1, 1): [0]}
+    assert shop.mirror.value("select count(*) from tailwater.fan_out") == 0
+    shop.pipeline.settle()
+
+
+def test_truncate(both_plugins, ledger):
+    """Everything, for each fact that has the table somewhere; keys of later rows all the same."""
+    shop = ledger({"order": ORDER, "order_day": DAY})
+    since = shop.now()
+    shop.pipeline.feed(["begin; truncate customers; insert into customers values (3, 1, 'x'); commit"], "one by one")
+    assert shop.everything("order") == ["the fact is new", "public.customers was truncated"]
+    assert shop.everything("order_day") == ["the fact is new"]
+    assert shop.keys("order", since) == {2: [2], 8: [2]}
+    assert shop.mirror.value("select count(*) from tailwater.batch where batch_id > %s", since) == 1
+    shop.step("truncate orders", "truncate payments")
+    assert len(shop.everything("order_day")) == 2 and len(shop.everything("order")) == 3
+    shop.pipeline.settle()
+
+
+def test_unchanged_toast(both_plugins, ledger):
+    """A link in a row whose large value was not sent; a watched large value that was not."""
+    fact = {"table": "public.docs", "key": ["id"], "watch": ["body"], "dimensions": [
+        {"table": "public.owners", "join": "owners.name = docs.owner", "watch": ["city"]}]}
+    shop = ledger({"doc": fact}, sql="""
+        create table owners (name text primary key, city text, photo text);
+        create table docs (id int primary key, owner text, body text, n int);
+        alter table docs alter body set storage external, alter owner set storage external;
+        alter table owners alter photo set storage external;
+        insert into owners select repeat(chr(96 + i), 3000), 'here', repeat('p', 5000) from generate_series(1, 3) i;
+        insert into docs select i, repeat(chr(97 + i % 3), 3000), repeat('b', 9000), 0 from generate_series(1, 6) i""")
+    step = lambda *statements: shop.step(*statements, fact="doc")
+    assert step("update docs set n = 1") == {}
+    assert step("update docs set n = 2, id = 10 where id = 1") == {1: [0], 10: [0]}
+    assert step("update owners set city = 'there' where name like 'b%'") == {4: [1], 10: [1]}
+    assert step("update docs set body = repeat('c', 9000) where id = 2") == {2: [0]}
+    assert step("update owners set name = repeat('x', 4000) where name like 'a%'") == {3: [1], 6: [1]}
+    shop.pipeline.settle()
+
+
+def test_days_in_a_time_zone(ledger):
+    """Old day and new day; the night in which the clocks change; the server's own zone does not matter."""
+    shop = ledger({"order_day": DAY}, plugin="pgoutput")
+    shop.mirror.sql("alter role tailwater set timezone = 'Asia/Tokyo'")
+    step = lambda *statements: [str(day) for day in sorted(shop.step(*statements, fact="order_day"))]
+    put = "insert into orders (id, created_at) values ({}, '{}')"
+    assert step(put.format(100, "2024-03-31 00:59:59+00")) == ["2024-03-31"]
+    assert step(put.format(101, "2024-03-30 23:59:59+00")) == ["2024-03-30"]
+    assert step(put.format(102, "2024-03-31 23:00:00+00")) == ["2024-04-01"], "summer time since 01:00"
+    assert step(put.format(103, "2024-10-27 00:30+00"), put.format(104, "2024-10-26 23:00+00"),
+                put.format(105, "2024-10-26 22:59+00")) == ["2024-10-26", "2024-10-27"]
+    assert step("update orders set created_at = '2020-02-29 12:00+00' where id = 100") == ["2020-02-29", "2024-03-31"]
+    assert step("update orders set created_at = null where id = 100") == ["2020-02-29"]
+    shop.pipeline.settle()
+
+
+# ---- declarations ----
+
+def findings(pipeline, name="fact"):
+    result = pipeline.verb("check", "--json")
+    return result.code, [f for f in result.json()["findings"] if f["name"] == name]
+
+
+REFUSED = {
+    "not mirrored": ({"table": "public.oders", "key": ["id"]}, "public.oders is not mirrored"),
+    "no such column": ({"table": "public.orders", "key": ["di"]}, "public.orders has no column di"),
+    "excluded": ({"table": "public.orders", "key": ["secret"]}, "is excluded or generated"),
+    "generated": ({"table": "public.orders", "key": ["id"], "watch": ["twice"]}, "is excluded or generated"),
+    "masked": ({"table": "public.orders", "key": ["id"], "watch": ["phone"]}, "is masked"),
+    "masked, in an expression": ({"table": "public.orders", "key": {"p": "lower(phone)"}}, "masked column"),
+    "stable": ({"table": "public.orders", "key": {"day": "created_at::date"}}, "IMMUTABLE"),
+    "two tables": ({"table": "public.orders", "key": {"c": "customers.segment"}, "dimensions": [
+        {"table": "public.customers", "join": "customers.id = orders.customer_id"}]}, "customers"),
+    "whole row": ({"table": "public.orders", "key": {"r": "(orders is null)"}}, "as a whole"),
+    "constant": ({"table": "public.orders", "key": {"one": "1"}}, "reads no column"),
+    "no order": ({"table": "public.orders", "key": ["doc"]}, "operator class"),
+    "subquery": ({"table": "public.orders", "key": {"s": "(select 1)"}}, "subquery"),
+    "types": ({"table": "public.orders", "key": ["id"], "dimensions": [
+        {"table": "public.customers", "join": "customers.segment = orders.customer_id"}]}, "do not compare"),
+    "a circle": ({"table": "public.orders", "key": ["id"], "dimensions": [
+        {"table": "public.customers", "as": "a", "join": "a.id = b.country_id"},
+        {"table": "public.customers", "as": "b", "join": "b.id = a.country_id"}]}, "circle"),
+    "two parents": ({"table": "public.orders", "key": ["id"], "dimensions": [
+        {"table": "public.customers", "join": "customers.id = orders.customer_id"},
+        {"table": "public.payments", "join": ["payments.order_id = orders.id", "payments.id = customers.id"]}]},
+        "is joined to orders and to customers"),
+    "unknown node": ({"table": "public.orders", "key": ["id"], "dimensions": [
+        {"table": "public.customers", "join": "customers.id = order.customer_id"}]}, "order is no table of this fact"),
+    "twice": ({"table": "public.orders", "key": ["id"], "dimensions": [
+        {"table": "public.orders", "join": "orders.id = orders.id"}]}, "orders is there twice"),
+    "array": ({"table": "public.orders", "key": ["id"], "dimensions": [
+        {"table": "public.customers", "join": "customers.ids = orders.ids"}]}, "arrays and composite"),
+}
+
+
+def test_what_is_refused(source, mirror, make_pipeline):
+    """By check, with its place, and by run, before anything is made."""
+    source.sql("""
+        create table customers (id bigint primary key, country_id int, segment text, ids int[]);
+        create table payments (id bigint primary key, order_id bigint);
+        create table orders (id bigint primary key, customer_id bigint, secret text, phone text, doc json, ids int[],
+                             n int, twice int generated always as (n * 2) stored, created_at timestamptz)""")
+    pipeline = make_pipeline(plugin="wal2json", tables=[
+        "public.*", {"name": "public.orders", "exclude": ["secret"], "mask": {"phone": "hash"}}])
+    for what, (fact, message) in REFUSED.items():
+        pipeline.keys["facts"] = {"f": fact}
+        pipeline.write_config()
+        code, found = findings(pipeline)
+        assert code == FINDINGS, what
+        errors = [f for f in found if f["level"] == "error"]
+        assert len(errors) == 1 and message in errors[0]["what"], f"{what}: {found}"
+        assert "tailwater.yaml:" in errors[0]["what"]
+        assert "fact f: " in errors[0]["what"]
+    assert pipeline.verb("run", "--until", "now").code == FINDINGS
+    assert mirror.value("select to_regclass('tailwater.pipeline')") is None or \
+        mirror.value("select count(*) from tailwater.pipeline") == 0
+    pipeline.keys["facts"] = {"f": {"table": "public.orders", "key": {"day": "(created_at at time zone 'UTC')::date"}}}
+    pipeline.write_config()
+    code, found = findings(pipeline)
+    assert code == 0 and [f["level"] for f in found] == ["ok"], found
+
+
+def test_indexes_of_hops(source, mirror, make_pipeline):
+    """Made where a hop needs one and none is there; with indexes: none check says which."""
+    source.sql(SHOP + "create index on customers (country_id, id)")
+    pipeline = make_pipeline(plugin="wal2json", facts={"order": ORDER}, mirror={"indexes": "none"})
+    code, found = findings(pipeline, "fact_index")
+    assert code == 0
+    assert sorted(f["remedy"] for f in found) == [
+        'on the mirror: create index on "mirror_public"."customers" ("country_id")',
+        'on the mirror: create index on "mirror_public"."orders" ("customer_id")']
+    pipeline.keys["mirror"] = {}
+    pipeline.write_config()
+    pipeline.run_until_now()
+    made = "select tablename, indexdef from pg_indexes where schemaname = 'mirror_public' order by 1, 2"
+    definitions = [row[1].partition(" USING ")[2] for row in mirror.sql(made)]
+    assert "btree (customer_id)" in definitions and "btree (country_id, id)" in definitions
+    assert "btree (country_id)" not in definitions, "the source's serves"
+    before = mirror.sql(made)
+    pipeline.run_until_now()
+    assert mirror.sql(made) == before
+
+
+def test_facts_of_a_running_pipeline(source, mirror, make_pipeline):
+    """New, changed, gone and back: each begins with everything, and keys follow."""
+    source.sql(SHOP)
+    pipeline = make_pipeline(plugin="pgoutput").publish()
+    pipeline.run_until_now()
+
+    def restart(**facts):
+        pipeline.keys["facts"] = facts
+        pipeline.write_config()
+        pipeline.run_until_now()
+        return mirror.sql("select f.name, f.generation, f.suspended is null, (select string_agg(reason, '; ' order by "
+                          "batch_id) from tailwater.everything e where e.fact = f.name and e.generation = f.generation) "
+                          "from tailwater.fact f order by 1")
+
+    own = {"table": "public.orders", "key": ["id"]}
+    assert restart(a=own) == [("a", 1, True, "the fact is new")]
+    assert restart(a=own) == [("a", 1, True, "the fact is new")]
+    source.sql("update orders set amount = 5 where id = 1")
+    wider = {**own, "key": {"id": "id", "day": "(created_at at time zone 'UTC')::date"}}
+    assert restart(a=wider, b=own) == [("a", 2, True, "its definition changed"), ("b", 1, True, "the fact is new")]
+    assert mirror.value("select count(*) from tailwater.ledger_a") == 1, "of the new shape; keys of 1 follow"
+    assert restart(b={**own, "watch": ["status"]}) == [
+        ("a", 2, False, "its definition changed"), ("b", 2, True, "its definition changed")]
+    source.sql("update orders set status = 'z' where id = 2")
+    back = restart(a=wider, b={**own, "watch": ["status"]})
+    assert back[0] == ("a", 2, True, "its definition changed; it was suspended: it is no longer in the configuration")
+    assert mirror.sql("select id::int from tailwater.ledger_b where batch_id > 1 and id = 2") == [(2,)]
+    pipeline.settle_stopped()
+
+
+def test_limits_are_no_new_generation(source, mirror, make_pipeline):
+    source.sql(SHOP)
+    pipeline = make_pipeline(plugin="wal2json", facts={"order": ORDER})
+    pipeline.run_until_now()
+    pipeline.keys["facts"] = {"order": {**ORDER, "dimensions": [
+        {**d, "fan_out": "defer", "fan_out_limit": 7} for d in ORDER["dimensions"]]}}
+    pipeline.write_config()
+    pipeline.run_until_now()
+    assert mirror.value("select generation from tailwater.fact") == 1
+
+
+# ---- a key that cannot be computed ----
+
+@pytest.mark.parametrize("way", ["own", "hop", "fan_out"])
+def test_failing_expression_suspends_the_fact(source, mirror, ledger, way):
+    """The fact, and not its table; everything once it is mended."""
+    bad = {"table": "public.orders", "key": {"share": "(100 / amount)::int"}, "dimensions": [
+        {**ORDER["dimensions"][1], "fan_out": "defer" if way == "fan_out" else "auto"}]}
+    shop = ledger({"bad": bad, "order": ORDER}, plugin="pgoutput")
+    pipeline = shop.pipeline
+    if way != "own":
+        pipeline.stop()
+        # A row that cannot be: nobody looked at it when it was copied.
+        source.sql("update orders set amount = 0 where id = 1")
+        pipeline.keys["facts"] = {"order": ORDER}
+        pipeline.write_config()
+        pipeline.run_until_now()
+        pipeline.keys["facts"] = {"bad": bad, "order": ORDER}
+        pipeline.write_config()
+        pipeline.start().wait_until_caught_up()
+    since = shop.now()
+    source.sql("update orders set amount = 0, status = 'zero' where id = 3" if way == "own"
+               else "update customers set segment = 'zero' where id = 2")
+    pipeline.wait_until_caught_up()
+    wait.until(lambda: mirror.value("select suspended from tailwater.fact where name = 'bad'"),
+               lambda: f"suspended\n{pipeline.log_tail()}")
+    assert "division by zero" in mirror.value("select suspended from tailwater.fact where name = 'bad'")
+    assert set(shop.keys("order", since)) == ({3} if way == "own" else {1, 7}), "others get theirs"
+    source.sql("update orders set status = 'later' where id = 4")
+    pipeline.wait_until_caught_up()
+    assert set(shop.keys("order", since)) >= {4}
+    assert "fact_suspended" in pipeline.events()
+    pipeline.compare()
+    source.sql("update orders set amount = 1 where amount = 0")
+    pipeline.wait_until_caught_up()
+    pipeline.stop()
+    pipeline.start()
+    wait.until(lambda: "division by zero" in shop.everything("bad")[-1], lambda: str(shop.everything("bad")))
+    pipeline.wait_until_caught_up()
+    assert shop.step("update orders set amount = 25 where id = 3", fact="bad") \
+        == {100 if way == "own" else 33: [0], 4: [0]}
+    pipeline.settle()
+
+
+# ---- crashes ----
+
+@pytest.mark.parametrize("point", ["after_clock", "after_writes", "after_hops", "before_commit", "after_commit",
+                                   "between_pieces"])
+def test_killed_at_a_point(source, mirror, ledger, point):
+    """No key is lost, and none is there without its change."""
+    shop = ledger({"order": ORDER}, plugin="pgoutput", apply={"max_rows": 500})
+    pipeline = shop.pipeline
+    pipeline.stop()
+    since = shop.now()
+    source.sql("begin; update orders set status = 'k' where id in (1, 2); update customers set segment = 'k' "
+               "where id = 5; insert into payments select i, 1 + i % 12 from generate_series(100, 1500) i; commit")
+    pipeline.start(fault=f"{point}=kill")
+    assert pipeline.wait_exit(60) == -9, f"{point} was not reached\n{pipeline.log_tail()}"
+    if point != "after_commit":
+        assert shop.keys("order", since) == {}
+    pipeline.start().wait_until_caught_up()
+    wait_expanded(shop)
+    assert set(shop.keys("order", since)) == set(range(1, 13))
+    pipeline.settle()
+
+
+def test_a_ledger_without_a_partition(source, mirror, ledger):
+    """It is made, and the batch comes again; that is nobody's data error."""
+    shop = ledger({"order": ORDER}, plugin="pgoutput")
+    mirror.sql("update tailwater.clock set batch_id = batch_id + 1000000")
+    assert shop.step("update orders set status = 'far' where id = 5") == {5: [0]}
+    assert "no partition" in shop.pipeline.this_run()
+    shop.pipeline.settle()
+
+
+def test_destroy(ledger):
+    shop = ledger({"order": ORDER}, plugin="wal2json")
+    shop.step("update orders set status = 'far' where id = 5")
+    shop.pipeline.stop()
+    shop.pipeline.ok("destroy", "--yes")
+    assert shop.mirror.value("select count(*) from pg_namespace where nspname = 'tailwater'") == 0
