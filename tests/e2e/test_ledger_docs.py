@@ -1,0 +1,221 @@
+"""docs/ledger.md: its examples run as they stand there, in the page's order, and do what it says.
+
+A block's info string says who runs it: "sql source" (the application), "sql tailwater", "sql reports" and
+"psql reports" on the mirror, "yaml" into the configuration, "python", and "dbt", of which a few
+lines here render what it needs of the template language.
+"""
+
+import os
+import re
+import subprocess
+
+import psycopg2
+import pytest
+
+from lib import wait
+from lib.cluster import READER, REPLICATOR, ROOT
+
+PAGE = os.path.join(ROOT, "docs", "ledger.md")
+
+RESULT = "select b.id, b.customer, b.amount, coalesce(sum(p.paid), 0) from bills b left join payments p " \
+         "on p.bill_id = b.id group by 1, 2, 3 order by 1"
+
+
+def blocks(kind):
+    with open(PAGE) as page:
+        return re.findall(rf"^```{kind}\n(.*?)^```$", page.read(), re.M | re.S)
+
+
+def facts():
+    """The page's YAML, which is small, as the configuration's dictionaries."""
+    (text,) = blocks("yaml")
+    assert text.split() == """facts: bill: table: public.bills key: [id] watch: [customer, amount] dimensions: -
+        {table: public.payments, join: payments.bill_id = bills.id, watch: [paid]} mirror: readers:
+        [reports]""".split(), "the page's YAML is written out here too"
+    return {"bill": {"table": "public.bills", "key": ["id"], "watch": ["customer", "amount"], "dimensions": [
+        {"table": "public.payments", "join": "payments.bill_id = bills.id", "watch": ["paid"]}]}}
+
+
+class Shop:
+    """A running pipeline with the page's tables and fact."""
+
+    def __init__(self, pipeline):
+        self.pipeline, self.source, self.mirror = pipeline, pipeline.source, pipeline.mirror
+
+    def change(self, *statements):
+        self.pipeline.feed(statements, "in one transaction")
+
+    def reports(self, query, *params):
+        return self.mirror.sql(query, *params, user=READER)
+
+    def is_right(self):
+        return self.reports("select * from report.bill order by id") == self.source.sql(RESULT)
+
+
+@pytest.fixture
+def shop(source, make_pipeline):
+    for text in blocks("sql source"):
+        source.sql(text)
+    pipeline = make_pipeline(facts=facts(), mirror={"readers": [READER]},
+                             ledger={"replay_window": "24h", "stale_after": "7d", "stale_keys": 100000000})
+    pipeline.start().wait_until_caught_up()
+    shop = Shop(pipeline)
+    (grant,) = blocks("sql tailwater")
+    shop.mirror.sql(grant, user=REPLICATOR)
+    shop.mirror.sql(f"create schema report authorization {READER}")
+    yield shop
+    shop.mirror.sql("select tailwater.revoke_consumer(%s)", READER, user=REPLICATOR)
+
+
+def test_sql(shop):
+    subscribe, function, call, replay = blocks("sql reports")
+    shop.reports(subscribe)
+    shop.reports(function)
+    assert shop.reports(call)[0][0] is not None and shop.is_right()
+    assert len(shop.reports("select * from report.bill")) == 3
+    assert shop.reports(call) == [(None,)]
+    for change in ("insert into payments values (3, 3, 20)", "update payments set bill_id = 1 where id = 2",
+                   "delete from bills where id = 3", "update bills set amount = 60 where id = 2",
+                   "truncate payments", "delete from bills where id = 1; insert into bills values (7, 'di', 1, true)"):
+        shop.change(change)
+        before = shop.mirror.sql("select id, xmin::text from report.bill")
+        assert not shop.is_right()
+        assert shop.reports(call)[0][0] is not None and shop.is_right(), change
+        if "truncate" not in change:
+            kept = set(before) & set(shop.mirror.sql("select id, xmin::text from report.bill"))
+            assert kept, "what did not change was not written"
+    shop.change("update bills set printed = true")
+    assert shop.reports(call) == [(None,)], "not a watched column"
+    # Damaged, and replayed.  The first batch is the one that said everything.
+    shop.mirror.sql("delete from report.bill where id = 2; update report.bill set paid = 77 where id = 7")
+    assert not shop.is_right()
+    assert shop.reports(replay)[0][0] is not None
+    while shop.reports(call) != [(None,)]:
+        pass
+    assert shop.is_right()
+    text = shop.pipeline.ok("ledger", "status").out
+    assert "bill: public.bills, key id; ready" in text and "up to date; last ack" in text
+    assert "payments" in shop.pipeline.ok("ledger", "why", "bill", "2").out
+
+
+def test_psql(shop, tmp_path):
+    (script,) = blocks("psql reports")
+
+    def run():
+        return subprocess.run(["psql", "-XqAt", shop.mirror.conninfo(READER)], input=script, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=30)
+
+    shop.reports("select tailwater.subscribe('shell', 'bill')")
+    done = run()
+    assert done.stdout == "" and "no rows returned for \\gset" in done.stderr, done
+    shop.change("insert into payments values (3, 3, 20)", "update bills set amount = 1 where id = 1")
+    done = run()
+    assert done.stdout.split() == ["1", "3"] and done.stderr == "", done
+    assert shop.reports("select * from tailwater.claim('shell', 'bill')") == []
+    shop.change("truncate payments")
+    assert run().stdout.split("\n")[0] == "rebuild all of it"
+
+
+def test_python(shop):
+    (text,) = blocks("python")
+    names = {}
+    exec(text, names)  # pylint: disable=exec-used
+    sent = []
+
+    def send(key, amount):
+        sent.append((key, amount))
+
+    send.finish = lambda: sent.append("finish")
+    shop.reports("select tailwater.subscribe('crm', 'bill', start => 'all')")
+    db = psycopg2.connect(shop.mirror.conninfo(READER))
+    assert names["work"](db, send) and sorted(sent[:-1]) == [(1, 100), (2, 50), (3, 20)] and sent[-1] == "finish"
+    assert not names["work"](db, send)
+    sent.clear()
+    with db, db.cursor() as cursor:
+        cursor.execute("listen tailwater_bill")
+    shop.change("insert into payments values (3, 3, 20)", "delete from bills where id = 1")
+
+    def is_told():
+        names["wait"](db, 0.1)
+        return names["work"](db, send)
+
+    wait.until(is_told, "a window")
+    assert sorted(sent) == [(1, None), (3, 20)]
+    db.close()
+
+
+def test_the_notification(shop):
+    """It comes from the ledger keeper, soon after the commit."""
+    db = psycopg2.connect(shop.mirror.conninfo(READER))
+    db.autocommit = True
+    with db.cursor() as cursor:
+        cursor.execute("listen tailwater_bill")
+    shop.change("insert into payments values (3, 3, 20)")
+
+    def heard():
+        db.poll()
+        return [n.payload for n in db.notifies]
+
+    newest = shop.mirror.value("select max(batch_id) from tailwater.ledger_bill")
+    wait.until(lambda: any(int(payload) >= newest for payload in heard()), "a notification", deadline=10)
+    db.close()
+
+
+def test_statistics_are_kept(shop):
+    shop.change("insert into payments values (3, 3, 20), (4, 3, 1)", "update bills set amount = 1 where id = 1")
+    wait.until(lambda: shop.mirror.sql(
+        "select node, rows_changed, keys_written from tailwater.dimension_statistic order by 1")
+        == [(0, 1, 1), (1, 2, 1)], "the statistics", deadline=20)
+    shop.change("update bills set amount = 2 where id = 1")
+    shop.pipeline.stop()
+    assert shop.mirror.value("select rows_changed from tailwater.dimension_statistic where node = 0") == 2, \
+        "what was counted in the last seconds is written at the end"
+
+
+# ---- dbt ----
+
+
+def render(text, is_incremental):
+    """The model's SQL, and its hooks, as dbt would send them."""
+    config = re.search(r"{{ config\((.*?)\) }}", text, re.S)
+    model = text[config.end():].replace("{{ this }}", "report.model")
+    model = re.sub(r"{% if is_incremental\(\) %}(.*?){% endif %}", r"\1" if is_incremental else "", model,
+                   flags=re.S)
+    pre = re.search(r'pre_hook="(.*?)"', config.group(1), re.S).group(1)
+    post = re.findall(r'"(.*?)"', config.group(1).split("post_hook=")[1], re.S)
+    assert len(post) == 3 and "{" not in model
+    return pre, model, [hook.replace("{{ this }}", "report.model") for hook in post]
+
+
+def run_dbt(shop, text):
+    """What dbt-postgres does with an incremental model whose strategy is delete+insert."""
+    exists = shop.mirror.value("select to_regclass('report.model') is not null")
+    pre, model, post = render(text, exists)
+    with shop.mirror.transaction(READER) as cursor:
+        cursor.execute(pre)
+        if exists:
+            cursor.execute(f"create temporary table model__tmp on commit drop as ({model})")
+            cursor.execute("delete from report.model where id in (select id from model__tmp)")
+            cursor.execute("insert into report.model select * from model__tmp")
+            cursor.execute("select count(*) from model__tmp")
+        else:
+            cursor.execute(f"create table report.model as ({model})")
+            cursor.execute("select count(*) from report.model")
+        written = cursor.fetchone()[0]
+        for hook in post:
+            cursor.execute(hook)
+    return written
+
+
+def test_dbt(shop):
+    (text,) = blocks("dbt")
+    right = "select b.id, b.customer, b.amount - coalesce(sum(p.paid), 0) from bills b left join payments p on " \
+            "p.bill_id = b.id group by b.id, b.customer, b.amount order by 1"
+    shop.reports("select tailwater.subscribe('dbt', 'bill', start => 'all')")
+    for change, written in (("select 1", 3), ("select 1", 0), ("insert into payments values (3, 3, 20)", 1),
+                            ("delete from bills where id = 1", 0), ("truncate payments", 2),
+                            ("update bills set id = 9 where id = 2", 1)):
+        shop.change(change)
+        assert run_dbt(shop, text) == written, change
+        assert shop.reports("select * from report.model order by id") == shop.source.sql(right), change
+        assert shop.reports("select * from tailwater.claim('dbt', 'bill')") == []
