@@ -100,6 +100,7 @@ void batch_begin(struct batch *batch, const struct change *begin)
 {
     batch->final_lsn = begin->final_lsn;
     batch->commit_time_us = begin->commit_time_us;
+    batch->xid = begin->xid;
     batch->in_transaction = true;
 }
 
@@ -117,6 +118,7 @@ void batch_continue(struct batch *batch, const struct batch *from)
 {
     batch->final_lsn = from->final_lsn;
     batch->commit_time_us = from->commit_time_us;
+    batch->xid = from->xid;
     batch->in_transaction = true;
     batch->is_continuation = true;
 }
@@ -260,12 +262,33 @@ static bool gather(const struct binding *binding, const struct change *change,
     return true;
 }
 
+/*
+ * A key column is never NULL on the source: what came as null is a number that wal2json before 2.6
+ * has no word for (P7), and which of the three it is nobody can say.
+ */
+static bool refuse_null_key(const struct table *table, int column, struct error *err)
+{
+    error_set(err, ERROR_DATA,
+              "%s: the key column \"%s\" of a change is NaN or infinite, which wal2json before 2.6 "
+              "cannot send",
+              table->label, table->columns[column].name);
+    return error_hint(err, "install wal2json 2.6 on the source and run again: nothing is lost; or "
+                           "destroy the pipeline and copy anew with source: {plugin: pgoutput}");
+}
+
+static bool is_lost_number(const struct table *table, int column, const struct value *value)
+{
+    return value->kind == VALUE_NULL && table->columns[column].is_nan_capable;
+}
+
 /* The key's values out of a row image, in the key's order. */
 static bool gather_key(const struct table *table, const struct value *values, struct value *ret_key,
                        struct error *err)
 {
     for (int i = 0; i < table->nkeys; i++) {
         ret_key[i] = values[table->keys[i]];
+        if (is_lost_number(table, table->keys[i], &ret_key[i]))
+            return refuse_null_key(table, table->keys[i], err);
         if (ret_key[i].kind != VALUE_TEXT)
             return error_set(err, ERROR_PROTOCOL,
                              "%s: a change without a value for its key column \"%s\"", table->label,
@@ -283,7 +306,11 @@ static bool gather_old_key(const struct binding *binding, const struct value *ol
 
     for (int i = 0; i < binding->relation->ncolumns; i++) {
         for (int k = 0; k < table->nkeys; k++) {
-            if (binding->column[i] == table->keys[k] && old[i].kind == VALUE_TEXT) {
+            if (binding->column[i] != table->keys[k])
+                continue;
+            if (is_lost_number(table, table->keys[k], &old[i]))
+                return refuse_null_key(table, table->keys[k], err);
+            if (old[i].kind == VALUE_TEXT) {
                 ret_key[k] = old[i];
                 found++;
             }
@@ -340,6 +367,7 @@ static void stamp(const struct batch *batch, struct batch_row *row)
 {
     row->lsn = batch->final_lsn;
     row->commit_time_us = batch->commit_time_us;
+    row->xid = batch->xid;
 }
 
 static void make_gone(const struct batch *batch, struct batch_row *row)

@@ -30,6 +30,7 @@ struct batch_row {
     struct batch_row *base;  /* whose key's mirror row fills the holes; NULL: its own */
     lsn_t lsn;               /* final_lsn of the transaction that last touched it */
     int64_t commit_time_us;  /* and its commit time */
+    uint32_t xid;            /* and its number on the source */
     uint32_t data_bytes;     /* of the values, for splitting statements */
     uint32_t capacity;       /* of the storage behind values */
     bool is_gone;
@@ -75,6 +76,7 @@ struct batch {
     /* the transaction being added */
     lsn_t final_lsn;
     int64_t commit_time_us;
+    uint32_t xid;
     bool in_transaction;
 
     /* the whole */

@@ -39,6 +39,13 @@ struct table_column {
     bool is_nan_capable; /* float or numeric: ambiguous null under wal2json 2.5 */
 };
 
+/* May a null of it be a NaN or an infinity, where the stream loses those (P7)?  A key's is refused
+ * (batch.c), and a masked number is null. */
+static inline bool table_column_is_doubtful(const struct table_column *column)
+{
+    return column->is_nan_capable && !column->is_key && column->mask == MASK_NONE;
+}
+
 /* A stored generated column: generated on the mirror too, from the same expression; never in the
  * stream for us. */
 struct table_generated {

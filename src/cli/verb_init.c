@@ -22,6 +22,7 @@ static const char source_rest[] =
     "  # heartbeat: auto           # off, or how often, as in 10s\n"
     "  # wal_guard: {warn: 4GB, critical: 16GB}   # WAL that the slot makes the source keep\n"
     "  # max_read_rate: 0          # of copies and repairs, as in 20MB/s; 0 is no limit\n"
+    "  # nan_check: auto           # off: with wal2json before 2.6, NaN and infinities stay null\n"
     "\n";
 
 static const char mirror_rest[] =

@@ -159,6 +159,8 @@ static void add_heartbeat(struct buf *out, const struct status *status)
                heartbeat->version, heartbeat->state);
     if (since_us > 0)
         buf_printf(&text, " for %s", human_duration(status->taken_at_us - since_us, since));
+    if (heartbeat->plugin != NULL)
+        buf_printf(&text, " through %s", heartbeat->plugin);
     add_line(out, "replicator",
              "%s; last heard %s ago; %lld transactions, %lld changes, %lld reconnects",
              buf_text(&text), human_duration(heartbeat->age_us, age),
@@ -198,6 +200,10 @@ static void add_repairs(struct buf *out, const struct status *status)
                  (long long) status->repair_keys, human_duration(status->repair_oldest_us, age));
     else
         add_line(out, "repair list", "empty");
+    if (status->doubt_rows > 0)
+        add_line(out, "nulls asked",
+                 "%lld rows whose nulls may be NaN or infinite, the oldest for %s",
+                 (long long) status->doubt_rows, human_duration(status->doubt_oldest_us, age));
     for (int i = 0; i < status->ncounters; i++)
         buf_printf(&counters, "%s%s %lld", i > 0 ? ", " : "", status->counters[i].name,
                    (long long) status->counters[i].value);

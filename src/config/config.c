@@ -43,6 +43,7 @@
 #define MAX_DELAY (36500 * DAY)
 
 static const char *const plugins[] = {"wal2json", "pgoutput", NULL};
+static const char *const nan_checks[] = {"auto", "off", NULL};
 static const char *const formats[] = {"text", "json", NULL};
 static const char *const levels[] = {"debug", "info", "warning", "error", NULL};
 static const char *const deletes[] = {"soft", "ignore", NULL};
@@ -72,6 +73,8 @@ static const struct value_key keys[] = {
      .max = 1024 * TiB, .fallback = "16GB"},
     {"source.max_read_rate", value_read_rate, AT(source.max_read_rate_bytes), .max = TiB,
      .fallback = "0"},
+    {"source.nan_check", value_read_word, AT(source.nan_check), .words = nan_checks,
+     .fallback = "auto"},
     {"source.failover", value_read_bool, AT(source.failover), .fallback = "false"},
     {"source.start_timeout", value_read_duration, AT(source.start_timeout_us), .max = DAY,
      .fallback = "90s"},

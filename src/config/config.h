@@ -112,6 +112,9 @@ struct config_fact {
     struct config_dimension *dimensions;
 };
 
+/* What is done about nulls of wal2json before 2.6 that may be NaN or infinities (P7). */
+enum config_nan_check { NAN_CHECK_AUTO, NAN_CHECK_OFF };
+
 enum config_heartbeat { HEARTBEAT_AUTO, HEARTBEAT_OFF, HEARTBEAT_ON };
 
 struct config {
@@ -130,10 +133,12 @@ struct config {
             int64_t warn_bytes;     /* default 4 GiB */
             int64_t critical_bytes; /* default 16 GiB */
         } wal_guard;
-        int64_t max_read_rate_bytes; /* per second, all copies and repairs together; 0 (default): no
+        int64_t
+            max_read_rate_bytes; /* per second, of copies and of whatever asks it for rows; 0 (default): no
                                         limit */
-        bool failover;               /* PG17+: the slot is made with FAILOVER */
-        int64_t start_timeout_us;    /* default 90 s */
+        enum config_nan_check nan_check; /* default auto */
+        bool failover;                   /* PG17+: the slot is made with FAILOVER */
+        int64_t start_timeout_us;        /* default 90 s */
         int64_t decode_memory_bytes; /* logical_decoding_work_mem of the stream; default 256 MiB */
     } source;
     struct {

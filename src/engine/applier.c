@@ -15,6 +15,7 @@ static void count(struct statistics *statistics, const struct batch *batch,
     statistics->updated += counts->updated;
     statistics->deleted += counts->deleted;
     statistics->incomplete += counts->incomplete;
+    statistics->doubts += counts->doubts;
     if (batch->in_transaction)
         return;
     statistics->batches++;

@@ -336,34 +336,42 @@ static void report_plugin(struct check *check, const struct error *refused)
                        check->source_major, plugin);
 }
 
+/* What "wal2json before 2.6" means for these tables: the version cannot be asked for. */
 static void report_nan(struct check *check)
 {
+    const bool is_asked = check->config->source.nan_check != NAN_CHECK_OFF;
     _cleanup_buf_ struct buf columns = {0};
     struct finding *finding;
-    int count = 0;
+    int count = 0, nkeys = 0;
 
     for (int i = 0; check->has_catalog && i < check->catalog.tables.count; i++) {
         const struct table *table = &check->catalog.tables.tables[i];
 
         for (int j = 0; j < table->ncolumns; j++) {
-            if (!table->columns[j].is_nan_capable)
+            if (!table->columns[j].is_nan_capable || table->columns[j].mask != MASK_NONE)
                 continue;
+            nkeys += table->columns[j].is_key;
             check_add_listed(
                 &columns, count++,
                 arena_printf(check->arena, "%s.%s", table->label, table->columns[j].name));
         }
     }
-    if (count == 0)
+    if (count == 0) {
+        check_ok(check, "source_nan", "wal2json before 2.6; no column can hold NaN or infinities");
         return;
+    }
     check_end_listed(&columns, count);
     finding = finding_add(&check->findings, "source_nan", FINDING_WARNING,
-                          "NaN and infinities arrive as null in %d column%s", count,
-                          count == 1 ? "" : "s");
-    finding_why(&check->findings, finding,
-                "this wal2json does not know numeric-data-types-as-string: %s", buf_text(&columns));
+                          "wal2json before 2.6: NaN and infinities arrive as null in %d column%s",
+                          count, count == 1 ? "" : "s");
+    finding_why(
+        &check->findings, finding, "it does not know numeric-data-types-as-string; %s: %s%s",
+        is_asked ? "the source is asked about each null afterwards"
+                 : "source.nan_check is off, so they stay null",
+        buf_text(&columns), nkeys > 0 ? "; a key with such a value stops the pipeline" : "");
     finding_remedy(&check->findings, finding,
-                   "install wal2json 2.6 on the source, or source: {plugin: pgoutput}; nothing to "
-                   "do where such values do not occur");
+                   "install wal2json 2.6 on the source, or source: {plugin: pgoutput}%s",
+                   is_asked ? "" : ", or source: {nan_check: auto}");
 }
 
 /* Decodes nothing: reading ends where the slot begins.  22023 is the option refused. */
@@ -377,7 +385,8 @@ static bool probe_nan(struct check *check, const char *slot, struct error *err)
                  " confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = $1), 1,"
                  " 'format-version', '2', 'numeric-data-types-as-string', '1')",
                  1, params, &rows, err)) {
-        check_ok(check, "source_nan", "wal2json tells NaN and infinities from null");
+        check_ok(check, "source_nan",
+                 "wal2json 2.6 or later: NaN and infinities arrive as they are");
         return true;
     }
     if (strcmp(err->sqlstate, "22023") != 0)

@@ -12,6 +12,7 @@
 #include "engine/applier.h"
 #include "engine/expander.h"
 #include "engine/ledgerkeeper.h"
+#include "engine/nan_checker.h"
 #include "engine/receiver.h"
 #include "engine/repairer.h"
 #include "engine/watcher.h"
@@ -149,7 +150,7 @@ static bool open_session(struct session *s, struct arena *arena, struct error *e
 
 /* ---- the threads ---- */
 
-#define NTHREADS 7
+#define NTHREADS 8
 
 struct thread {
     void *(*run)(void *argument); /* NULL: not wanted */
@@ -217,6 +218,7 @@ static bool run_threads(struct session *s, struct error *err)
     struct applier applier = {s->handover, s->apply, &s->cursor, &s->statistics};
     struct watcher watcher = {.config = o->config,
                               .version = o->version,
+                              .plugin = stream_plugin(s->stream),
                               .list = list,
                               .lock = o->lock,
                               .handover = s->handover,
@@ -229,6 +231,7 @@ static bool run_threads(struct session *s, struct error *err)
                               .reconnects = o->reconnects,
                               .last_error = o->last_error,
                               .last_error_at_us = o->last_error_at_us};
+    struct nan_checker nan_checker = {o->config, list, &s->statistics, &s->is_over, s->over_fd};
     struct repairer repairer = {o->config, list, &s->statistics, &s->is_over, s->over_fd};
     struct expander expander = {o->config, &o->prepared->facts, &s->is_over, s->over_fd};
     struct ledgerkeeper keeper = {o->config, &o->prepared->facts, &s->statistics, &s->is_over,
@@ -249,6 +252,7 @@ static bool run_threads(struct session *s, struct error *err)
         {.run = watcher_run_source, .argument = &watcher},
         {.run = repairer_run, .argument = &repairer},
         {.run = expander_run, .argument = &expander},
+        {.run = nan_checker_run, .argument = &nan_checker},
         {.run = s->has_facts ? ledgerkeeper_run : NULL, .argument = &keeper},
         {.run = s->has_facts ? ledgerkeeper_run_slow : NULL, .argument = &keeper}};
     bool is_ok = start_threads(threads, err) && receiver_run(&receiver, err);
@@ -288,6 +292,33 @@ static void judge(const struct session *s, struct error *err)
     }
 }
 
+/* Where the stream loses NaN and infinities: say so, and list nulls that may be such (P7). */
+static void doubt_nulls(struct session *s)
+{
+    const struct config *config = s->options->config;
+    const struct table_list *list = &s->options->prepared->catalog.tables;
+    int ncolumns = 0;
+
+    for (int t = 0; t < list->count; t++)
+        for (int i = 0; i < list->tables[t].ncolumns; i++)
+            ncolumns += table_column_is_doubtful(&list->tables[t].columns[i]);
+    if (ncolumns == 0 || !stream_loses_nan(s->stream))
+        return;
+    if (config->source.nan_check == NAN_CHECK_OFF) {
+        log_event(
+            LOG_WARNING, "nan_lost",
+            "%s sends NaN and infinities as null, in %d columns, and source.nan_check is off: "
+            "they stay null",
+            stream_plugin(s->stream), ncolumns);
+        return;
+    }
+    log_event(LOG_INFO, "nan_lost",
+              "%s sends NaN and infinities as null: the source is asked about nulls in %d columns; "
+              "wal2json 2.6 or pgoutput would spare it that",
+              stream_plugin(s->stream), ncolumns);
+    apply_doubt_nulls(s->apply);
+}
+
 bool session_run(const struct session_options *options, struct session_outcome *ret_outcome,
                  struct error *err)
 {
@@ -300,8 +331,9 @@ bool session_run(const struct session_options *options, struct session_outcome *
     s.prefix = arena_printf(&arena, "tailwater_%s", options->config->pipeline);
     is_ok = open_session(&s, &arena, err);
     if (is_ok) {
-        log_event(LOG_INFO, "streaming", "streaming from " LSN_FORMAT " (batch %lld)",
-                  LSN_ARGS(s.cursor.lsn), (long long) s.cursor.batch_id);
+        log_event(LOG_INFO, "streaming", "streaming from " LSN_FORMAT " (batch %lld) through %s",
+                  LSN_ARGS(s.cursor.lsn), (long long) s.cursor.batch_id, stream_plugin(s.stream));
+        doubt_nulls(&s);
         is_ok = handover_new(&s.handover, err) && open_over_fd(&s, err);
     }
     if (is_ok) {

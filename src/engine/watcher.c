@@ -50,6 +50,7 @@ static bool say(struct watch *watch, struct error *err)
     const struct statistics *statistics = watcher->statistics;
     const struct control_heartbeat heartbeat = {
         .version = watcher->version,
+        .plugin = watcher->plugin,
         .state = "streaming",
         .started_at_us = watcher->started_at_us,
         .streaming_since_us = watcher->streaming_since_us,

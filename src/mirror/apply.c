@@ -34,6 +34,8 @@
 #define PIPELINE_BYTES (8 << 20)
 #define SMALL_ROWS     64
 #define MAX_PREPARED   400
+#define OID_INT8       20
+#define OID_TEXT       25
 
 enum row_class { CLASS_LINKED, CLASS_GONE, CLASS_FRESH, CLASS_FULL, CLASS_HOLED, CLASSES };
 
@@ -44,6 +46,7 @@ enum statement_kind {
     KIND_FORGET,
     KIND_FORGET_ALL,
     KIND_CAPTURE,
+    KIND_DOUBT,
     KINDS
 };
 
@@ -69,7 +72,8 @@ struct apply {
     const struct capture_sink *sink;
     struct prepared (*prepared)[KINDS]; /* per table */
     int nprepared;
-    bool *has_repairs; /* per table: keys of it may be on the repair list */
+    bool *has_repairs; /* per table: keys of it may be on the repair list, or come there */
+    bool *is_doubtful; /* per table: nulls of it may be NaN or infinities */
     uint64_t tick;
     struct bulk *bulk;
     struct params params;
@@ -97,8 +101,9 @@ static bool find_repairs(struct apply *apply, struct error *err)
     _cleanup_result_ struct pg_result *result = NULL;
 
     if (!pg_query(apply->pg,
-                  "select distinct schema, name from tailwater.repair where pipeline = $1", 1,
-                  &apply->pipeline, &result, err))
+                  "select schema, name from tailwater.repair where pipeline = $1 union "
+                  "select schema, name from tailwater.doubt where pipeline = $1",
+                  1, &apply->pipeline, &result, err))
         return error_wrap(err, "reading the repair list");
     for (int i = 0; i < pg_rows(result); i++) {
         const struct table *table = table_list_find(apply->list, pg_text(result, i, 0),
@@ -128,6 +133,7 @@ bool apply_new(struct pg *pg, const char *pipeline, const struct table_list *lis
     apply->slots = memory_alloc((size_t) (3 * widest + 3) * sizeof(*apply->slots));
     apply->bulk = bulk_new(list);
     apply->has_repairs = memory_alloc((size_t) list->count * sizeof(*apply->has_repairs));
+    apply->is_doubtful = memory_alloc((size_t) list->count * sizeof(*apply->is_doubtful));
     if (!find_repairs(apply, err)) {
         apply_free(apply);
         return false;
@@ -146,10 +152,18 @@ void apply_free(struct apply *apply)
     buf_release(&apply->sql);
     free(apply->prepared);
     free(apply->has_repairs);
+    free(apply->is_doubtful);
     free(apply->slots);
     free(apply->pending);
     free(apply->rows);
     free(apply);
+}
+
+void apply_doubt_nulls(struct apply *apply)
+{
+    for (int t = 0; t < apply->list->count; t++)
+        for (int i = 0; i < apply->list->tables[t].ncolumns; i++)
+            apply->is_doubtful[t] |= table_column_is_doubtful(&apply->list->tables[t].columns[i]);
 }
 
 struct pg *apply_connection(struct apply *apply)
@@ -278,6 +292,8 @@ static void make_sql(struct apply *apply, const struct table *table, int kind)
         statement_truncate(table, &apply->sql);
     else if (kind == KIND_FORGET)
         statement_forget(table, apply->pipeline, &apply->sql);
+    else if (kind == KIND_DOUBT)
+        statement_doubt(table, apply->pipeline, &apply->sql);
     else if (kind == KIND_FORGET_ALL)
         statement_forget_all(table, apply->pipeline, &apply->sql);
     else
@@ -449,10 +465,30 @@ static int class_count(const struct apply *apply, enum row_class class)
     return apply->class_start[class + 1] - apply->class_start[class];
 }
 
-/* The flags that rows[from … to) need. */
-static unsigned flags_of(const struct apply *apply, int from, int to)
+/* Has a row that is there a null which may be a NaN or an infinity? */
+static bool is_in_doubt(const struct apply *apply, const struct table *table,
+                        const struct batch_row *row)
 {
-    unsigned flags = 0;
+    if (!apply->is_doubtful[table->index] || row->is_gone)
+        return false;
+    for (int i = 0; i < table->ncolumns; i++)
+        if (row->values[i].kind == VALUE_NULL && table_column_is_doubtful(&table->columns[i]))
+            return true;
+    return false;
+}
+
+static unsigned doubts_of(const struct apply *apply, const struct table *table, int from, int to)
+{
+    for (int i = from; i < to; i++)
+        if (is_in_doubt(apply, table, apply->rows[i]))
+            return STATEMENT_DOUBTS;
+    return 0;
+}
+
+/* The flags that rows[from … to) need. */
+static unsigned flags_of(const struct apply *apply, const struct table *table, int from, int to)
+{
+    unsigned flags = doubts_of(apply, table, from, to);
 
     for (int i = from; i < to; i++) {
         const struct batch_row *row = apply->rows[i];
@@ -470,7 +506,8 @@ static bool write_linked(struct apply *apply, const struct table *table, struct 
 
     if (count == 0)
         return true;
-    return send_chunk(apply, table, (int) flags_of(apply, 0, count), apply->rows, count, err);
+    return send_chunk(apply, table, (int) flags_of(apply, table, 0, count), apply->rows, count,
+                      err);
 }
 
 static bool write_gone(struct apply *apply, const struct table *table, struct error *err)
@@ -539,10 +576,69 @@ static bool forget_repairs(struct apply *apply, const struct batch_table *rows, 
     return send_rows(apply, table, KIND_FORGET, 0, ngone, err);
 }
 
-static bool write_table(struct apply *apply, const struct batch_table *rows, struct error *err)
+/* The keys and transactions of rows[from … to), which are in doubt. */
+static bool send_doubts(struct apply *apply, const struct table *table, int from, int to,
+                        struct error *err)
+{
+    _cleanup_buf_ struct buf keys = {0}, xids = {0};
+    struct pg_param params[2];
+    size_t place = codec_array_begin(&keys, OID_TEXT);
+
+    for (int k = 0; k < table->nkeys; k++)
+        for (int i = from; i < to; i++) {
+            const struct value *value = &apply->rows[i]->key[k];
+
+            if (!codec_add(WIRE_STRING, value->data, value->len, &keys))
+                return error_set(err, ERROR_BUG, "a key that is no text");
+        }
+    codec_array_end(&keys, place, (uint32_t) ((to - from) * table->nkeys), false);
+    place = codec_array_begin(&xids, OID_INT8);
+    for (int i = from; i < to; i++) {
+        buf_add_u32(&xids, 8);
+        buf_add_u64(&xids, apply->rows[i]->xid);
+    }
+    codec_array_end(&xids, place, (uint32_t) (to - from), false);
+    params[0] = (struct pg_param){.data = keys.data, .len = keys.len, .is_binary = true};
+    params[1] = (struct pg_param){.data = xids.data, .len = xids.len, .is_binary = true};
+    apply->in_flight_bytes += keys.len + xids.len;
+    apply->counts.doubts += to - from;
+    return send_statement(apply, table, KIND_DOUBT, REPLY_NOTHING, apply->rows[from]->lsn, 2,
+                          params, err) &&
+           (apply->in_flight_bytes < PIPELINE_BYTES || settle(apply, err));
+}
+
+/* List the rows in doubt.  Whoever asks the source may put them on the repair list. */
+static bool list_doubts(struct apply *apply, const struct batch_table *rows, struct error *err)
 {
     const struct table *table = rows->table;
-    int fresh = 0, from;
+    int count = 0, from = 0;
+
+    if (!apply->is_doubtful[table->index])
+        return true;
+    for (int i = 0; i < rows->nrows; i++)
+        if (is_in_doubt(apply, table, rows->rows[i]))
+            apply->rows[count++] = rows->rows[i];
+    apply->has_repairs[table->index] |= count > 0;
+    while (from < count) {
+        size_t bytes = 0;
+        int end = from;
+
+        while (end < count && end - from < CHUNK_ROWS && bytes < CHUNK_BYTES) {
+            for (int k = 0; k < table->nkeys; k++)
+                bytes += apply->rows[end]->key[k].len;
+            end++;
+        }
+        if (!send_doubts(apply, table, from, end, err))
+            return false;
+        from = end;
+    }
+    return true;
+}
+
+static bool write_changes(struct apply *apply, const struct batch_table *rows, struct error *err)
+{
+    const struct table *table = rows->table;
+    int fresh = 0, from, holed;
 
     reserve_rows(apply, rows->nrows);
     if (!forget_repairs(apply, rows, err))
@@ -554,14 +650,21 @@ static bool write_table(struct apply *apply, const struct batch_table *rows, str
         return false;
     from = apply->class_start[CLASS_GONE];
     if (rows->nrows - from <= SMALL_ROWS && class_count(apply, CLASS_GONE) < rows->nrows - from)
-        return send_rows(apply, table, (int) flags_of(apply, from, rows->nrows), from, rows->nrows,
-                         err);
+        return send_rows(apply, table, (int) flags_of(apply, table, from, rows->nrows), from,
+                         rows->nrows, err);
     if (!write_gone(apply, table, err) || !write_fresh(apply, table, &fresh, err))
         return false;
     from = apply->class_start[CLASS_FRESH] + fresh;
-    return send_rows(apply, table, 0, from, apply->class_start[CLASS_HOLED], err) &&
-           send_rows(apply, table, STATEMENT_HOLES, apply->class_start[CLASS_HOLED], rows->nrows,
-                     err);
+    holed = apply->class_start[CLASS_HOLED];
+    return send_rows(apply, table, (int) doubts_of(apply, table, from, holed), from, holed, err) &&
+           send_rows(apply, table,
+                     (int) (STATEMENT_HOLES | doubts_of(apply, table, holed, rows->nrows)), holed,
+                     rows->nrows, err);
+}
+
+static bool write_table(struct apply *apply, const struct batch_table *rows, struct error *err)
+{
+    return write_changes(apply, rows, err) && list_doubts(apply, rows, err);
 }
 
 /* ---- the steps ---- */
@@ -677,5 +780,6 @@ bool apply_batch(struct apply *apply, const struct batch *batch, struct apply_co
     ret_counts->updated += apply->counts.updated;
     ret_counts->deleted += apply->counts.deleted;
     ret_counts->incomplete += apply->counts.incomplete;
+    ret_counts->doubts += apply->counts.doubts;
     return true;
 }

@@ -26,6 +26,7 @@
 
 struct apply_counts {
     int64_t inserted, updated, deleted, incomplete;
+    int64_t doubts; /* rows listed in tailwater.doubt */
 };
 
 struct apply;
@@ -42,6 +43,10 @@ bool apply_new(struct pg *pg, const char *pipeline, const struct table_list *lis
                struct cursor *cursor, const struct capture_sink *sink, struct apply **ret_apply,
                struct error *err);
 void apply_free(struct apply *apply);
+
+/* The stream loses NaN and infinities: list the rows whose nulls may be such (src/sync/nan.h).
+ * Before the first batch. */
+void apply_doubt_nulls(struct apply *apply);
 
 /* For statements between batches (purge, repair), outside of any transaction. */
 struct pg *apply_connection(struct apply *apply);

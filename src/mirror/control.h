@@ -189,6 +189,7 @@ bool control_set_table_copied(struct pg *mirror, const char *pipeline, const str
  * counts -1 where there is nothing to say. */
 struct control_heartbeat {
     const char *version;        /* the program's */
+    const char *plugin;         /* "wal2json before 2.6"; NULL before the stream is open */
     const char *state;          /* in words: "copying", "streaming", "waiting for the source" */
     int64_t started_at_us;      /* of the process */
     int64_t streaming_since_us; /* of the stream that is open now */
@@ -233,5 +234,9 @@ bool control_read_counters(struct pg *mirror, const char *pipeline, struct arena
  */
 bool control_repairs(struct pg *mirror, const char *pipeline, int64_t *ret_keys,
                      int64_t *ret_oldest_us, struct error *err);
+
+/* The same of rows about whose nulls the source has to be asked (src/sync/nan.h). */
+bool control_doubts(struct pg *mirror, const char *pipeline, int64_t *ret_rows,
+                    int64_t *ret_oldest_us, struct error *err);
 
 #endif

@@ -33,6 +33,20 @@ static const struct {
 };
 #define NFIELDS (sizeof(fields) / sizeof(fields[0]))
 
+static void add_text(struct buf *detail, const char *name, const char *text)
+{
+    buf_printf(detail, "\"%s\": ", name);
+    if (text != NULL)
+        buf_add_json(detail, text);
+    else
+        buf_add(detail, "null");
+}
+
+static const char *read_text(const struct pg_result *row, int column, struct arena *arena)
+{
+    return pg_is_null(row, 0, column) ? NULL : arena_strdup(arena, pg_text(row, 0, column));
+}
+
 static void build_detail(const struct control_heartbeat *heartbeat, struct buf *detail)
 {
     char lsn[LSN_TEXT_SIZE];
@@ -48,11 +62,9 @@ static void build_detail(const struct control_heartbeat *heartbeat, struct buf *
             buf_printf(detail, "\"%s\": %lld, ", fields[i].name,
                        (long long) *(const int64_t *) (const void *) at);
     }
-    buf_add(detail, "\"last_error\": ");
-    if (heartbeat->last_error != NULL)
-        buf_add_json(detail, heartbeat->last_error);
-    else
-        buf_add(detail, "null");
+    add_text(detail, "last_error", heartbeat->last_error);
+    buf_add(detail, ", ");
+    add_text(detail, "plugin", heartbeat->plugin);
     buf_add_char(detail, '}');
 }
 
@@ -86,12 +98,12 @@ bool control_read_heartbeat(struct pg *mirror, const char *pipeline, struct aren
 {
     _cleanup_buf_ struct buf sql = {0};
     _cleanup_result_ struct pg_result *row = NULL;
-    enum { AGE = 5, LAST_ERROR, FIRST_FIELD };
+    enum { AGE = 5, LAST_ERROR, PLUGIN, FIRST_FIELD };
 
     buf_add(&sql,
             "SELECT version, state, host, pid, (extract(epoch FROM said_at) * 1000000)::bigint, "
             "(extract(epoch FROM clock_timestamp() - said_at) * 1000000)::bigint, "
-            "detail ->> 'last_error'");
+            "detail ->> 'last_error', detail ->> 'plugin'");
     for (size_t i = 0; i < NFIELDS; i++)
         buf_printf(&sql, ", detail ->> '%s'", fields[i].name);
     buf_add(&sql, " FROM tailwater.heartbeat WHERE pipeline = $1");
@@ -107,9 +119,8 @@ bool control_read_heartbeat(struct pg *mirror, const char *pipeline, struct aren
         .pid = (int) pg_int(row, 0, 3),
         .said_at_us = pg_int(row, 0, 4),
         .age_us = pg_int(row, 0, AGE),
-        .last_error = pg_is_null(row, 0, LAST_ERROR)
-                          ? NULL
-                          : arena_strdup(arena, pg_text(row, 0, LAST_ERROR)),
+        .last_error = read_text(row, LAST_ERROR, arena),
+        .plugin = read_text(row, PLUGIN, arena),
     };
     for (size_t i = 0; i < NFIELDS; i++) {
         char *at = (char *) ret_heartbeat + fields[i].offset;
@@ -156,6 +167,22 @@ bool control_read_counters(struct pg *mirror, const char *pipeline, struct arena
                                                .value = pg_int(rows, i, 1)};
     *ret_count = pg_rows(rows);
     *ret_counters = counters;
+    return true;
+}
+
+bool control_doubts(struct pg *mirror, const char *pipeline, int64_t *ret_rows,
+                    int64_t *ret_oldest_us, struct error *err)
+{
+    _cleanup_result_ struct pg_result *row = NULL;
+
+    if (!pg_query_row(
+            mirror,
+            "SELECT coalesce(sum(n), 0), coalesce((extract(epoch FROM clock_timestamp() - "
+            "min(asked_at)) * 1000000)::bigint, 0) FROM tailwater.doubt WHERE pipeline = $1",
+            1, &pipeline, &row, err))
+        return error_wrap(err, "reading pipeline %s's rows in doubt", pipeline);
+    *ret_rows = pg_int(row, 0, 0);
+    *ret_oldest_us = pg_int(row, 0, 1);
     return true;
 }
 

@@ -21,6 +21,9 @@
  * row images (*<>, record_image_ops): types without an equality operator work, and 1.0 is not 1.00;
  * _deleted_at is part of it.
  *
+ * A null that may be a NaN or an infinity (P7; STATEMENT_DOUBTS) leaves one that the mirror has where
+ * it is: most likely it has not changed.  The row is asked about anyhow.
+ *
  * Where keys may be equal without being the same bytes (P72) the rows of s are ranked within an
  * equal key, present before gone, and only the first acts; the key columns are written then too.
  */
@@ -124,15 +127,40 @@ static bool may_be_hole(const struct table *table, unsigned flags, int i)
     return flags & STATEMENT_HOLES && table->columns[i].is_toastable && !table->columns[i].is_key;
 }
 
+void statement_add_special(struct buf *sql, const char *alias, const struct table_column *column)
+{
+    add_column(sql, alias, column);
+    buf_add(sql, " in ('NaN', 'Infinity', '-Infinity')");
+}
+
+/* The value as it was sent; where that was a null in doubt, a NaN or infinity that is there. */
+static void add_known(struct buf *sql, const struct table *table, unsigned flags, int i)
+{
+    const struct table_column *column = &table->columns[i];
+    const char *base = flags & STATEMENT_BASES ? "b" : "m";
+
+    if (!(flags & STATEMENT_DOUBTS) || !table_column_is_doubtful(column)) {
+        add_sent(sql, table, 'c', i);
+        return;
+    }
+    buf_add(sql, "coalesce(");
+    add_sent(sql, table, 'c', i);
+    buf_printf(sql, ", case when %s._deleted_at is null and ", base);
+    statement_add_special(sql, base, column);
+    buf_add(sql, " then ");
+    add_column(sql, base, column);
+    buf_add(sql, " end)");
+}
+
 /* The value after the batch. */
 static void add_merged(struct buf *sql, const struct table *table, unsigned flags, int i)
 {
     if (!may_be_hole(table, flags, i)) {
-        add_sent(sql, table, 'c', i);
+        add_known(sql, table, flags, i);
         return;
     }
     buf_printf(sql, "case when u.p%d then ", i);
-    add_sent(sql, table, 'c', i);
+    add_known(sql, table, flags, i);
     buf_add(sql, " else ");
     add_column(sql, flags & STATEMENT_BASES ? "b" : "m", &table->columns[i]);
     buf_add(sql, " end");
@@ -497,6 +525,18 @@ void statement_forget(const struct table *table, const char *pipeline, struct bu
         add_sent(ret_sql, table, 'c', table->keys[i]);
     }
     buf_add(ret_sql, ")");
+}
+
+void statement_doubt(const struct table *table, const char *pipeline, struct buf *ret_sql)
+{
+    buf_add(ret_sql,
+            "insert into tailwater.doubt (pipeline, schema, name, n, keys, xids) values (");
+    pg_add_literal(ret_sql, pipeline);
+    buf_add(ret_sql, ", ");
+    pg_add_literal(ret_sql, table->schema);
+    buf_add(ret_sql, ", ");
+    pg_add_literal(ret_sql, table->name);
+    buf_add(ret_sql, ", cardinality($2::bigint[]), $1::text[], $2::bigint[])");
 }
 
 void statement_copy(const struct table *table, bool is_binary, struct buf *ret_sql)

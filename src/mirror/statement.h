@@ -17,10 +17,11 @@
 #define STATEMENT_MISCOUNTED "TW002"
 
 enum statement_flag {
-    STATEMENT_HOLES = 1, /* a presence array per toastable column */
-    STATEMENT_BASES = 2, /* holes are filled from the row of another key: base key arrays */
-    STATEMENT_GONE = 4,  /* rows may be gone: an array says which */
-    STATEMENT_FLAGS = 8
+    STATEMENT_HOLES = 1,  /* a presence array per toastable column */
+    STATEMENT_BASES = 2,  /* holes are filled from the row of another key: base key arrays */
+    STATEMENT_GONE = 4,   /* rows may be gone: an array says which */
+    STATEMENT_DOUBTS = 8, /* nulls of numbers may be NaN or infinities: see statement.c */
+    STATEMENT_FLAGS = 16
 };
 
 /*
@@ -81,6 +82,15 @@ void statement_forget(const struct table *table, const char *pipeline, struct bu
 
 /* The same for a truncate: all of the table's keys.  No parameters. */
 void statement_forget_all(const struct table *table, const char *pipeline, struct buf *ret_sql);
+
+/* alias."column" in ('NaN', 'Infinity', '-Infinity') */
+void statement_add_special(struct buf *sql, const char *alias, const struct table_column *column);
+
+/*
+ * Lists rows in doubt (src/sync/nan.h).  Parameters: text[], their keys' values, column after
+ * column; bigint[], the transactions that wrote them.
+ */
+void statement_doubt(const struct table *table, const char *pipeline, struct buf *ret_sql);
 
 /* COPY mirror table (columns, _lsn) FROM STDIN, binary or text. */
 void statement_copy(const struct table *table, bool is_binary, struct buf *ret_sql);

@@ -113,6 +113,7 @@ static bool ask_mirror(struct pg *mirror, struct arena *arena, struct status *st
                                 err) ||
         !control_find_holder(mirror, name, arena, &status->holder, err) ||
         !control_repairs(mirror, name, &status->repair_keys, &status->repair_oldest_us, err) ||
+        !control_doubts(mirror, name, &status->doubt_rows, &status->doubt_oldest_us, err) ||
         !control_read_counters(mirror, name, arena, &status->ncounters, &status->counters, err)) {
         status->is_known = false;
         return false;

@@ -56,6 +56,7 @@ struct status {
     struct control_heartbeat heartbeat;
     struct control_holder holder;
     int64_t repair_keys, repair_oldest_us;
+    int64_t doubt_rows, doubt_oldest_us;
     int ncounters;
     struct control_counter *counters;
 

@@ -76,6 +76,7 @@ static void add_replicator(struct buf *json, const struct status *status)
         NEXT(), add_text(json, "host", heartbeat->host);
         NEXT(), add_count(json, "pid", heartbeat->pid);
         NEXT(), add_text(json, "version", heartbeat->version);
+        NEXT(), add_text(json, "plugin", heartbeat->plugin);
         NEXT(), add_time(json, "started_at", heartbeat->started_at_us);
         NEXT(), add_time(json, "streaming_since", heartbeat->streaming_since_us);
         NEXT(), add_lsn(json, "received", heartbeat->received_lsn);
@@ -155,6 +156,9 @@ static void add_pipeline(struct buf *json, const struct status *status)
     buf_add(json, "\"repair\": {");
     add_count(json, "keys", status->repair_keys), NEXT();
     add_seconds(json, "oldest_seconds", status->repair_oldest_us);
+    buf_add(json, "}, \"doubt\": {");
+    add_count(json, "rows", status->doubt_rows), NEXT();
+    add_seconds(json, "oldest_seconds", status->doubt_oldest_us);
     buf_add(json, "}, \"counters\": {");
     for (int i = 0; i < status->ncounters; i++) {
         buf_add(json, i > 0 ? ", " : "");

@@ -273,6 +273,16 @@ static bool repairing(struct status *status, struct arena *arena)
 {
     char age[HUMAN_TEXT_SIZE];
 
+    if (status->doubt_rows > 0 && status->doubt_oldest_us >= REPAIR_WATCH_US &&
+        status->config->source.nan_check != NAN_CHECK_OFF)
+        return say(status, STATUS_WATCH, "streaming",
+                   arena_printf(arena,
+                                "streaming; the source has to be asked about the nulls of %lld "
+                                "rows, the oldest for %s",
+                                (long long) status->doubt_rows,
+                                human_duration(status->doubt_oldest_us, age)),
+                   "the replicator's log says what keeps it from asking (nan_check_failed); "
+                   "source.max_read_rate may be too low for it");
     if (status->repair_keys == 0 || status->repair_oldest_us < REPAIR_WATCH_US)
         return false;
     return say(status, STATUS_WATCH, "streaming",

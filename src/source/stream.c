@@ -143,12 +143,27 @@ bool stream_loses_nan(const struct stream *stream)
     return stream->ops == &decoder_wal2json && !stream->config.has_numeric_as_string;
 }
 
+const char *stream_plugin(const struct stream *stream)
+{
+    if (stream->ops != &decoder_wal2json)
+        return stream->ops->plugin;
+    return stream->config.has_numeric_as_string ? "wal2json 2.6 or later" : "wal2json before 2.6";
+}
+
 int stream_server_version(const struct stream *stream)
 {
     return stream->config.server_version;
 }
 
 /* ---- reading ---- */
+
+/* A row whose text is longer than the server can hold in memory (P16): 54000, "cannot enlarge string
+ * buffer", or an allocation refused. */
+static bool is_too_large(const struct error *err)
+{
+    return strcmp(err->sqlstate, "54000") == 0 ||
+           strstr(err->message, "invalid memory alloc request size") != NULL;
+}
 
 /* The stream broke off.  Some of its errors come again at the same place for ever. */
 static bool read_failed(const struct stream *stream, struct error *err)
@@ -164,6 +179,12 @@ static bool read_failed(const struct stream *stream, struct error *err)
         error_hint(err,
                    "WAL that the slot needs is gone: tailwater destroy, then tailwater run, build "
                    "the mirror anew");
+    } else if (is_too_large(err)) {
+        error_wrap(err, "the source cannot send a row whose message would pass 1 GB");
+        error_hint(err,
+                   "the slot does not get past it: with wal2json take its table out of tables "
+                   "(only as one of at most 20, each by name, is it passed over); or shorten the "
+                   "row, then tailwater destroy and tailwater run build the mirror anew");
     }
     return error_wrap(err, "slot %s", stream->slot);
 }

@@ -62,6 +62,9 @@ static inline void stream_cleanup(struct stream **stream)
 /* NaN and infinities of float and numeric columns arrive as null: wal2json before 2.6 (P7). */
 bool stream_loses_nan(const struct stream *stream);
 
+/* The plugin, and which of its versions where that matters: "wal2json before 2.6". */
+const char *stream_plugin(const struct stream *stream);
+
 int stream_server_version(const struct stream *stream);
 
 enum stream_event_kind {

@@ -222,6 +222,7 @@ static const char *const seeds[] = {
     "  heartbeat: 500ms\n"
     "  wal_guard: {warn: 100MB, critical: 100 MiB}\n"
     "  max_read_rate: 20MB/s\n"
+    "  nan_check: off\n"
     "  failover: true\n"
     "  start_timeout: 2min\n"
     "  decode_memory: 64kB\n"

@@ -86,7 +86,7 @@ static const struct refusal {
     {"feeds: {}\n", "t.yaml:1:1: unknown key \"feeds\" at the top"},
     {"http: {listen: x}\n", "t.yaml:1:1: unknown key \"http\" at the top"},
     {"source: {on_lost: stop}\n", "t.yaml:1:10: unknown key \"on_lost\" in source"},
-    {"source: {nan_check: auto}\n", "t.yaml:1:10: unknown key \"nan_check\" in source"},
+    {"source: {nan_check: on}\n", "t.yaml:1:21: source.nan_check: \"on\" is none of auto, off"},
     {"apply: {on_error: stop}\n", "t.yaml:1:9: unknown key \"on_error\" in apply"},
     {"source:\n  conninfo: a\n  plugin: pgoutput\n  conninfo: b\n",
      "t.yaml:4:3: the key \"conninfo\" is there twice; the first is at line 2"},
@@ -341,7 +341,7 @@ static void hints_say_what_to_do(void **state)
     } cases[] = {
         {"source: {coninfo: a}\n",
          "the keys in source are conninfo, plugin, slot, publication, heartbeat, wal_guard, "
-         "max_read_rate, failover, start_timeout, decode_memory"},
+         "max_read_rate, nan_check, failover, start_timeout, decode_memory"},
         {"feeds: {}\n",
          "the keys at the top are pipeline, source, mirror, tables, purge, facts, ledger, apply, "
          "copy, log"},
@@ -421,6 +421,7 @@ static void smallest_has_the_defaults(void **state)
     assert_true(c.source.wal_guard.warn_bytes == 4 * GiB);
     assert_true(c.source.wal_guard.critical_bytes == 16 * GiB);
     assert_true(c.source.max_read_rate_bytes == 0);
+    assert_int_equal(c.source.nan_check, NAN_CHECK_AUTO);
     assert_false(c.source.failover);
     assert_true(c.source.start_timeout_us == 90000000);
     assert_true(c.source.decode_memory_bytes == 256 * MiB);
@@ -454,6 +455,7 @@ static const char full[] = "pipeline: shop_2\n"
                            "  heartbeat: 500ms\n"
                            "  wal_guard: {warn: 100MB, critical: 100 MiB}\n"
                            "  max_read_rate: 20MB/s\n"
+                           "  nan_check: off\n"
                            "  failover: true\n"
                            "  start_timeout: 2min\n"
                            "  decode_memory: 64kB\n"
@@ -547,7 +549,7 @@ static void every_key_is_read(void **state)
     assert_string_equal(c.source.conninfo, "host=s # 1");
     assert_int_equal(c.source.conninfo_place.line, 3);
     assert_int_equal(c.source.conninfo_place.column, 13);
-    assert_int_equal(c.mirror.conninfo_place.line, 14);
+    assert_int_equal(c.mirror.conninfo_place.line, 15);
     assert_string_equal(c.source.plugin, "pgoutput");
     assert_string_equal(c.source.slot, "other");
     assert_string_equal(c.source.publication, "Some Publication");
@@ -556,6 +558,7 @@ static void every_key_is_read(void **state)
     assert_true(c.source.wal_guard.warn_bytes == 100 * MiB);
     assert_true(c.source.wal_guard.critical_bytes == 100 * MiB);
     assert_true(c.source.max_read_rate_bytes == 20 * MiB);
+    assert_int_equal(c.source.nan_check, NAN_CHECK_OFF);
     assert_true(c.source.failover);
     assert_true(c.source.start_timeout_us == 120000000);
     assert_true(c.source.decode_memory_bytes == 65536);
@@ -588,13 +591,13 @@ static void entries_are_read(void **state)
     assert_true(parse(full, &arena, &c, &err));
     assert_int_equal(c.ntables, 3);
     assert_true(c.tables[0].is_name_glob && !c.tables[0].is_schema_glob);
-    assert_int_equal(c.tables[0].place.line, 21);
+    assert_int_equal(c.tables[0].place.line, 22);
     assert_int_equal(c.tables[0].place.column, 5);
     assert_true(c.tables[1].is_excluded && !c.tables[1].is_name_glob);
     assert_string_equal(c.tables[1].name, "Audit*");
     assert_string_equal(c.tables[1].pattern, "!public.\"Audit*\"");
     t = &c.tables[2];
-    assert_int_equal(t->place.line, 23);
+    assert_int_equal(t->place.line, 24);
     assert_int_equal(t->nexclude, 2);
     assert_string_equal(t->exclude[1], "Blob");
     assert_int_equal(t->nmask, 2);
@@ -609,7 +612,7 @@ static void entries_are_read(void **state)
     assert_string_equal(t->key[0], "tenant");
     assert_int_equal(t->indexes.kind, INDEXES_NONE);
     assert_false(config_error_at(&c, t->place, &err, "no table %s", "x"));
-    assert_string_equal(err.message, "t.yaml:23:5: no table x");
+    assert_string_equal(err.message, "t.yaml:24:5: no table x");
     config_error_at(&c, (struct config_place){0}, &err, "no table");
     assert_string_equal(err.message, "t.yaml: no table");
     arena_release(&arena);
