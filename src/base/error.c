@@ -17,6 +17,19 @@ static const struct {
     [ERROR_FAILED] = {"failed", 1},     [ERROR_BUG] = {"bug", 1},
 };
 
+/* A text that was cut off ends with a whole character: logs and JSON are UTF-8. */
+static void end_whole(char *text, size_t size)
+{
+    size_t len = strlen(text), last = len;
+
+    if (len + 1 < size)
+        return;
+    while (last > 0 && ((unsigned char) text[last - 1] & 0xC0) == 0x80)
+        last--;
+    if (last > 0 && (unsigned char) text[last - 1] >= 0xC0)
+        text[last - 1] = '\0';
+}
+
 bool error_set(struct error *err, enum error_kind kind, const char *format, ...)
 {
     va_list args;
@@ -27,6 +40,7 @@ bool error_set(struct error *err, enum error_kind kind, const char *format, ...)
     va_start(args, format);
     vsnprintf(err->message, sizeof(err->message), format, args);
     va_end(args);
+    end_whole(err->message, sizeof(err->message));
     return false;
 }
 
@@ -37,6 +51,7 @@ bool error_hint(struct error *err, const char *format, ...)
     va_start(args, format);
     vsnprintf(err->hint, sizeof(err->hint), format, args);
     va_end(args);
+    end_whole(err->hint, sizeof(err->hint));
     return false;
 }
 
@@ -52,6 +67,7 @@ bool error_wrap(struct error *err, const char *format, ...)
     va_end(args);
     len = strlen(err->message);
     snprintf(err->message + len, sizeof(err->message) - len, ": %s", old);
+    end_whole(err->message, sizeof(err->message));
     return false;
 }
 

@@ -95,6 +95,26 @@ static void errors_wrap(void **state)
     assert_int_equal(error_exit_code(err.kind), 6);
 }
 
+/* However long the names in it are: cut between characters. */
+static void errors_are_whole_text(void **state)
+{
+    char name[3001] = "";
+    struct error err;
+
+    (void) state;
+    for (int i = 0; i < 1000; i++)
+        strcat(name, "€");
+    for (int before = 0; before < 3; before++) {
+        error_set(&err, ERROR_FAILED, "%.*s%s", before, "xx", name);
+        error_hint(&err, "%.*s%s", before, "xx", name);
+        assert_int_equal((strlen(err.message) - (size_t) before) % 3, 0);
+        assert_int_equal((strlen(err.hint) - (size_t) before) % 3, 0);
+        error_wrap(&err, "w");
+        assert_int_equal((strlen(err.message) - 3 - (size_t) before) % 3, 0);
+        assert_true(strlen(err.message) > sizeof(err.message) - 5);
+    }
+}
+
 static void json_strings(void **state)
 {
     _cleanup_buf_ struct buf buf = {0};
@@ -137,6 +157,7 @@ int main(void)
         cmocka_unit_test(map_holds_many),
         cmocka_unit_test(bytes_stay_bad),
         cmocka_unit_test(errors_wrap),
+        cmocka_unit_test(errors_are_whole_text),
         cmocka_unit_test(json_strings),
         cmocka_unit_test(json_strings_are_utf8),
     };
