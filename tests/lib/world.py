@@ -29,6 +29,7 @@ import psycopg2
 from lib import wait
 from lib.cluster import REPLICATOR, SUPERUSER, Cluster, children_of
 from lib.compare import binary_difference, quoted, table_images
+from lib.derived import FACTS, Derived
 from lib.kit import lsn
 from lib.pipeline import BINARY, PLUGINS, RELEASE, Pipeline, fault_points
 from lib.proxy import Proxy
@@ -131,7 +132,8 @@ class Mirrored:
             source={"conninfo": world.database.conninfo(host=self.proxies["source"].folder),
                     "decode_memory": "64kB", "start_timeout": "60s"},
             mirror={"conninfo": self.database.conninfo(host=self.proxies["mirror"].folder)},
-            apply={"max_rows": 150, "max_bytes": "1MiB"}, copy={"workers": 2})
+            apply={"max_rows": 150, "max_bytes": "1MiB"}, copy={"workers": 2}, facts=FACTS)
+        self.derived = Derived(self.database)
         self.witness = Witness(self.database, self.name)
         self.series = []  # (seconds, pid, resident KiB, open files), at checkpoints: with nothing to do
         self.is_wanted = False
@@ -423,6 +425,10 @@ class World:
         found = list(self.differences(one))
         if found:
             self.fail(f"{one.name}: the mirror differs from the source\n" + "\n".join(found))
+        one.derived.catch_up()
+        found = one.derived.difference()
+        if found:
+            self.fail(f"{one.name}: keys are missing in the ledger\n" + "\n".join(found))
 
     def finish(self):
         """The end: equal, nothing to do, nothing left behind."""
