@@ -31,13 +31,20 @@
 #define SOURCE_TIMEOUT_MS 5000
 #define CONNECT_TIMEOUT_S 5
 
+/* So long a source may wait for our confirmation while it shuts down. */
+#define SHUTDOWN_US        5000000
+#define SHUTDOWN_ASK_US    1000000
+#define CANNOT_CONNECT_NOW "57P03"
+
 struct watch {
     struct watcher *watcher;
     struct pg *source; /* opened when needed, dropped when it breaks */
     bool is_message_off;
     enum wal_level wal;
     bool is_source_down;
-    int swept; /* tables done in this round */
+    int64_t
+        refused_since_us; /* it takes no connection any more: it is shutting down; 0: it is not */
+    int swept;            /* tables done in this round */
     bool is_later_round;
     int64_t sweep_due_us; /* when the next slice, or round, is due */
 };
@@ -200,6 +207,22 @@ static void note_trouble(struct watch *watch, const struct error *err)
     watch->is_source_down = true;
 }
 
+/*
+ * A source that shuts down lets go of everybody but its walsenders: it waits until what they sent is
+ * confirmed, for as long as that takes.  Where the mirror hangs that would be for ever, since the
+ * receiver goes on answering: so the stream is given up, and sent again after the restart (P40).
+ */
+static bool is_holding_up(struct watch *watch, const struct error *err)
+{
+    const int64_t now = clock_tick_us();
+
+    if (strcmp(err->sqlstate, CANNOT_CONNECT_NOW) != 0)
+        watch->refused_since_us = 0;
+    else if (watch->refused_since_us == 0)
+        watch->refused_since_us = now;
+    return watch->refused_since_us != 0 && now - watch->refused_since_us >= SHUTDOWN_US;
+}
+
 static bool do_duties(struct watch *watch, struct duty *duties, int count, struct error *err)
 {
     for (int i = 0; i < count; i++) {
@@ -210,10 +233,13 @@ static bool do_duties(struct watch *watch, struct duty *duties, int count, struc
         duties[i].due_us = now + duties[i].every_us;
         if (duties[i].run(watch, err)) {
             watch->is_source_down &= duties[i].run != guard_wal;
+            watch->refused_since_us = 0;
             continue;
         }
-        if (duties[i].is_vital)
+        if (duties[i].is_vital || is_holding_up(watch, err))
             return false;
+        if (watch->refused_since_us != 0)
+            duties[i].due_us = now + SHUTDOWN_ASK_US;
         note_trouble(watch, err);
     }
     return true;

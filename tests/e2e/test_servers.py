@@ -93,6 +93,19 @@ def test_p40_source_stops_fast(both_plugins, own_servers, source, table, folder,
     pipeline.settle()
 
 
+def test_p40_source_stops_while_the_mirror_hangs(own_servers, source, mirror, table, make_pipeline):
+    """It waits for its walsenders, and we could not confirm: so the stream is given up."""
+    pipeline = running(make_pipeline)
+    with mirror.transaction() as cursor:
+        cursor.execute("lock table mirror_public.t in access exclusive mode")
+        source.sql("update t set a = 'x'")
+        wait.until(lambda: own_servers.mirror.sql("select count(*) from pg_locks where not granted")[0][0],
+                   "the applier waits")
+        assert timed_stop(own_servers.source) < 40
+    own_servers.source.start()
+    pipeline.settle()
+
+
 def test_p41_long_wait_for_the_mirror(both_plugins, own_servers, source, mirror, table, folder,
                                       make_pipeline):
     """The mirror is locked for three times wal_sender_timeout: the stream stays connected."""
