@@ -19,7 +19,7 @@ FACTS = {
 # Of each fact: its key, and the query that is to be kept.
 QUERIES = {
     "child_row": ("k", "select c.k, c.n, c.p, p.n as m from public.child c left join public.parent p on p.k = c.p"),
-    "region": ("region", "select region, count(*), sum(n::bigint), sum(length(big)), min(k), max(k) "
+    "region": ("region", "select region, count(*), sum(n::bigint), sum(length(big)) as l, min(k), max(k) "
                          "from public.parts group by region"),
     "remainder": ("remainder", "select k % 7 as remainder, count(*), sum(n::bigint), min(k), max(k) "
                                "from public.by_full group by 1"),
