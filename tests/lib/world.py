@@ -393,9 +393,21 @@ class World:
         try:
             wait.until(lambda: self.is_done(one, target), "", deadline=120, every=0.1)
         except wait.Deadline:
+            one.database.close()
             self.fail(f"{one.name} has not reached {target} within 120 s, or its repair list is not empty: "
-                      f"{one.pipeline.clock()}")
+                      f"{one.pipeline.clock()}\n" + self.state(one))
         self.step = before
+
+    def state(self, one):
+        """What both servers know of a pipeline that does not get on."""
+        activity = ("select application_name, state, wait_event_type, wait_event, now() - state_change, left(query, 120) "
+                    f"from pg_stat_activity where usename = '{REPLICATOR}' and datname = %s order by 1")
+        answers = [("repair list", one.database.sql("select * from tailwater.repair limit 5")),
+                   ("source", self.source.sql(activity, self.database.name)),
+                   ("mirror", self.mirror.sql(activity, one.database.name)),
+                   ("locks waited for", self.mirror.sql("select * from pg_locks where not granted")),
+                   ("network", [(side, proxy.names()) for side, proxy in one.proxies.items()])]
+        return "\n".join(f"{title}: {row}" for title, rows in answers for row in rows)
 
     def differences(self, one):
         for table in MIRRORED:
