@@ -7,6 +7,9 @@
  * believes them.  A message that is refused leaves the decoder as it was.  Every format ends where
  * its own counts say, so no strict prefix of a message is valid.
  *
+ * Transactions come in the order of their commits (P27), each behind the end of the one before it:
+ * the cursor is such an end, and must not go back.
+ *
  * A relation (R) is kept with the bytes that described it: the same bytes again are the same struct
  * relation (the server repeats R after every invalidation, a plain TRUNCATE for one), other bytes
  * make a new one, also where only a type modifier differs, which struct relation does not show but
@@ -44,6 +47,7 @@ struct decoder {
     bool in_transaction;
     uint32_t xid;
     lsn_t final_lsn;
+    lsn_t end_lsn; /* of the last transaction that ended */
 };
 
 /* One message on its way through its handler. */
@@ -223,6 +227,10 @@ static bool on_begin(struct message *m)
         return false;
     if (decoder->in_transaction)
         return refuse(m, "a transaction begins inside another");
+    if (change->final_lsn < decoder->end_lsn)
+        return refuse(m,
+                      "the transaction of " LSN_FORMAT " came behind one that ended at " LSN_FORMAT,
+                      LSN_ARGS(change->final_lsn), LSN_ARGS(decoder->end_lsn));
     decoder->in_transaction = true;
     decoder->xid = change->xid;
     decoder->final_lsn = change->final_lsn;
@@ -245,8 +253,12 @@ static bool on_commit(struct message *m)
     if (change->final_lsn != decoder->final_lsn)
         return refuse(m, "the commit at " LSN_FORMAT " ends a transaction begun for " LSN_FORMAT,
                       LSN_ARGS(change->final_lsn), LSN_ARGS(decoder->final_lsn));
+    if (change->end_lsn <= change->final_lsn)
+        return refuse(m, "the commit at " LSN_FORMAT " ends at " LSN_FORMAT,
+                      LSN_ARGS(change->final_lsn), LSN_ARGS(change->end_lsn));
     change->xid = decoder->xid;
     decoder->in_transaction = false;
+    decoder->end_lsn = change->end_lsn;
     return true;
 }
 

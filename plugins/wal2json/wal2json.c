@@ -123,6 +123,14 @@ static bool on_begin(struct message *m)
         return false;
     if (decoder->in_transaction)
         return message_refuse(m, "a transaction begins inside another");
+    if (m->change.end_lsn <= m->change.final_lsn)
+        return message_refuse(m, "the transaction of " LSN_FORMAT " ends at " LSN_FORMAT,
+                              LSN_ARGS(m->change.final_lsn), LSN_ARGS(m->change.end_lsn));
+    /* Of the last transaction; they come in the order of their commits (P27). */
+    if (m->change.final_lsn < decoder->end_lsn)
+        return message_refuse(
+            m, "the transaction of " LSN_FORMAT " came behind one that ended at " LSN_FORMAT,
+            LSN_ARGS(m->change.final_lsn), LSN_ARGS(decoder->end_lsn));
     m->change.kind = CHANGE_BEGIN;
     decoder->in_transaction = true;
     decoder->xid = m->change.xid;

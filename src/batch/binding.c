@@ -75,6 +75,23 @@ static bool check_columns(const struct binding *binding, struct error *err)
     return true;
 }
 
+/* A relation that names a column twice is no table's: the values of one would get lost. */
+static bool check_once(const struct binding *binding, struct arena *arena, struct error *err)
+{
+    bool *is_bound = arena_new(arena, bool, binding->table->ncolumns);
+
+    for (int i = 0; i < binding->relation->ncolumns; i++) {
+        const int column = binding->column[i];
+
+        if (column >= 0 && is_bound[column])
+            return error_set(err, ERROR_PROTOCOL, "%s: the stream has the column \"%s\" twice",
+                             binding->table->label, binding->table->columns[column].name);
+        if (column >= 0)
+            is_bound[column] = true;
+    }
+    return true;
+}
+
 bool binding_make(const struct table *table, const struct relation *relation, struct arena *arena,
                   struct binding **ret_binding, struct error *err)
 {
@@ -99,7 +116,8 @@ bool binding_make(const struct table *table, const struct relation *relation, st
                               table->label, name);
         }
     }
-    if (!check_identity(binding, err) || !check_columns(binding, err))
+    if (!check_once(binding, arena, err) || !check_identity(binding, err) ||
+        !check_columns(binding, err))
         return false;
     *ret_binding = binding;
     return true;

@@ -196,7 +196,7 @@ static bool read_row(struct stream *stream, struct bytes *message, struct stream
 
     event->kind = STREAM_CHANGE;
     event->wal_end = bytes_u64(message);
-    event->sent_at_us = (int64_t) bytes_u64(message) + CLOCK_POSTGRES_EPOCH_US;
+    event->sent_at_us = (int64_t) (bytes_u64(message) + CLOCK_POSTGRES_EPOCH_US);
     event->message_bytes = bytes_left(message);
     if (message->bad)
         return error_set(err, ERROR_PROTOCOL, "slot %s: a row of the stream is cut short",
@@ -212,7 +212,7 @@ static bool read_keepalive(struct stream *stream, struct bytes *message, struct 
 {
     event->kind = STREAM_KEEPALIVE;
     event->wal_end = bytes_u64(message);
-    event->sent_at_us = (int64_t) bytes_u64(message) + CLOCK_POSTGRES_EPOCH_US;
+    event->sent_at_us = (int64_t) (bytes_u64(message) + CLOCK_POSTGRES_EPOCH_US);
     event->reply_requested = bytes_u8(message) != 0;
     if (message->bad)
         return error_set(err, ERROR_PROTOCOL, "slot %s: a keepalive is cut short", stream->slot);

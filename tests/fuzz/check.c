@@ -5,6 +5,7 @@
 #include "check.h"
 
 #include "base/clock.h"
+#include "base/memory.h"
 #include "driver.h"
 #include "tailwater/bytes.h"
 
@@ -362,9 +363,8 @@ static void elements_release(struct elements *elements)
 
 static void elements_add(struct elements *elements, const char *data, size_t len, bool is_null)
 {
-    elements->list = realloc(elements->list,
-                             ((size_t) elements->count + 1) * sizeof(*elements->list));
-    promise(elements->list != NULL);
+    elements->list = memory_resize(elements->list,
+                                   ((size_t) elements->count + 1) * sizeof(*elements->list));
     elements->list[elements->count++] = (struct element){data, len, is_null};
 }
 

@@ -1,5 +1,6 @@
 /* The base layer: arena, buf, map, lsn, error. */
 #include "base/buf.h"
+#include "base/log.h"
 #include "base/map.h"
 #include "tailwater/arena.h"
 #include "tailwater/bytes.h"
@@ -9,6 +10,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -149,6 +151,43 @@ static void json_strings_are_utf8(void **state)
     }
 }
 
+/* What a line of the log looks like. */
+static void logged(enum log_format format, const struct error *err, char *ret_line, size_t size)
+{
+    int pipes[2], saved = dup(STDERR_FILENO);
+    ssize_t len;
+
+    assert_int_equal(pipe(pipes), 0);
+    dup2(pipes[1], STDERR_FILENO);
+    log_configure(format, LOG_INFO, "main");
+    log_error(LOG_ERROR, "failed", err);
+    dup2(saved, STDERR_FILENO);
+    len = read(pipes[0], ret_line, size - 1);
+    assert_true(len > 0);
+    ret_line[len] = '\0';
+    close(pipes[0]);
+    close(pipes[1]);
+    close(saved);
+}
+
+/* A table may be called anything: what is logged of it stays one line, and JSON. */
+static void a_log_line_is_one_line(void **state)
+{
+    struct error err;
+    char line[4096];
+
+    (void) state;
+    error_set(&err, ERROR_FAILED, "public.\"a\nb\x1b[2J\xe9\" is gone");
+    error_hint(&err, "look\tthere");
+    logged(LOG_TEXT, &err, line, sizeof(line));
+    assert_non_null(
+        strstr(line, " ERROR   public.\"a\\nb\\x1b[2J\xe9\" is gone; look\\tthere [failed]\n"));
+    logged(LOG_JSON, &err, line, sizeof(line));
+    assert_non_null(
+        strstr(line, "\"message\":\"public.\\\"a\\nb\\u001b[2J\xef\xbf\xbd\\\" is gone\""));
+    assert_ptr_equal(strchr(line, '\n'), line + strlen(line) - 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -160,6 +199,7 @@ int main(void)
         cmocka_unit_test(errors_are_whole_text),
         cmocka_unit_test(json_strings),
         cmocka_unit_test(json_strings_are_utf8),
+        cmocka_unit_test(a_log_line_is_one_line),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

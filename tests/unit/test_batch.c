@@ -675,6 +675,21 @@ static void P57_a_dropped_column(void **state)
     fixture_free(f);
 }
 
+/* No table has a column twice; a binding that did would leave a key column without its value. */
+static void a_column_is_bound_once(void **state)
+{
+    struct fixture *f = fixture_new();
+    struct binding *binding = NULL;
+
+    (void) state;
+    f->relation.columns[TAIL].name = f->relation.columns[ID].name;
+    f->relation.identity = IDENTITY_UNKNOWN;
+    assert_false(binding_make(&f->table, &f->relation, &f->arena, &binding, &f->err));
+    assert_int_equal(f->err.kind, ERROR_PROTOCOL);
+    assert_non_null(strstr(f->err.message, "twice"));
+    fixture_free(f);
+}
+
 /* ---- random transactions against a model ---- */
 
 #define NKEYS   6
@@ -976,6 +991,7 @@ int main(void)
         cmocka_unit_test(P37_commit_times_may_go_backwards),
         cmocka_unit_test(P32_what_the_copy_has_is_left_out),
         cmocka_unit_test(P57_a_dropped_column),
+        cmocka_unit_test(a_column_is_bound_once),
         cmocka_unit_test(P62_truncate),
         cmocka_unit_test(P62_truncate_ignored_or_stopping),
         cmocka_unit_test(P72_other_bytes_are_another_key),

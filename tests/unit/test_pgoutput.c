@@ -288,6 +288,8 @@ static void hostile_messages_are_refused(void **state)
         {COMMIT " 4:0", "4 bytes follow"},
         {"'C' 1:1 8:0x10 8:0x20 8:5", "flags 1"},
         {"'C' 1:0 8:0x11 8:0x20 8:5", "begun for 0/10"},
+        {"'C' 1:0 8:0x10 8:0x10 8:5", "ends at 0/10"},
+        {"'C' 1:0 8:0x10 8:0 8:5", "ends at 0/0"},
         {"'C' 1:0 8:0x10 8:0x20 8:0x7fffffffffffffff", "out of range"},
         {"'O' 8:1 \"unterminated\"", "ends in the middle"},
         {"'Y' 4:1 z\"s\" z\"t\" 1:0", "1 bytes follow"},
@@ -370,6 +372,23 @@ static void what_needs_a_transaction_is_refused_outside(void **state)
     session_end(&s);
 }
 
+/* P27: the cursor is the end of a transaction, and never goes back. */
+static void transactions_come_in_order(void **state)
+{
+    struct session s = begun();
+
+    (void) state;
+    gives(&s, COMMIT, "commit xid=7 final=0/10 time=" TIME " end=0/20");
+    assert_false(feed(&s, "'B' 8:0x1f 8:5 4:8"));
+    assert_non_null(strstr(s.err.message, "0/1F came behind one that ended at 0/20"));
+    assert_false(feed(&s, BEGIN));
+    gives(&s, "'B' 8:0x20 8:5 4:8", "begin xid=8 final=0/20 time=" TIME);
+    gives(&s, "'C' 1:0 8:0x20 8:0xffffffffffffffff 8:5",
+          "commit xid=8 final=0/20 time=" TIME " end=FFFFFFFF/FFFFFFFF");
+    assert_false(feed(&s, "'B' 8:0 8:5 4:9"));
+    session_end(&s);
+}
+
 /* What a server sends that was asked for streaming (P34) or binary columns (P14). */
 static void P14_P34_captures_of_other_options_are_refused(void **state)
 {
@@ -422,6 +441,7 @@ int main(void)
         cmocka_unit_test(ignored_tables_are_not_parsed),
         cmocka_unit_test(hostile_messages_are_refused),
         cmocka_unit_test(what_needs_a_transaction_is_refused_outside),
+        cmocka_unit_test(transactions_come_in_order),
         cmocka_unit_test(P14_P34_captures_of_other_options_are_refused),
         cmocka_unit_test(P07_not_a_number_arrives),
     };

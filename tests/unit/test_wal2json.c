@@ -651,6 +651,26 @@ static void what_needs_a_transaction_is_refused_outside(void **state)
     session_end(&s);
 }
 
+#define AT(action, final, end)                                                                     \
+    "{\"action\":\"" action "\"" LEAD ",\"lsn\":\"" final "\",\"nextlsn\":\"" end "\"}"
+
+/* P27: the cursor is the end of a transaction, and never goes back. */
+static void transactions_come_in_order(void **state)
+{
+    struct session s = begun();
+
+    (void) state;
+    assert_true(feed(&s, COMMIT));
+    assert_false(feed(&s, AT("B", "0/1F", "0/30")));
+    assert_non_null(strstr(s.err.message, "0/1F came behind one that ended at 0/20"));
+    assert_false(feed(&s, AT("B", "0/20", "0/20")));
+    assert_non_null(strstr(s.err.message, "ends at 0/20"));
+    assert_true(feed(&s, AT("B", "0/20", "FFFFFFFF/FFFFFFFF")));
+    assert_true(feed(&s, AT("C", "0/20", "FFFFFFFF/FFFFFFFF")));
+    assert_false(feed(&s, AT("B", "0/0", "0/1")));
+    session_end(&s);
+}
+
 static void another_encoding_has_a_remedy(void **state)
 {
     const struct fixture_scenario *scenario = fixture_find(&fixture, "latin1");
@@ -705,6 +725,7 @@ int main(void)
         cmocka_unit_test(many_tables),
         cmocka_unit_test(hostile_messages_are_refused),
         cmocka_unit_test(what_needs_a_transaction_is_refused_outside),
+        cmocka_unit_test(transactions_come_in_order),
         cmocka_unit_test(another_encoding_has_a_remedy),
         cmocka_unit_test(not_a_number_is_null),
     };
