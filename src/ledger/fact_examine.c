@@ -219,7 +219,9 @@ static bool examine_key(struct examination *e, struct fact *fact, bool *ret_is_f
     if (!pg_exec(e->mirror, "begin", err))
         return false;
     if (!make_copy(e, fact, &missing, &failure)) {
-        if (pg_is_broken(e->mirror)) {
+        /* A server that is away, full or busy says nothing about the key. */
+        if (pg_is_broken(e->mirror) || failure.kind == ERROR_MIRROR ||
+            failure.kind == ERROR_RETRY) {
             *err = failure;
             return false;
         }

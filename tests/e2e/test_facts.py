@@ -623,3 +623,19 @@ def test_destroy(ledger):
     shop.pipeline.stop()
     shop.pipeline.ok("destroy", "--yes")
     assert shop.mirror.value("select count(*) from pg_namespace where nspname = 'tailwater'") == 0
+
+
+def test_a_full_mirror_is_no_refusal_of_a_key(mirror, ledger):
+    """Keys are tried on an empty copy of their table: what keeps that from being made may pass."""
+    shop = ledger({"order": ORDER})
+    shop.pipeline.stop()
+    mirror.sql("""
+        create function no_space() returns event_trigger language plpgsql as $$
+        begin raise exception using errcode = '53100', message = 'no space left'; end $$;
+        create event trigger no_space on ddl_command_start when tag in ('CREATE TABLE') execute function no_space();
+        """)
+    shop.pipeline.start()
+    shop.pipeline.wait_log("53100")
+    mirror.sql("drop event trigger no_space")
+    shop.pipeline.wait_until_caught_up()
+    shop.pipeline.settle()
