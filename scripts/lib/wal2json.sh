@@ -63,18 +63,17 @@ fetch_headers() { # VERSION
 }
 
 build_plugin() { # FOLDER
-    local work version
+    local version
 
     version=$(pg_version)
-    work=$(mktemp -d)
+    work=$(mktemp -d) # not local: the trap runs after this function
     trap 'rm -rf "$work"' EXIT
     mkdir -p "$1"
     cd "$work"
     fetch_source
     fetch_headers "$version"
-    # A libpq-dev of another place than the server's package has pg_config.h's companions.
-    cc -O2 -fPIC -shared -fwrapv -fno-strict-aliasing -I server -I /usr/include/postgresql \
-        wal2json-*/wal2json.c -o wal2json.so >>log 2>&1 || cannot "it does not compile: $(grep -m 1 'error' log)"
+    cc -O2 -fPIC -shared -fwrapv -fno-strict-aliasing -I server wal2json-*/wal2json.c -o wal2json.so \
+        >>log 2>&1 || cannot "it does not compile: $(grep -m 1 'error' log)"
     echo "$version" >"$1/server-version"
     mv wal2json.so "$1/wal2json.so"
 }
