@@ -26,6 +26,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import contenders  # noqa: E402
+import ledger  # noqa: E402
 import workloads  # noqa: E402
 from contenders import ROOT, pipeline_of, until_done  # noqa: E402
 from lib import wait  # noqa: E402
@@ -393,6 +394,7 @@ def parse():
     parser.add_argument("--seconds", type=float, help="of a latency measurement (15)")
     parser.add_argument("--copy", action="store_true")
     parser.add_argument("--large-transaction", action="store_true")
+    parser.add_argument("--ledger", action="store_true", help="what a fact of three dimensions costs")
     parser.add_argument("--all", action="store_true", help="catch-up and all of the above")
     parser.add_argument("--quick", action="store_true", help="a tenth of the rows, one round")
     parser.add_argument("--fsync", choices=["on", "off"], default="on")
@@ -405,7 +407,7 @@ def main():
     options = parse()
     rounds = options.rounds or (1 if options.quick else 3)
     scale = 0.1 if options.quick else 1
-    only_others = (options.latency or options.copy or options.large_transaction) and not options.all
+    only_others = (options.latency or options.copy or options.large_transaction or options.ledger) and not options.all
     bench = Bench(options)
     result, tables, keep = {}, [], True
     try:
@@ -432,6 +434,10 @@ def main():
             rows = int(10_000_000 * scale)
             result["large_transaction"] = large_transaction(bench, rows)
             tables.append(report_large(result["large_transaction"], rows))
+        if options.all or options.ledger:
+            rows = int(1_000_000 * scale)
+            result["ledger"] = ledger.ledger(bench, rounds, rows, options.seconds or 5, probe, percentile, say)
+            tables.append(ledger.report(result["ledger"], rows))
         keep = False
     finally:
         bench.close(keep)

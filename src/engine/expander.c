@@ -21,13 +21,13 @@ static void sleep_ms(const struct expander *expander, int ms)
     poll(&fd, 1, ms);
 }
 
-static int64_t count_deferred(const struct expander *expander)
+static int64_t count_entries(const struct expander *expander)
 {
     int64_t count = 0;
 
     for (int i = 0; i < expander->facts->count; i++)
         for (int j = 1; j < expander->facts->facts[i].nnodes; j++)
-            count += expander->facts->facts[i].nodes[j].counts->deferred;
+            count += expander->facts->facts[i].nodes[j].counts->entries;
     return count;
 }
 
@@ -64,7 +64,7 @@ static bool serve(struct expander *expander, struct error *err)
     if (!expansion_new(&options, &expansion, err))
         return false;
     while (is_ok && !*expander->stop) {
-        const int64_t count = count_deferred(expander), now = clock_tick_us();
+        const int64_t count = count_entries(expander), now = clock_tick_us();
 
         if (count != seen)
             changed_us = now;

@@ -24,6 +24,7 @@ static bool repair(const struct repairer *repairer, struct error *err)
 {
     const struct repair_options options = {.config = repairer->config,
                                            .tables = repairer->list,
+                                           .facts = repairer->facts,
                                            .stop = repairer->stop,
                                            .wake_fd = repairer->wake_fd};
     struct repair_result result = {.is_more = true};

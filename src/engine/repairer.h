@@ -8,12 +8,14 @@
 #include "batch/table.h"
 #include "config/config.h"
 #include "engine/statistics.h"
+#include "ledger/fact.h"
 
 #include <stdatomic.h>
 
 struct repairer {
     const struct config *config;
     const struct table_list *list;
+    const struct fact_list *facts;
     const struct statistics *statistics;
     const atomic_bool *stop; /* of the session */
     int wake_fd;             /* readable once stop is raised */

@@ -232,7 +232,8 @@ static bool run_threads(struct session *s, struct error *err)
                               .last_error = o->last_error,
                               .last_error_at_us = o->last_error_at_us};
     struct nan_checker nan_checker = {o->config, list, &s->statistics, &s->is_over, s->over_fd};
-    struct repairer repairer = {o->config, list, &s->statistics, &s->is_over, s->over_fd};
+    struct repairer repairer = {o->config,      list,        &o->prepared->facts,
+                                &s->statistics, &s->is_over, s->over_fd};
     struct expander expander = {o->config, &o->prepared->facts, &s->is_over, s->over_fd};
     struct ledgerkeeper keeper = {o->config, &o->prepared->facts, &s->statistics, &s->is_over,
                                   s->over_fd};

@@ -27,6 +27,7 @@ struct fact_counts {
     _Atomic int64_t keys; /* ledger rows written because of them, in the batch or later */
     _Atomic int64_t deferred; /* of the rows, those whose keys were left to the fan-out */
     _Atomic int64_t nulls;    /* keys left out because a part of them is NULL */
+    _Atomic int64_t entries;  /* left to the fan-out; for the expander, and never taken away */
 };
 
 struct fact_node {

@@ -547,6 +547,7 @@ static bool defer(struct resolve *resolve, struct pg *pg, struct origin *origin,
              err))
         return error_wrap(err, "deferring keys of fact %s", origin->fact->name);
     origin->fact->nodes[origin->node].counts->deferred += origin->rows;
+    origin->fact->nodes[origin->node].counts->entries++;
     resolve->is_said = true;
     forget(resolve, origin);
     return true;

@@ -18,8 +18,11 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/memory.h"
+#include "ledger/resolve.h"
+#include "ledger/store.h"
 #include "mirror/control.h"
 #include "mirror/ddl.h"
+#include "mirror/statement.h"
 #include "source/snapshot.h"
 #include "sync/columns.h"
 #include "sync/plan.h"
@@ -43,6 +46,8 @@ struct repair {
     const struct repair_options *options;
     const char *pipeline;
     struct pg *source, *mirror;
+    struct resolve *resolve;
+    const struct capture_sink *sink; /* NULL: no facts */
     struct rate *rate;
     lsn_t lsn; /* CP */
     char lsn_text[LSN_TEXT_SIZE];
@@ -447,14 +452,91 @@ static bool write_rows(const struct repair *repair, const struct table *table,
     return true;
 }
 
+/* ---- the ledger ---- */
+
+/* A number, which is the clock's row too; the settings are those of an apply transaction. */
+static bool take_number(const struct repair *repair, struct error *err)
+{
+    _cleanup_result_ struct pg_result *result = NULL;
+
+    return pg_exec(repair->mirror, "BEGIN; SET LOCAL lock_timeout = '2s'", err) &&
+           pg_query_row(repair->mirror,
+                        "SELECT tailwater.next_batch($1), "
+                        "set_config('" CURSOR_KEYS_SETTING "', '0', true)",
+                        1, &repair->pipeline, &result, err);
+}
+
+/* What the rows of the slice's keys, as they are now, give to facts. */
+static bool capture_rows(const struct repair *repair, const struct table *table,
+                         const struct slice *slice, struct error *err)
+{
+    _cleanup_buf_ struct buf sql = {0};
+    _cleanup_result_ struct pg_result *result = NULL;
+    _cleanup_free_ const char **params = memory_alloc((size_t) table->nkeys * sizeof(*params));
+
+    for (int i = 0; i < table->nkeys; i++)
+        params[i] = buf_text(&slice->values[table->keys[i]]);
+    statement_capture(table, &repair->sink->lists[table->index], &sql);
+    return pg_query_row(repair->mirror, buf_text(&sql), table->nkeys, params, &result, err) &&
+           repair->sink->take(repair->sink->context, table, result, COUNTS, err);
+}
+
+static bool send_captures(const struct repair *repair, int nrows, struct error *err)
+{
+    const struct capture_scope scope = {.kind = "repair",
+                                        .from = repair->lsn,
+                                        .to = repair->lsn,
+                                        .changes = nrows,
+                                        .is_last = true};
+    int nqueued = 0;
+
+    if (!repair->sink->follow(repair->sink->context, repair->mirror, &scope, err) ||
+        !repair->sink->finish(repair->sink->context, repair->mirror, &scope, &nqueued, err) ||
+        !pg_pipeline_sync(repair->mirror, err))
+        return false;
+    for (int i = 0; i <= nqueued; i++) {
+        _cleanup_result_ struct pg_result *result = NULL;
+
+        if (!pg_pipeline_next(repair->mirror, &result, err))
+            return false;
+    }
+    return true;
+}
+
+static bool finish_captures(const struct repair *repair, int nrows, struct error *err)
+{
+    struct error ignored;
+
+    if (!pg_pipeline_enter(repair->mirror, err))
+        return false;
+    if (send_captures(repair, nrows, err))
+        return pg_pipeline_leave(repair->mirror, err);
+    if (!pg_is_broken(repair->mirror))
+        (void) pg_pipeline_drain(repair->mirror, &ignored);
+    return false;
+}
+
+static bool write_captured(const struct repair *repair, const struct table *table,
+                           const struct slice *slice, const char *ids, int64_t *ret_rows,
+                           struct error *err)
+{
+    repair->sink->begin(repair->sink->context);
+    return capture_rows(repair, table, slice, err) &&
+           write_rows(repair, table, slice, ids, ret_rows, err) &&
+           capture_rows(repair, table, slice, err) && finish_captures(repair, slice->nrows, err);
+}
+
 static bool write_once(struct repair *repair, const struct table *table, const struct slice *slice,
                        struct error *err)
 {
+    const bool is_captured = repair->sink && repair->sink->lists[table->index].count > 0;
     _cleanup_buf_ struct buf ids = {0};
     int64_t keys, rows;
 
-    if (!lock_clock(repair, err) || !take_off(repair, buf_text(&slice->ids), &ids, &keys, err) ||
-        !write_rows(repair, table, slice, buf_text(&ids), &rows, err) ||
+    if (!(is_captured ? take_number(repair, err) : lock_clock(repair, err)) ||
+        !take_off(repair, buf_text(&slice->ids), &ids, &keys, err) ||
+        !(is_captured ? write_captured(repair, table, slice, buf_text(&ids), &rows, err)
+                      : write_rows(repair, table, slice, buf_text(&ids), &rows, err)) ||
         (rows > 0 &&
          !control_count(repair->mirror, repair->pipeline, "repaired_rows", rows, err)) ||
         !pg_exec(repair->mirror, "COMMIT", err))
@@ -581,6 +663,20 @@ static bool run(struct repair *repair, bool *is_wanted, struct error *err)
     return true;
 }
 
+/* A key that cannot be computed costs the fact its keys, not the table its repair: the next round
+ * goes on without it. */
+static void suspend_failed(const struct repair *repair, struct error *err)
+{
+    struct fact *fact = resolve_failed_fact(repair->options->facts, err);
+    struct error failure;
+
+    if (fact == NULL || repair->mirror == NULL)
+        return;
+    if (store_suspend(repair->mirror, fact->name, err->message, &failure))
+        fact->is_suspended = true;
+    err->kind = ERROR_RETRY;
+}
+
 bool repair_run(const struct repair_options *options, struct repair_result *ret_result,
                 struct error *err)
 {
@@ -588,8 +684,17 @@ bool repair_run(const struct repair_options *options, struct repair_result *ret_
                             .pipeline = options->config->pipeline,
                             .rate = rate_new(options->config->source.max_read_rate_bytes)};
     _cleanup_free_ bool *is_wanted = memory_alloc((size_t) options->tables->count + 1);
-    bool is_fine = run(&repair, is_wanted, err);
+    bool is_fine;
 
+    if (options->facts != NULL) {
+        repair.resolve = resolve_new(options->config->pipeline, options->tables, options->facts,
+                                     true);
+        repair.sink = resolve_sink(repair.resolve);
+    }
+    is_fine = run(&repair, is_wanted, err);
+    if (!is_fine && options->facts != NULL)
+        suspend_failed(&repair, err);
+    resolve_free(repair.resolve);
     pg_free(repair.source);
     pg_free(repair.mirror);
     rate_free(repair.rate);

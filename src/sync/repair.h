@@ -7,12 +7,16 @@
  * reached CP.  So a row of the mirror with _lsn < CP is older than S's, and gets S's; one with
  * _lsn >= CP is newer, and is left alone; an absent one is written, unless its key has left the
  * list in the meantime: that is how the applier says that the row was deleted after CP.
+ *
+ * Rows of a fact's table are a numbered batch: its ledger gets the keys of the rows before and after,
+ * whether they differ or not.
  */
 #ifndef TAILWATER_REPAIR_H
 #define TAILWATER_REPAIR_H
 
 #include "batch/table.h"
 #include "config/config.h"
+#include "ledger/fact.h"
 #include "tailwater/error.h"
 #include "tailwater/lsn.h"
 
@@ -23,6 +27,7 @@
 struct repair_options {
     const struct config *config; /* servers, pipeline, source.max_read_rate */
     const struct table_list *tables;
+    const struct fact_list *facts; /* whose keys the rows may be; NULL: none */
     const atomic_bool *stop;
     /* Readable once stop is raised: making the slot may wait for transactions of the source, up to
      * a minute.  -1: nothing interrupts that. */

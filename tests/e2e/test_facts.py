@@ -294,6 +294,27 @@ def test_expansion_goes_on_from_its_position(source, ledger):
     shop.pipeline.settle()
 
 
+def test_applying_goes_on_while_expanding(source, mirror, ledger):
+    """Between two pages nothing is held: batches are applied, and numbered in between."""
+    shop = ledger({"order": {**ORDER, "dimensions": [{**ORDER["dimensions"][1], "fan_out": "defer"}]}},
+                  plugin="pgoutput")
+    source.sql("insert into orders select i, 2 from generate_series(13, 2500) i")
+    shop.pipeline.wait_until_caught_up()
+    shop.pipeline.stop()
+    since = shop.now()
+    shop.pipeline.start(fault="fan_out_after_page=stall:8000")
+    source.sql("update customers set segment = 'b' where id = 2")
+    wait.until(lambda: mirror.value("select max(keys) from tailwater.fan_out"), "a page is written")
+    source.sql("update orders set status = 'meanwhile' where id = 5")
+    shop.pipeline.wait_until_caught_up(deadline=5)
+    assert shop.keys("order", since, lane=0) == {5: [0]}
+    assert fan_outs(shop), "not done yet"
+    assert complete(shop)[0] < shop.now()
+    wait_expanded(shop)
+    assert len(shop.keys("order", since, lane=1)) == 2490
+    shop.pipeline.settle()
+
+
 def test_equal_entries_merge(source, mirror, ledger):
     """Only into one that has not begun: while the expander cannot get at it, a hot row costs one entry."""
     shop = ledger({"order": {**ORDER, "dimensions": [{**ORDER["dimensions"][1], "fan_out": "defer"}]}},
@@ -412,6 +433,26 @@ def test_days_in_a_time_zone(ledger):
                 put.format(105, "2024-10-26 22:59+00")) == ["2024-10-26", "2024-10-27"]
     assert step("update orders set created_at = '2020-02-29 12:00+00' where id = 100") == ["2020-02-29", "2024-03-31"]
     assert step("update orders set created_at = null where id = 100") == ["2020-02-29"]
+    shop.pipeline.settle()
+
+
+def test_repaired_rows(source, mirror, ledger):
+    """A row that the stream could not complete gives its keys when it is fetched; so does a dimension's."""
+    fact = {"table": "public.docs", "key": ["id"], "watch": ["n", "owner"], "dimensions": [
+        {"table": "public.owners", "join": "owners.id = docs.owner"}]}
+    shop = ledger({"doc": fact}, plugin="pgoutput", sql="""
+        create table owners (id int primary key, city text, photo text);
+        create table docs (id int primary key, owner int, n int, body text);
+        alter table docs alter body set storage external; alter table owners alter photo set storage external;
+        insert into owners select i, 'here', repeat('p', 5000) from generate_series(1, 3) i;
+        insert into docs select i, 1 + i % 3, 0, repeat('b', 9000) from generate_series(1, 6) i""")
+    mirror.sql("delete from mirror_public.docs where id = 2; delete from mirror_public.owners where id = 1")
+    since = shop.now()
+    source.sql("begin; update docs set n = 1 where id = 2; update owners set city = 'there' where id = 1; commit")
+    wait.until(lambda: len(shop.keys("doc", since)) == 3, lambda: f"{shop.keys('doc', since)}", deadline=30)
+    assert shop.keys("doc", since) == {2: [0], 3: [1], 6: [1]}
+    assert {kind for kind, in mirror.sql("select kind from tailwater.batch where batch_id > %s and keys > 0", since)} \
+        == {"repair"}
     shop.pipeline.settle()
 
 

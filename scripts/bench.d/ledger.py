@@ -1,0 +1,167 @@
+"""What the ledger costs (scripts/bench --ledger).
+
+Two pipelines over one source, one without facts and one with a fact of three dimensions.  Each round
+updates every order while both are stopped; then each catches up alone, in changing order.
+
+Then the same two under a probe of single commits: quiet, and while a row of countries that reaches
+every order is expanded.
+"""
+
+import os
+import statistics
+import threading
+import time
+
+import contenders
+from contenders import until_done
+from lib.pipeline import Pipeline
+
+SCHEMA = """
+    create table countries (id int primary key, name text, tax numeric(4,2));
+    create table customers (id bigint primary key, country_id int not null, segment text);
+    create table orders (id bigint primary key, customer_id bigint not null, status text, amount numeric(12,2),
+                         note text, changed timestamptz);
+    create table payments (id bigint primary key, order_id bigint not null, paid numeric(12,2));
+    create index on orders (customer_id);
+    create index on customers (country_id);
+    create index on payments (order_id);
+    create table item (id bigint primary key);
+    create table done (id bigint primary key);
+"""
+
+FACT = {"order": {
+    "table": "public.orders", "key": ["id"], "watch": ["status", "amount", "customer_id"],
+    "dimensions": [
+        {"table": "public.payments", "join": "payments.order_id = orders.id", "watch": ["paid"]},
+        {"table": "public.customers", "join": "customers.id = orders.customer_id", "watch": ["segment"]},
+        {"table": "public.countries", "join": "countries.id = customers.country_id"}]}}
+
+UPDATES = 20000  # rows of a transaction
+
+
+def fill(source, orders):
+    customers = orders // 10
+    source.sql(f"""
+        insert into countries values (1, 'one', 20), (2, 'another', 19);
+        insert into customers select i, 1, 'a' from generate_series(1, {customers}) i;
+        insert into orders select i, 1 + i % {customers}, 'new', i % 1000, repeat('n', 40), now()
+            from generate_series(1, {orders}) i;
+        insert into payments select i, i, 5 from generate_series(1, {orders // 2}) i""")
+
+
+def update_all(source, orders):
+    for first in range(1, orders + 1, UPDATES):
+        source.sql("update orders set amount = amount + 1, changed = now() where id between %s and %s",
+                   first, first + UPDATES - 1)
+
+
+class Side:
+    """A pipeline into a mirror of its own."""
+
+    def __init__(self, bench, name, facts):
+        self.name, self.source = name, bench.source
+        self.database = bench.mirror_cluster.create_mirror(f"live_{name}")
+        keys = {"facts": facts} if facts else {}
+        self.pipeline = Pipeline(os.path.join(bench.folder, name), bench.source, self.database, f"bench_{name}",
+                                 plugin="pgoutput", binary=bench.binary, **keys)
+        self.pipeline.publish()
+        self.pipeline.run_until_now(timeout=900)
+        self.database.sql("vacuum analyze")
+
+    def catch_up(self, sentinel):
+        start = time.monotonic()
+        self.pipeline.start()
+        until_done(self.database, sentinel)
+        took = time.monotonic() - start
+        self.pipeline.stop()
+        return took
+
+
+def bulk_update(bench, sides, rounds, orders, say):
+    times = {side.name: [] for side in sides}
+    for number in range(rounds):
+        update_all(bench.source, orders)
+        bench.sentinel += 1
+        bench.source.sql("insert into done values (%s)", bench.sentinel)
+        for side in sides if number % 2 else reversed(sides):
+            bench.checkpoint()
+            times[side.name].append(side.catch_up(bench.sentinel))
+            say(f"ledger, round {number + 1}: {side.name} {times[side.name][-1]:.2f} s")
+    written = sides[1].database.value("select count(*) from tailwater.ledger_order where node = 0")
+    if written != rounds * orders:
+        raise RuntimeError(f"{written} keys in the ledger, not {rounds} x {orders}")
+    return times
+
+
+def fan_out(bench, side, orders, seconds, probe, percentile, say):
+    """Latency of other transactions while one row reaches all orders, and how fast it is expanded."""
+    side.pipeline.start()
+    number = bench.sentinel = bench.sentinel + 1
+    bench.source.sql("insert into done values (%s)", number)
+    until_done(side.database, number)
+    _, number = probe(bench.source, side.database, 1, number)  # warm
+    quiet, number = probe(bench.source, side.database, seconds, number)
+    took = {}
+
+    def watch():
+        with side.database.cluster.connect(side.database.name) as connection, connection.cursor() as cursor:
+            def left():
+                cursor.execute("select count(*) from tailwater.fan_out")
+                return cursor.fetchone()[0]
+            while not left():
+                time.sleep(0.005)
+            began = time.monotonic()
+            while left():
+                time.sleep(0.05)
+            took["seconds"] = time.monotonic() - began
+
+    before_kb = side.pipeline.peak_memory_kb()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    bench.source.sql("update countries set tax = tax + 1 where id = 1")
+    busy = []
+    while watcher.is_alive():
+        some, number = probe(bench.source, side.database, 0.2, number)
+        busy += some
+    watcher.join()
+    keys = side.database.value("select count(distinct id) from tailwater.ledger_order where lane = 1")
+    if keys != orders:
+        raise RuntimeError(f"{keys} keys by way of the country, not {orders}")
+    result = {"keys": keys, "seconds": took["seconds"], "keys_per_second": keys / took["seconds"],
+              "quiet_p50_ms": percentile(quiet, 50), "quiet_p99_ms": percentile(quiet, 99),
+              "busy_p50_ms": percentile(busy, 50), "busy_p99_ms": percentile(busy, 99), "probes": len(busy),
+              "peak_before_MiB": before_kb / 1024, "peak_MiB": side.pipeline.peak_memory_kb() / 1024}
+    side.pipeline.stop()
+    bench.sentinel = number
+    say(f"ledger, fan-out: {result}")
+    return result
+
+
+def ledger(bench, rounds, orders, seconds, probe, percentile, say):
+    bench.schema, schema = SCHEMA, bench.schema
+    try:
+        bench.new_source("shop_ledger")
+    finally:
+        bench.schema = schema
+    say(f"ledger: {orders} orders")
+    fill(bench.source, orders)
+    bench.source.sql("vacuum analyze", user=contenders.SUPERUSER)
+    sides = [Side(bench, "plain", None), Side(bench, "fact", FACT)]
+    result = {"update": bulk_update(bench, sides, rounds, orders, say),
+              "fan_out": fan_out(bench, sides[1], orders, seconds, probe, percentile, say)}
+    bench.drop_everything()
+    return result
+
+
+def report(result, orders):
+    update, out = result["update"], result["fan_out"]
+    plain, fact = (statistics.median(update[name]) for name in ("plain", "fact"))
+    return "\n".join([
+        f"| {orders} updates | seconds | ratio |", "|---|---|---|",
+        f"| without a fact | {plain:.2f} | 1.00 |",
+        f"| one fact of three dimensions | {fact:.2f} | {fact / plain:.2f} |", "",
+        f"| one row reaches {out['keys']} facts | quiet | while it is expanded |", "|---|---|---|",
+        f"| commit to visible, median, ms | {out['quiet_p50_ms']:.2f} | {out['busy_p50_ms']:.2f} |",
+        f"| commit to visible, p99, ms | {out['quiet_p99_ms']:.2f} | {out['busy_p99_ms']:.2f} |",
+        f"| keys a second | | {out['keys_per_second']:,.0f} |",
+        f"| peak resident memory, MiB | {out['peak_before_MiB']:.0f} | {out['peak_MiB']:.0f} |"])

@@ -1,0 +1,170 @@
+/* The SQL that captures add to the write statements, and that a table without any has none of it. */
+#include "mirror/statement.h"
+
+#include "base/buf.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+static struct table_column columns[] = {
+    {.name = "id",
+     .type = "bigint",
+     .cast_type = "bigint",
+     .equality = "=",
+     .wire = WIRE_TEXT,
+     .is_key = true},
+    {.name = "a", .type = "integer", .cast_type = "integer", .equality = "=", .wire = WIRE_TEXT},
+    {.name = "b",
+     .type = "text",
+     .cast_type = "text",
+     .equality = "=",
+     .wire = WIRE_TEXT,
+     .is_toastable = true},
+};
+static int keys[] = {0};
+static const struct table table = {.mirror_schema = "m",
+                                   .mirror_name = "t",
+                                   .ncolumns = 3,
+                                   .columns = columns,
+                                   .nkeys = 1,
+                                   .keys = keys,
+                                   .is_key_bytewise = true,
+                                   .label = "public.t",
+                                   .schema = "public",
+                                   .name = "t"};
+
+static const int watched[] = {1, 0}, read_id[] = {0}, read_a[] = {1};
+static const char *const value_id[] = {"\"id\""}, *const value_a[] = {"\"a\""};
+static const bool never[] = {false}, maybe[] = {true};
+
+static struct capture own = {.nwatch = 2,
+                             .watch = watched,
+                             .row_name = "t",
+                             .nreads = 1,
+                             .reads = read_id,
+                             .nvalues = 1,
+                             .values = value_id,
+                             .is_nullable = never,
+                             .insert = "insert into l (n, id)",
+                             .prefix = "7"};
+static struct capture links = {.nwatch = -1,
+                               .row_name = "t",
+                               .nreads = 1,
+                               .reads = read_a,
+                               .nvalues = 1,
+                               .values = value_a,
+                               .is_nullable = maybe};
+
+static void assert_has(const struct buf *sql, const char *piece)
+{
+    if (strstr(buf_text(sql), piece) == NULL)
+        fail_msg("no\n  %s\nin\n  %s", piece, buf_text(sql));
+}
+
+static void assert_lacks(const struct buf *sql, const char *piece)
+{
+    if (strstr(buf_text(sql), piece) != NULL)
+        fail_msg("%s in\n  %s", piece, buf_text(sql));
+}
+
+static void nothing_without_captures(void **state)
+{
+    static const char *const marks[] = {"o0", "n0", "g0",          "v0",
+                                        "l0", "r0", "s.live as f", "set_config"};
+
+    (void) state;
+    for (unsigned flags = 0; flags < 8; flags++) {
+        _cleanup_buf_ struct buf sql = {0};
+
+        statement_write(&table, flags, "main", NULL, &sql);
+        for (size_t i = 0; i < sizeof(marks) / sizeof(marks[0]); i++)
+            assert_lacks(&sql, marks[i]);
+        assert_has(&sql, "select n.* from (select ");
+    }
+    _cleanup_buf_ struct buf sql = {0};
+
+    statement_delete(&table, NULL, &sql);
+    assert_string_equal(buf_text(&sql),
+                        "delete from \"m\".\"t\" m using unnest($1::bigint[]) as u(c0) "
+                        "where m.\"id\" = u.c0");
+}
+
+/* Old keys and new ones of rows that changed; a key that cannot be NULL is not tested for it. */
+static void own_keys_are_inserted(void **state)
+{
+    const struct capture_list list = {.count = 1, .captures = &own};
+    _cleanup_buf_ struct buf sql = {0};
+
+    (void) state;
+    statement_write(&table, STATEMENT_GONE, "main", &list, &sql);
+    assert_has(&sql, ", m.\"id\" as o0, m.\"a\" as o1");
+    assert_lacks(&sql, "as o2");
+    assert_has(&sql,
+               "returning s.live as f, not s.live or row(s.o1, s.o0)::record *<> "
+               "row(m.\"a\", m.\"id\")::record as g0, s.o0, s.o1, m.\"id\" as n0, m.\"a\" as n1)");
+    assert_has(&sql, ", v0 as (select \"id\" as k0 from (select d.o0 as \"id\" from d where d.f "
+                     "union all select w.o0 as \"id\" from w where w.g0 and w.f "
+                     "union all select w.n0 as \"id\" from w where w.g0 "
+                     "union all select i.n0 as \"id\" from i where i.t) as \"t\")");
+    assert_has(&sql,
+               ", l0 as (insert into l (n, id) select distinct 7, v.k0 from v0 v returning 1)");
+    assert_has(
+        &sql,
+        ", (select count(*) from l0), 0, set_config('tailwater.keys', "
+        "(current_setting('tailwater.keys')::bigint + (select count(*) from l0))::text, true)");
+}
+
+/* Distinct, without NULL, as arrays; any difference counts. */
+static void links_are_returned(void **state)
+{
+    const struct capture_list list = {.count = 1, .captures = &links, .returns = true};
+    _cleanup_buf_ struct buf sql = {0};
+
+    (void) state;
+    statement_write(&table, 0, "main", &list, &sql);
+    assert_has(&sql, "s.differs as g0");
+    assert_has(&sql, ", v0 as (select distinct \"a\" as k0 from (select w.o1 as \"a\" from w where "
+                     "w.g0 and w.f ");
+    assert_has(&sql, ", r0.c, r0.a0 from (select ");
+    assert_has(&sql, ", (select count(*) as c, array_agg(v.k0) as a0 from v0 v where v.k0 is not "
+                     "null) r0 where ");
+    assert_lacks(&sql, "set_config");
+    assert_lacks(&sql, " from d ");
+}
+
+/* Every statement gives the counts first, then the captures' columns. */
+static void deletes_and_copies(void **state)
+{
+    struct capture both[] = {own, links};
+    const struct capture_list list = {.count = 2, .captures = both, .returns = true};
+    _cleanup_buf_ struct buf gone = {0}, copied = {0};
+
+    (void) state;
+    statement_delete(&table, &list, &gone);
+    assert_has(&gone, "with d as (delete from \"m\".\"t\" m using ");
+    assert_has(&gone, " returning m._deleted_at is null as f, m.\"id\" as o0, m.\"a\" as o1)");
+    assert_has(&gone, "count(*) as want_d, count(*) as did_d, ");
+    assert_lacks(&gone, " from w ");
+    statement_capture(&table, &list, &copied);
+    assert_has(&copied,
+               "with i as materialized (select m._deleted_at is null as t, m.\"id\" as n0, ");
+    assert_lacks(&copied, " from d ");
+    assert_int_equal(capture_width(&both[0]), 3);
+    assert_int_equal(capture_width(&both[1]), 3);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(nothing_without_captures),
+        cmocka_unit_test(own_keys_are_inserted),
+        cmocka_unit_test(links_are_returned),
+        cmocka_unit_test(deletes_and_copies),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
