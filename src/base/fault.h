@@ -30,7 +30,15 @@
     X(repair_after_fetch, "repair: rows fetched, not written")                                     \
     X(fan_out_after_begin, "fan-out: an entry is begun, no key written")                           \
     X(fan_out_after_page, "fan-out: a page of keys committed, position not saved")                 \
-    X(fan_out_before_end, "fan-out: all keys written, the entry is still there")
+    X(fan_out_before_end, "fan-out: all keys written, the entry is still there")                   \
+    X(quarantine_before_mark, "run: a table's data were refused, it is not yet marked")            \
+    X(quarantine_after_mark, "run: the table is marked, the next session has not begun")           \
+    X(resync_after_mark, "resync: the table is under resync, no snapshot yet")                     \
+    X(resync_after_snapshot, "resync: the snapshot is there, nothing compared")                    \
+    X(side_after_rows, "apply: rows of a side batch written, not committed")                       \
+    X(resync_after_rows, "resync: missing and different rows are written, extra ones remain")      \
+    X(resync_before_end, "resync: the table is equal, and still under resync")                     \
+    X(resync_after_end, "resync: no longer under resync, the job is not done")
 
 enum fault_point {
 #define X(name, where) FAULT_##name,

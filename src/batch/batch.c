@@ -63,6 +63,17 @@ void batch_free(struct batch *batch)
     free(batch);
 }
 
+void batch_leave_out(struct batch *batch, const _Atomic lsn_t *from)
+{
+    batch->left_out_from = from;
+}
+
+bool batch_skips(const struct batch *batch, const struct table *table)
+{
+    return batch->final_lsn < batch->copy_lsn[table->index] ||
+           (batch->left_out_from != NULL && batch->final_lsn >= batch->left_out_from[table->index]);
+}
+
 /* A large hash is given back: a load that goes from table to table must not leave one with each. */
 static void forget_rows(struct batch_table *rows)
 {
@@ -91,7 +102,7 @@ void batch_clear(struct batch *batch)
     batch->last = &batch->first;
     arena_reset(&batch->arena);
     batch->in_transaction = batch->is_continuation = batch->has_message = false;
-    batch->end_lsn = batch->final_lsn = 0;
+    batch->end_lsn = batch->final_lsn = batch->first_lsn = 0;
     batch->commit_time_us = batch->last_commit_time_us = batch->first_commit_us = 0;
     batch->nchanges = batch->ntransactions = 0;
 }
@@ -102,6 +113,8 @@ void batch_begin(struct batch *batch, const struct change *begin)
     batch->commit_time_us = begin->commit_time_us;
     batch->xid = begin->xid;
     batch->in_transaction = true;
+    if (batch->first_lsn == 0)
+        batch->first_lsn = begin->final_lsn;
 }
 
 void batch_commit(struct batch *batch, const struct change *commit)
@@ -116,7 +129,7 @@ void batch_commit(struct batch *batch, const struct change *commit)
 
 void batch_continue(struct batch *batch, const struct batch *from)
 {
-    batch->final_lsn = from->final_lsn;
+    batch->final_lsn = batch->first_lsn = from->final_lsn;
     batch->commit_time_us = from->commit_time_us;
     batch->xid = from->xid;
     batch->in_transaction = true;
@@ -471,7 +484,7 @@ bool batch_add(struct batch *batch, const struct binding *binding, const struct 
 {
     struct batch_table *rows = &batch->tables[binding->table->index];
 
-    if (batch->final_lsn < batch->copy_lsn[binding->table->index])
+    if (batch_skips(batch, binding->table))
         return true;
     batch->nchanges++;
     switch (change->kind) {
@@ -495,7 +508,7 @@ bool batch_truncate(struct batch *batch, const struct table *table, struct error
 {
     struct batch_table *rows = &batch->tables[table->index];
 
-    if (batch->final_lsn < batch->copy_lsn[table->index])
+    if (batch_skips(batch, table))
         return true;
     switch (table->truncate) {
     case TRUNCATE_IGNORE:

@@ -23,6 +23,11 @@
 #include "tailwater/change.h"
 #include "tailwater/error.h"
 
+#include <stdatomic.h>
+
+/* Later than every transaction. */
+#define BATCH_NEVER UINT64_MAX
+
 struct batch_row {
     uint64_t hash;
     const struct value *key; /* table->nkeys values, in the key's order, never absent or null */
@@ -62,6 +67,9 @@ struct batch_limits {
 struct batch {
     const struct table_list *list;
     const lsn_t *copy_lsn; /* per table: changes of older transactions are in its copy */
+    /* Per table: changes of transactions from here on are left out (a quarantined table); NULL: none
+     * anywhere. */
+    const _Atomic lsn_t *left_out_from;
     struct batch_limits limits;
     struct arena arena;
     struct batch_table *tables; /* one per mirrored table */
@@ -80,6 +88,7 @@ struct batch {
     bool in_transaction;
 
     /* the whole */
+    lsn_t first_lsn;      /* final_lsn of its first transaction */
     bool is_continuation; /* begins inside a transaction whose earlier pieces went before */
     lsn_t end_lsn;        /* the cursor once this is applied: end of its last whole transaction */
     int64_t last_commit_time_us;
@@ -93,6 +102,13 @@ struct batch {
 struct batch *batch_new(const struct table_list *list, const lsn_t *copy_lsn,
                         struct batch_limits limits);
 void batch_free(struct batch *batch);
+
+/* From now on: the positions are the caller's, who may change them while the batch is filled. */
+void batch_leave_out(struct batch *batch, const _Atomic lsn_t *from);
+
+/* Has the open transaction nothing to say about the table: it is in its copy, or left out? */
+bool batch_skips(const struct batch *batch, const struct table *table);
+
 void batch_clear(struct batch *batch);
 
 /* A transaction begins, ends.  Between them batch_add() for its rows and truncates. */

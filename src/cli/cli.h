@@ -32,7 +32,7 @@ struct cli {
     bool is_help;            /* --help: main answers it, no verb sees it */
     bool is_logged;          /* errors are log lines: the verb writes a log */
 
-    bool is_json;           /* --json: check, status, purge, ledger, version */
+    bool is_json;           /* --json: check, status, purge, resync, ledger, version */
     bool is_watching;       /* --watch: status */
     bool is_dry_run;        /* --dry-run: purge, destroy */
     int64_t older_than_us;  /* --older-than: purge; -1 where not given */
@@ -88,6 +88,7 @@ int verb_check(struct cli *cli);
 int verb_status(struct cli *cli);
 int verb_purge(struct cli *cli);
 int verb_ledger(struct cli *cli);
+int verb_resync(struct cli *cli);
 int verb_destroy(struct cli *cli);
 int verb_version(struct cli *cli);
 int verb_help(struct cli *cli);

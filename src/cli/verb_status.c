@@ -239,12 +239,14 @@ static void add_json(struct buf *out, const struct status *status, struct pg *mi
 
 /* ---- tables ---- */
 
-/* Those that are not ready first, then by size. */
+/* Quarantined ones first, then those that are not ready, then by size. */
 static int compare_tables(const void *left, const void *right)
 {
     const struct control_table *a = *(const struct control_table *const *) left;
     const struct control_table *b = *(const struct control_table *const *) right;
 
+    if ((a->quarantine.lsn != 0) != (b->quarantine.lsn != 0))
+        return a->quarantine.lsn != 0 ? -1 : 1;
     if (a->state != b->state)
         return a->state < b->state ? -1 : 1;
     return a->total_bytes > b->total_bytes ? -1 : a->total_bytes < b->total_bytes;
@@ -268,7 +270,10 @@ static void add_table(struct buf *out, const struct control_table *table)
         shown++;
     }
     buf_printf(out, "%.*s%*s  %-8s %11s %11s\n", (int) cut, buf_text(&name), width - shown, "",
-               control_table_state_name(table->state), human_estimate(table->estimated_rows, rows),
+               table->is_resynced      ? "resync"
+               : table->quarantine.lsn ? "QUARANT."
+                                       : control_table_state_name(table->state),
+               human_estimate(table->estimated_rows, rows),
                table->total_bytes < 0 ? "-" : human_bytes(table->total_bytes, bytes));
 }
 
@@ -290,6 +295,30 @@ static void add_tables(struct buf *out, const struct status *status, struct aren
                    sorted[shown]->state == CONTROL_TABLE_READY ? "all ready" : "smaller ones");
 }
 
+/* Each with its remedy: the verdict names one of them. */
+static void add_quarantines(struct buf *out, const struct status *status)
+{
+    char since[CLOCK_TEXT_SIZE];
+
+    for (int i = 0; i < status->ntables; i++) {
+        const struct control_table *table = &status->tables[i];
+        const struct control_quarantine *quarantine = &table->quarantine;
+
+        if (quarantine->lsn == 0)
+            continue;
+        buf_add_char(out, '\n');
+        add_line(out, "quarantined", "%s.%s since %s, left out from " LSN_FORMAT " on%s%s: %s",
+                 table->schema, table->name, clock_text(quarantine->since_us, since),
+                 LSN_ARGS(quarantine->lsn), quarantine->sqlstate[0] ? ", SQLSTATE " : "",
+                 quarantine->sqlstate, quarantine->reason);
+        if (table->is_resynced)
+            add_line(out, "next", "a resync is under way");
+        else
+            buf_printf(out, "%-*stailwater resync -c %s %s.%s\n", INDENT, "next",
+                       status->config->file, table->schema, table->name);
+    }
+}
+
 static void add_text(struct buf *out, const struct status *status, struct pg *mirror,
                      struct arena *arena)
 {
@@ -307,6 +336,7 @@ static void add_text(struct buf *out, const struct status *status, struct pg *mi
         add_repairs(out, status);
         add_ledger(out, status, mirror, arena);
         add_tables(out, status, arena);
+        add_quarantines(out, status);
     }
 }
 

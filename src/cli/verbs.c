@@ -97,6 +97,19 @@ static const struct cli_option ledger_options[] = {
     {"json", 0, NULL, "as JSON", cli_read_flag, FIELD(is_json)},
 };
 
+static const char resync_help[] =
+    "    tailwater resync public.orders\n"
+    "\n"
+    "Makes mirror tables equal to the source again, row by row, while the stream goes on and "
+    "reports\n"
+    "read them; ends their quarantine.  A running replicator does it and is followed here: an\n"
+    "interrupt leaves it at work.  With none running this command does it, and ends.\n"
+    "Exit code 1: a table could not be made equal.\n";
+
+static const struct cli_option resync_options[] = {
+    {"json", 0, NULL, "the result as JSON", cli_read_flag, FIELD(is_json)},
+};
+
 static const char destroy_help[] =
     "    tailwater destroy --dry-run\n"
     "\n"
@@ -140,6 +153,8 @@ const struct cli_verb verbs_all[] = {
      .run = verb_purge},
     {"ledger", "look at affected keys and their consumers", ledger_help, OPTIONS(ledger_options),
      true, .operand = "ACTION …", .max_operands = CLI_MAX_OPERANDS, .run = verb_ledger},
+    {"resync", "make tables equal to the source again", resync_help, OPTIONS(resync_options), true,
+     .operand = "TABLE …", .max_operands = CLI_MAX_OPERANDS, .run = verb_resync},
     {"destroy", "end the pipeline, and remove what it made", destroy_help, OPTIONS(destroy_options),
      true, .run = verb_destroy},
     {"version", "print the version", version_help, OPTIONS(version_options), .run = verb_version},

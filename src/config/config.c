@@ -48,6 +48,7 @@ static const char *const formats[] = {"text", "json", NULL};
 static const char *const levels[] = {"debug", "info", "warning", "error", NULL};
 static const char *const deletes[] = {"soft", "ignore", NULL};
 static const char *const truncates[] = {"apply", "ignore", "stop", NULL};
+static const char *const on_errors[] = {"quarantine", "stop", NULL};
 
 static const char *const fan_outs[] = {"auto", "defer", NULL};
 
@@ -135,6 +136,8 @@ static const struct value_key keys[] = {
      .fallback = "20000"},
     {"apply.max_bytes", value_read_size, AT(apply.max_bytes), .min = MiB, .max = GiB,
      .fallback = "32MB"},
+    {"apply.on_error", value_read_word, AT(apply.on_error), .words = on_errors,
+     .fallback = "quarantine"},
 
     {"copy.workers", value_read_int, AT(copy.workers), .min = 1, .max = 32, .fallback = "2"},
 

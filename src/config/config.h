@@ -165,8 +165,9 @@ struct config {
         int64_t replay_window_us; /* what is read stays so long; default 24 h */
     } ledger;
     struct {
-        int64_t max_rows;  /* per batch; default 20000 */
-        int64_t max_bytes; /* per batch; default 32 MiB; at least 1 MiB */
+        int64_t max_rows;             /* per batch; default 20000 */
+        int64_t max_bytes;            /* per batch; default 32 MiB; at least 1 MiB */
+        enum apply_on_error on_error; /* what a table's data error does; default quarantine */
     } apply;
     struct {
         int workers; /* default 2; 1…32 */

@@ -5,6 +5,7 @@
 
 enum table_deletes { DELETES_SOFT, DELETES_IGNORE };
 enum table_truncate { TRUNCATE_APPLY, TRUNCATE_IGNORE, TRUNCATE_STOP };
+enum apply_on_error { ON_ERROR_QUARANTINE, ON_ERROR_STOP };
 enum column_mask { MASK_NONE, MASK_NULL, MASK_HASH };
 
 #endif

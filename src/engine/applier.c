@@ -26,21 +26,36 @@ static void count(struct statistics *statistics, const struct batch *batch,
     }
 }
 
+static bool apply_work(struct applier *applier, const struct work *work, struct error *err)
+{
+    struct apply_counts counts = {0};
+
+    if (work->side != NULL)
+        return apply_side(applier->apply, work->side, err);
+    if (!apply_batch(applier->apply, work->batch, &counts, err))
+        return false;
+    count(applier->statistics, work->batch, &counts);
+    return true;
+}
+
 void *applier_run(void *arg)
 {
     struct applier *applier = arg;
-    struct batch *batch;
     struct error err = {0};
+    struct work work;
+    bool is_ok = true;
 
-    while ((batch = handover_take(applier->handover)) != NULL) {
-        struct apply_counts counts = {0};
+    while (is_ok && handover_take(applier->handover, !apply_is_open(applier->apply), &work)) {
+        is_ok = apply_work(applier, &work, &err);
+        if (!is_ok) {
+            const struct culprit culprit = apply_culprit(applier->apply);
 
-        if (!apply_batch(applier->apply, batch, &counts, &err)) {
-            handover_fail(applier->handover, &err);
-            break;
+            handover_fail(applier->handover, &err, &culprit);
         }
-        count(applier->statistics, batch, &counts);
-        handover_done(applier->handover, applier->cursor->lsn);
+        if (work.side != NULL)
+            handover_side_done(applier->handover, is_ok);
+        else if (is_ok)
+            handover_done(applier->handover, applier->cursor->lsn);
     }
     return NULL;
 }

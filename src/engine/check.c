@@ -142,7 +142,7 @@ static bool check_mirror_side(struct check *check, struct error *err)
 {
     if (check->mirror == NULL)
         return true;
-    if (!check_readers(check, err))
+    if (!check_readers(check, err) || !check_quarantine(check, err))
         return false;
     return !check->has_catalog ||
            (check_schemas(check, err) && check_names(check, err) && check_needs(check, err));

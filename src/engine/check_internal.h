@@ -64,10 +64,12 @@ bool check_schemas(struct check *check, struct error *err); /* privileges on the
 bool check_names(struct check *check, struct error *err);   /* relations in the way */
 bool check_needs(struct check *check, struct error *err);   /* extensions, types, collations */
 bool check_readers(struct check *check, struct error *err);
+bool check_quarantine(struct check *check, struct error *err); /* tables that are left out */
 
 /* ---- check_facts.c ---- */
 
-bool check_facts(struct check *check, struct error *err); /* declarations, indexes of link columns */
+bool check_facts(struct check *check,
+                 struct error *err); /* declarations, indexes of link columns */
 
 /* ---- helpers, check.c ---- */
 

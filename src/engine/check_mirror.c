@@ -6,6 +6,8 @@
  */
 #include "engine/check_internal.h"
 
+#include "base/clock.h"
+
 #define MIN_MAJOR 14
 
 /* ---- the server ---- */
@@ -492,5 +494,42 @@ bool check_readers(struct check *check, struct error *err)
     if (missing == 0)
         check_ok(check, "mirror_readers", "%d role%s will read the live views",
                  config->mirror.nreaders, config->mirror.nreaders == 1 ? "" : "s");
+    return true;
+}
+
+/* ---- quarantine ---- */
+
+bool check_quarantine(struct check *check, struct error *err)
+{
+    struct control_table *tables = NULL;
+    int count = 0, version, known;
+
+    /* An older control schema is brought up to date by run, and does not say yet. */
+    if (!check->has_pipeline)
+        return true;
+    if (!control_version(check->mirror, &version, &known, err))
+        return false;
+    if (version < known)
+        return true;
+    if (!control_list_tables(check->mirror, check->config->pipeline, check->arena, &count, &tables,
+                             err))
+        return false;
+    for (int i = 0; i < count; i++) {
+        const struct control_quarantine *quarantine = &tables[i].quarantine;
+        char since[CLOCK_TEXT_SIZE];
+        struct finding *finding;
+
+        if (quarantine->lsn == 0)
+            continue;
+        finding = finding_add(&check->findings, "table_quarantined", FINDING_WARNING,
+                              "%s.%s is quarantined since %s, left out from " LSN_FORMAT " on%s%s",
+                              tables[i].schema, tables[i].name,
+                              clock_text(quarantine->since_us, since), LSN_ARGS(quarantine->lsn),
+                              quarantine->sqlstate[0] ? ", SQLSTATE " : "", quarantine->sqlstate);
+        finding_why(&check->findings, finding, "%s", quarantine->reason);
+        finding_remedy(&check->findings, finding,
+                       "once the cause is removed: tailwater resync -c %s %s.%s",
+                       check->config->file, tables[i].schema, tables[i].name);
+    }
     return true;
 }

@@ -24,6 +24,19 @@ struct handover {
     atomic_bool has_failed; /* set after error */
     _Atomic lsn_t cursor;
     struct error error;
+    struct culprit culprit;
+    _Atomic lsn_t wanted;
+
+    pthread_cond_t answered;
+    struct errand *errands, *taken; /* the queue; the one that is being applied */
+    bool was_side;                  /* the last work taken was a side batch */
+};
+
+/* A side batch and who waits for it; on the waiter's stack. */
+struct errand {
+    struct side_batch *side;
+    bool is_answered, is_ok;
+    struct errand *next;
 };
 
 bool handover_new(struct handover **ret_handover, struct error *err)
@@ -36,6 +49,7 @@ bool handover_new(struct handover **ret_handover, struct error *err)
     handover = memory_new(struct handover);
     pthread_mutex_init(&handover->mutex, NULL);
     pthread_cond_init(&handover->work, NULL);
+    pthread_cond_init(&handover->answered, NULL);
     handover->wake_fd = wake_fd;
     *ret_handover = handover;
     return true;
@@ -47,6 +61,7 @@ void handover_free(struct handover *handover)
         return;
     close(handover->wake_fd);
     pthread_cond_destroy(&handover->work);
+    pthread_cond_destroy(&handover->answered);
     pthread_mutex_destroy(&handover->mutex);
     free(handover);
 }
@@ -109,27 +124,114 @@ bool handover_check(struct handover *handover, struct error *err)
     return false;
 }
 
+struct culprit handover_culprit(struct handover *handover)
+{
+    struct culprit culprit;
+
+    pthread_mutex_lock(&handover->mutex);
+    culprit = handover->culprit;
+    pthread_mutex_unlock(&handover->mutex);
+    return culprit;
+}
+
 void handover_close(struct handover *handover)
 {
     pthread_mutex_lock(&handover->mutex);
     handover->is_closed = true;
     pthread_cond_signal(&handover->work);
+    pthread_cond_broadcast(&handover->answered);
     pthread_mutex_unlock(&handover->mutex);
 }
 
-struct batch *handover_take(struct handover *handover)
+/* Batches first, but for one errand after each. */
+static bool pick(struct handover *handover, bool may_side, struct work *ret_work)
 {
-    struct batch *batch = NULL;
+    const bool has_batch = handover->sealed != NULL && !handover->is_taken;
+    const bool has_errand = may_side && handover->errands != NULL && !handover->is_closed;
+
+    if (has_errand && (!has_batch || !handover->was_side)) {
+        handover->taken = handover->errands;
+        handover->errands = handover->taken->next;
+        handover->was_side = true;
+        *ret_work = (struct work){.side = handover->taken->side};
+        return true;
+    }
+    if (!has_batch)
+        return false;
+    handover->is_taken = true;
+    handover->was_side = false;
+    *ret_work = (struct work){.batch = handover->sealed};
+    return true;
+}
+
+bool handover_take(struct handover *handover, bool may_side, struct work *ret_work)
+{
+    bool is_picked;
 
     pthread_mutex_lock(&handover->mutex);
-    while (!handover->is_closed && (handover->sealed == NULL || handover->is_taken))
+    while (!(is_picked = pick(handover, may_side, ret_work)) && !handover->is_closed)
         pthread_cond_wait(&handover->work, &handover->mutex);
-    if (handover->sealed != NULL && !handover->is_taken) {
-        batch = handover->sealed;
-        handover->is_taken = true;
-    }
     pthread_mutex_unlock(&handover->mutex);
-    return batch;
+    return is_picked;
+}
+
+void handover_side_done(struct handover *handover, bool is_ok)
+{
+    pthread_mutex_lock(&handover->mutex);
+    handover->taken->is_answered = true;
+    handover->taken->is_ok = is_ok;
+    handover->taken = NULL;
+    pthread_cond_broadcast(&handover->answered);
+    pthread_mutex_unlock(&handover->mutex);
+}
+
+static void queue(struct handover *handover, struct errand *errand)
+{
+    struct errand **last = &handover->errands;
+
+    while (*last != NULL)
+        last = &(*last)->next;
+    *last = errand;
+    pthread_cond_signal(&handover->work);
+}
+
+static void unqueue(struct handover *handover, const struct errand *errand)
+{
+    struct errand **at = &handover->errands;
+
+    while (*at != NULL && *at != errand)
+        at = &(*at)->next;
+    if (*at != NULL)
+        *at = errand->next;
+}
+
+bool handover_side(struct handover *handover, struct side_batch *side, struct error *err)
+{
+    struct errand errand = {.side = side};
+
+    pthread_mutex_lock(&handover->mutex);
+    queue(handover, &errand);
+    /* Once it is taken it is the applier's until answered, whatever else happens. */
+    while (!errand.is_answered &&
+           (handover->taken == &errand || !(handover->is_closed || handover->has_failed)))
+        pthread_cond_wait(&handover->answered, &handover->mutex);
+    unqueue(handover, &errand);
+    pthread_mutex_unlock(&handover->mutex);
+    return errand.is_ok || error_set(err, ERROR_RETRY, "the session ended");
+}
+
+void handover_want(struct handover *handover, lsn_t lsn)
+{
+    lsn_t wanted = handover->wanted;
+
+    while (wanted < lsn && !atomic_compare_exchange_weak(&handover->wanted, &wanted, lsn))
+        continue;
+    handover_wake(handover);
+}
+
+lsn_t handover_wanted(const struct handover *handover)
+{
+    return handover->wanted;
 }
 
 void handover_done(struct handover *handover, lsn_t cursor)
@@ -139,13 +241,16 @@ void handover_done(struct handover *handover, lsn_t cursor)
     handover_wake(handover);
 }
 
-void handover_fail(struct handover *handover, const struct error *err)
+void handover_fail(struct handover *handover, const struct error *err,
+                   const struct culprit *culprit)
 {
     pthread_mutex_lock(&handover->mutex);
     if (!handover->has_failed) {
         handover->error = *err;
+        handover->culprit = culprit ? *culprit : (struct culprit){0};
         handover->has_failed = true;
     }
+    pthread_cond_broadcast(&handover->answered);
     pthread_mutex_unlock(&handover->mutex);
     handover_wake(handover);
 }

@@ -11,6 +11,7 @@
 #include "engine/prepare_facts.h"
 #include "engine/wal_guard.h"
 #include "mirror/ddl.h"
+#include "mirror/quarantine.h"
 #include "mirror/views.h"
 #include "pg/pg.h"
 #include "source/publication.h"
@@ -193,6 +194,57 @@ static bool make_later_snapshot(const struct preparation *p, struct snapshot **r
 
 /* ---- tables ---- */
 
+static bool is_quarantined(const struct preparation *p, int i)
+{
+    return p->result->states[i].quarantine.lsn != 0;
+}
+
+/* A table that is not the one that was copied any more, in a pipeline that streams: its trouble
+ * alone. */
+static bool isolate_table(const struct preparation *p, int i, struct error *err)
+{
+    const struct table *table = &p->result->catalog.tables.tables[i];
+    const lsn_t cursor = p->result->pipeline.cursor;
+    const struct culprit culprit = {.table = table, .first_lsn = cursor, .last_lsn = cursor};
+    const struct error reason = *err;
+
+    if (p->result->pipeline.state != CONTROL_STREAMING || err->kind != ERROR_CONFIG ||
+        p->config->apply.on_error != ON_ERROR_QUARANTINE ||
+        !quarantine_begin(p->lock, p->config->pipeline, &culprit, &reason, err))
+        return false;
+    p->result->states[i].quarantine.lsn = cursor;
+    quarantine_hint(table->label, p->config->file, err);
+    log_error(LOG_ERROR, "quarantined", err);
+    return true;
+}
+
+/* The table is there and as it has to be; or quarantined, and then it may be as it wants. */
+static bool make_table(const struct preparation *p, int i, struct notes *notes, struct error *err)
+{
+    const struct table *table = &p->result->catalog.tables.tables[i];
+    struct control_table *state = &p->result->states[i];
+    char since[CLOCK_TEXT_SIZE];
+
+    if (is_quarantined(p, i)) {
+        log_event(LOG_WARNING, "still_quarantined",
+                  "%s is left out from " LSN_FORMAT " on, since %s; once the cause is removed, "
+                  "run: tailwater resync -c %s %s; the cause: %s",
+                  table->label, LSN_ARGS(state->quarantine.lsn),
+                  clock_text(state->quarantine.since_us, since), p->config->file, table->label,
+                  state->quarantine.reason);
+        return true;
+    }
+    if (state->refusal != NULL) {
+        *err = *state->refusal;
+        return isolate_table(p, i, err);
+    }
+    if (!ddl_create_table(p->lock, p->config->pipeline, table, notes, err))
+        return isolate_table(p, i, err) || error_wrap(err, "%s", table->label);
+    if (state->state == CONTROL_TABLE_NEW)
+        state->state = CONTROL_TABLE_CREATED;
+    return true;
+}
+
 static bool make_tables(const struct preparation *p, struct error *err)
 {
     const char *pipeline = p->config->pipeline;
@@ -218,10 +270,8 @@ static bool make_tables(const struct preparation *p, struct error *err)
                 "run: tailwater destroy -c %s, then run",
                 p->config->file);
         }
-        if (!ddl_create_table(p->lock, pipeline, table, &notes, err))
-            return error_wrap(err, "%s", table->label);
-        if (p->result->states[i].state == CONTROL_TABLE_NEW)
-            p->result->states[i].state = CONTROL_TABLE_CREATED;
+        if (!make_table(p, i, &notes, err))
+            return false;
     }
     log_notes("left_out", &notes);
     return true;
@@ -346,7 +396,7 @@ static bool copy_tables(const struct preparation *p, struct snapshot **snapshot,
         log_event(LOG_INFO, "copy_done", "all tables are copied");
     log_notes("left_out", &notes);
     for (int i = 0; i < list->count; i++)
-        if (!ddl_add_tombstone_index(p->lock, &list->tables[i], err))
+        if (!is_quarantined(p, i) && !ddl_add_tombstone_index(p->lock, &list->tables[i], err))
             return error_wrap(err, "%s", list->tables[i].label);
     return FAULT(copy_before_views, err);
 }
@@ -357,7 +407,8 @@ static bool make_views(const struct preparation *p, struct error *err)
     struct notes notes = {.arena = p->arena};
 
     for (int i = 0; i < list->count; i++)
-        if (!views_create(p->lock, p->config->pipeline, &list->tables[i], err))
+        if (!is_quarantined(p, i) &&
+            !views_create(p->lock, p->config->pipeline, &list->tables[i], err))
             return error_wrap(err, "%s", list->tables[i].label);
     if (!views_grant(p->lock, p->config->pipeline, p->config->mirror.readers,
                      p->config->mirror.nreaders, &notes, err))

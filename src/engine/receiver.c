@@ -49,9 +49,10 @@ struct receiver {
     struct arena arena;  /* bindings */
     struct bound *bound; /* by relation->id */
     uint32_t nbound;
-    struct pg *lookup;   /* to the source, for unknown relations; opened when needed */
-    lsn_t final_lsn;     /* of the transaction we are inside of */
-    lsn_t *truncated_at; /* per table: final_lsn of the last transaction that truncated it */
+    struct pg *lookup;      /* to the source, for unknown relations; opened when needed */
+    lsn_t final_lsn;        /* of the transaction we are inside of */
+    struct culprit culprit; /* whose change was refused here */
+    lsn_t *truncated_at;    /* per table: final_lsn of the last transaction that truncated it */
 
     lsn_t cursor;   /* durable in the mirror */
     lsn_t position; /* end of the newest transaction given to a batch */
@@ -66,6 +67,18 @@ struct receiver {
     bool is_awaited; /* … and waits until the idle position is confirmed (it may be shutting down,
                         P40) */
 };
+
+/* What is wrong is wrong with this table alone: everything else may go on without it. */
+static bool blame(struct receiver *r, const struct table *table, const struct error *err)
+{
+    if (err->kind != ERROR_BUG)
+        r->culprit = (struct culprit){.table = table,
+                                      .first_lsn = r->final_lsn,
+                                      .last_lsn = r->final_lsn,
+                                      .commit_time_us = r->open->commit_time_us,
+                                      .xid = r->open->xid};
+    return false;
+}
 
 /* ---- relations ---- */
 
@@ -125,15 +138,16 @@ static bool refuse_lost_leaf(struct receiver *r, const struct relation *relation
     for (int i = 0; i < r->options->list->count; i++) {
         const struct table *table = &r->options->list->tables[i];
 
-        if (!looks_like_leaf(table, relation))
+        if (!looks_like_leaf(table, relation) || batch_skips(r->open, table))
             continue;
         error_set(err, ERROR_FAILED,
                   "the stream has rows of %s.%s, which does not exist any more and has the columns "
                   "of %s: "
                   "probably a partition that was renamed or dropped since",
                   relation->schema, relation->name, table->label);
-        return error_hint(
-            err, "its rows cannot be told from foreign ones: destroy the pipeline and copy anew");
+        error_hint(err,
+                   "its rows cannot be told from foreign ones: destroy the pipeline and copy anew");
+        return blame(r, table, err);
     }
     return true;
 }
@@ -172,7 +186,8 @@ static bool find_table(struct receiver *r, struct relation *relation,
     return true;
 }
 
-/* The binding of a relation, made at its first change.  NULL: not mirrored. */
+/* The binding of a relation, made at its first change that counts.  NULL: not mirrored, or left out
+ * (and then it may well have another shape). */
 static bool bind(struct receiver *r, struct relation *relation, struct binding **ret_binding,
                  struct error *err)
 {
@@ -190,10 +205,10 @@ static bool bind(struct receiver *r, struct relation *relation, struct binding *
         return true;
     if (!find_table(r, relation, &table, err))
         return false;
-    if (table == NULL)
+    if (table == NULL || batch_skips(r->open, table))
         return true;
     if (!binding_make(table, relation, &r->arena, ret_binding, err))
-        return false;
+        return blame(r, table, err);
     r->bound[relation->id].binding = *ret_binding;
     return true;
 }
@@ -208,7 +223,8 @@ static bool bind(struct receiver *r, struct relation *relation, struct binding *
 static bool take_leaf_truncate(struct receiver *r, const struct table *table,
                                const struct relation *leaf, struct error *err)
 {
-    if (r->truncated_at[table->index] == r->final_lsn || table->truncate == TRUNCATE_IGNORE)
+    if (r->truncated_at[table->index] == r->final_lsn || table->truncate == TRUNCATE_IGNORE ||
+        batch_skips(r->open, table))
         return true;
     error_set(err, ERROR_FAILED,
               "%s.%s, a partition of %s, was truncated on the source at " LSN_FORMAT, leaf->schema,
@@ -235,12 +251,12 @@ static bool take_truncate(struct receiver *r, const struct change *change, struc
         if (strcmp(table->schema, relation->schema) != 0 ||
             strcmp(table->name, relation->name) != 0) {
             if (!take_leaf_truncate(r, table, relation, err))
-                return false;
+                return blame(r, table, err);
             continue;
         }
         r->truncated_at[table->index] = r->final_lsn;
         if (!batch_truncate(r->open, table, err))
-            return false;
+            return blame(r, table, err);
     }
     return true;
 }
@@ -251,7 +267,8 @@ static bool take_row(struct receiver *r, const struct change *change, struct err
 
     if (!bind(r, change->relation, &binding, err))
         return false;
-    return binding == NULL || batch_add(r->open, binding, change, err);
+    return binding == NULL || batch_add(r->open, binding, change, err) ||
+           blame(r, binding->table, err);
 }
 
 static bool take_begin(struct receiver *r, const struct change *change, struct error *err)
@@ -347,10 +364,11 @@ static void seal_idle(struct receiver *r)
 
 static bool is_idle_position_due(const struct receiver *r)
 {
-    const lsn_t until = r->options->until;
+    const lsn_t until = r->options->until, wanted = handover_wanted(r->handover);
 
     return r->idle > r->position &&
            (r->is_awaited || (until != 0 && r->cursor < until && r->idle >= until) ||
+            (r->cursor < wanted && r->idle >= wanted) ||
             clock_tick_us() - r->idle_stored_us >= IDLE_POSITION_US);
 }
 
@@ -430,11 +448,18 @@ static bool take_event(struct receiver *r, const struct stream_event *event, str
     return true;
 }
 
+/* A transaction that has to be a batch alone is complete. */
+static bool is_alone(const struct receiver *r)
+{
+    return r->final_lsn <= r->options->careful_until && !r->is_inside && !batch_is_empty(r->open);
+}
+
 /* While the open batch is full there is nothing to do but wait for the applier, and to answer the
  * source. */
 static bool wait_for_applier(struct receiver *r, struct error *err)
 {
-    while (batch_is_full(r->open) && !handover_is_idle(r->handover) && !*r->options->stop) {
+    while ((batch_is_full(r->open) || is_alone(r)) && !handover_is_idle(r->handover) &&
+           !*r->options->stop) {
         if (!handover_check(r->handover, err) || !confirm_if_due(r, err))
             return false;
         handover_wait(r->handover, CONFIRM_US / 1000);
@@ -451,7 +476,8 @@ static int timeout_ms(const struct receiver *r)
 
 static bool is_done(const struct receiver *r)
 {
-    return *r->options->stop || (r->options->until != 0 && r->cursor >= r->options->until);
+    return *r->options->stop || *r->options->is_finished ||
+           (r->options->until != 0 && r->cursor >= r->options->until);
 }
 
 static bool loop(struct receiver *r, struct error *err)
@@ -471,7 +497,8 @@ static bool loop(struct receiver *r, struct error *err)
     return stream_confirm(r->stream, r->cursor, err);
 }
 
-bool receiver_run(const struct receiver_options *options, struct error *err)
+bool receiver_run(const struct receiver_options *options, struct culprit *ret_culprit,
+                  struct error *err)
 {
     struct receiver r = {.options = options,
                          .stream = options->stream,
@@ -489,6 +516,8 @@ bool receiver_run(const struct receiver_options *options, struct error *err)
     handover_done(options->handover, options->cursor);
     r.truncated_at = memory_alloc((size_t) options->list->count * sizeof(*r.truncated_at));
     is_ok = loop(&r, err);
+    if (!is_ok)
+        *ret_culprit = r.culprit.table ? r.culprit : handover_culprit(options->handover);
     handover_close(options->handover);
     arena_release(&r.arena);
     free(r.bound);

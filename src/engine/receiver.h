@@ -21,13 +21,16 @@ struct receiver_options {
     int64_t confirm_interval_us; /* well below the source's wal_sender_timeout */
     lsn_t cursor;                /* where the mirror stands */
     lsn_t until;                 /* stop once the mirror has this; 0: never */
+    lsn_t careful_until;         /* up to the transaction of this final_lsn each is a batch alone */
     const char *source_conninfo; /* to look up partitions that are new since the start */
     const atomic_bool *stop;     /* set by a signal: finish what is applied and return */
+    const atomic_bool *is_finished; /* set by a helper: what the session was for is done */
     struct statistics *statistics;
 };
 
 /* Returns true when told to stop, or when until is reached; false with the first error of either
- * thread. */
-bool receiver_run(const struct receiver_options *options, struct error *err);
+ * thread, and then with whose data it was (table NULL: nobody's). */
+bool receiver_run(const struct receiver_options *options, struct culprit *ret_culprit,
+                  struct error *err);
 
 #endif

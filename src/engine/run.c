@@ -6,10 +6,12 @@
 #include "engine/run.h"
 
 #include "base/clock.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "engine/prepare.h"
 #include "engine/session.h"
 #include "mirror/control.h"
+#include "mirror/quarantine.h"
 #include "mirror/statement.h"
 #include "source/slot.h"
 
@@ -57,6 +59,7 @@ struct life {
     int64_t held_since_us; /* clock_tick_us(): somebody holds the lock or the slot; 0: no */
     lsn_t cursor;          /* after the last session */
     lsn_t error_cursor;    /* at the last error */
+    lsn_t careful_until;   /* a batch up to here was refused: its transactions go one by one */
 };
 
 static void on_signal(int number)
@@ -125,34 +128,81 @@ static bool prepare(struct life *life, struct pg *lock, struct error *err)
     return is_ok;
 }
 
+static bool run_session(struct life *life, struct pg *lock, struct culprit *ret_culprit,
+                        struct error *err)
+{
+    struct session_outcome outcome;
+    const bool is_ok = session_run(
+        &(struct session_options){.config = life->options->config,
+                                  .version = life->options->version,
+                                  .prepared = &life->prepared,
+                                  .is_guarded = &life->is_guarded,
+                                  .lock = lock,
+                                  .stop = &is_stopped,
+                                  .until = life->until,
+                                  .careful_until = life->careful_until,
+                                  .job = life->options->job,
+                                  .started_at_us = life->started_at_us,
+                                  .reconnects = life->reconnects,
+                                  .last_error = life->last_error_at_us ? life->last_error.message
+                                                                       : NULL,
+                                  .last_error_at_us = life->last_error_at_us},
+        &outcome, err);
+
+    life->has_streamed |= outcome.has_streamed;
+    life->cursor = outcome.cursor;
+    *ret_culprit = outcome.culprit;
+    return is_ok;
+}
+
+/*
+ * A session failed by the data of a table.  Where it is known which table and which transaction
+ * brought them, the table is left out from there on; where not, the next session takes the batch's
+ * transactions one by one, and looks after each table.  True: go on with the next session.
+ */
+static bool isolate(struct life *life, struct pg *lock, const struct culprit *culprit,
+                    struct error *err)
+{
+    const struct config *config = life->options->config;
+    struct error failure;
+
+    if (is_stopped || config->apply.on_error != ON_ERROR_QUARANTINE || culprit->last_lsn == 0 ||
+        pg_is_broken(lock))
+        return false;
+    if ((culprit->first_lsn != culprit->last_lsn || culprit->table == NULL) &&
+        culprit->last_lsn > life->careful_until) {
+        life->careful_until = culprit->last_lsn;
+        log_error(LOG_DEBUG, "refused", err);
+        return true;
+    }
+    if (culprit->table == NULL)
+        return false;
+    if (!FAULT(quarantine_before_mark, &failure) ||
+        !quarantine_begin(lock, config->pipeline, culprit, err, &failure)) {
+        log_error(LOG_WARNING, "refused", err);
+        *err = failure;
+        return false;
+    }
+    quarantine_hint(culprit->table->label, config->file, err);
+    log_error(LOG_ERROR, "quarantined", err);
+    return FAULT(quarantine_after_mark, err);
+}
+
 static bool try_once(struct life *life, struct error *err)
 {
     const struct config *config = life->options->config;
     _cleanup_pg_ struct pg *lock = NULL;
-    struct session_outcome outcome;
-    bool is_ok;
+    struct culprit culprit;
 
     if ((life->until == 0 && !find_until(life, err)) ||
         !control_lock(config->mirror.conninfo, config->pipeline, &lock, err) ||
         !prepare(life, lock, err))
         return false;
-    is_ok = session_run(&(struct session_options){.config = config,
-                                                  .version = life->options->version,
-                                                  .prepared = &life->prepared,
-                                                  .is_guarded = &life->is_guarded,
-                                                  .lock = lock,
-                                                  .stop = &is_stopped,
-                                                  .until = life->until,
-                                                  .started_at_us = life->started_at_us,
-                                                  .reconnects = life->reconnects,
-                                                  .last_error = life->last_error_at_us
-                                                                    ? life->last_error.message
-                                                                    : NULL,
-                                                  .last_error_at_us = life->last_error_at_us},
-                        &outcome, err);
-    life->has_streamed |= outcome.has_streamed;
-    life->cursor = outcome.cursor;
-    return is_ok;
+    do {
+        if (run_session(life, lock, &culprit, err))
+            return true;
+    } while (isolate(life, lock, &culprit, err));
+    return false;
 }
 
 /* ---- after a failure ---- */
@@ -255,7 +305,9 @@ static bool live(struct life *life, struct error *err)
 
         if (try_once(life, err)) {
             log_event(LOG_INFO, "stopped",
-                      is_stopped ? "stopped by a signal" : "caught up, as asked for");
+                      is_stopped           ? "stopped by a signal"
+                      : life->options->job ? "the job is done"
+                                           : "caught up, as asked for");
             return true;
         }
         if (is_stopped) {

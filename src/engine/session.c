@@ -1,8 +1,8 @@
 /*
- * Receiver in the calling thread, applier, watcher, repairer, expander and ledger keeper in threads
- * of their own.  At the end the applier gets a moment to finish what it has; then its statement is
- * cancelled, again and again (the mirror may hang on a lock); and if that does not help either,
- * nobody answers: then all connections are shut down, so that the threads end.
+ * Receiver in the calling thread; applier, watcher, repairer, expander, resyncer and ledger keeper in
+ * threads of their own.  At the end the applier gets a moment to finish what it has; then its
+ * statement is cancelled, again and again (the mirror may hang on a lock); and if that does not help
+ * either, nobody answers: then all connections are shut down, so that the threads end.
  */
 #include "engine/session.h"
 
@@ -15,6 +15,7 @@
 #include "engine/nan_checker.h"
 #include "engine/receiver.h"
 #include "engine/repairer.h"
+#include "engine/resyncer.h"
 #include "engine/watcher.h"
 #include "ledger/resolve.h"
 #include "ledger/store.h"
@@ -46,10 +47,14 @@ struct session {
     int64_t confirm_interval_us;
     struct handover *handover;
     struct batch *batches[2];
+    _Atomic lsn_t *left_out_from; /* per table: a quarantined one's changes */
+    bool *is_resynced;            /* per table, as the session began */
+    struct culprit culprit;
     struct statistics statistics;
-    bool has_facts;      /* the pipeline keeps a ledger */
-    atomic_bool is_over; /* for the helpers … */
-    int over_fd;         /* … and readable then */
+    bool has_facts;          /* the pipeline keeps a ledger */
+    atomic_bool is_over;     /* for the helpers … */
+    int over_fd;             /* … and readable then */
+    atomic_bool is_finished; /* the job is done */
 };
 
 /* The stream must hear from us well before wal_sender_timeout (0: never mind). */
@@ -92,6 +97,8 @@ static bool open_apply(struct session *s, struct error *err)
         return false;
     /* An earlier session may have ended for want of a partition. */
     if (!cursor_read(&s->cursor, pg, s->options->config->pipeline, err) ||
+        !quarantine_load(pg, s->options->config->pipeline, &s->options->prepared->catalog.tables,
+                         s->left_out_from, s->is_resynced, err) ||
         !pg_query(pg, "select tailwater.add_partitions($1)", 1, &s->options->config->pipeline,
                   &result, err)) {
         pg_free(pg);
@@ -99,8 +106,12 @@ static bool open_apply(struct session *s, struct error *err)
     }
     s->resolve = resolve_new(s->options->config->pipeline, &s->options->prepared->catalog.tables,
                              &s->options->prepared->facts, *s->options->is_guarded);
-    return apply_new(pg, s->options->config->pipeline, &s->options->prepared->catalog.tables,
-                     &s->cursor, resolve_sink(s->resolve), &s->apply, err);
+    if (!apply_new(pg, s->options->config->pipeline, &s->options->prepared->catalog.tables,
+                   &s->cursor, resolve_sink(s->resolve), &s->apply, err))
+        return false;
+    apply_take_marks(s->apply, s->left_out_from, s->is_resynced);
+    apply_be_careful(s->apply, s->options->careful_until);
+    return true;
 }
 
 static bool open_stream(struct session *s, struct arena *arena, struct error *err)
@@ -150,7 +161,7 @@ static bool open_session(struct session *s, struct arena *arena, struct error *e
 
 /* ---- the threads ---- */
 
-#define NTHREADS 8
+#define NTHREADS 9
 
 struct thread {
     void *(*run)(void *argument); /* NULL: not wanted */
@@ -237,6 +248,13 @@ static bool run_threads(struct session *s, struct error *err)
     struct expander expander = {o->config, &o->prepared->facts, &s->is_over, s->over_fd};
     struct ledgerkeeper keeper = {o->config, &o->prepared->facts, &s->statistics, &s->is_over,
                                   s->over_fd};
+    struct resyncer resyncer = {.config = o->config,
+                                .list = list,
+                                .handover = s->handover,
+                                .stop = &s->is_over,
+                                .wake_fd = s->over_fd,
+                                .job = o->job,
+                                .finished = &s->is_finished};
     const struct receiver_options receiver = {.stream = s->stream,
                                               .handover = s->handover,
                                               .list = list,
@@ -244,8 +262,10 @@ static bool run_threads(struct session *s, struct error *err)
                                               .confirm_interval_us = s->confirm_interval_us,
                                               .cursor = s->cursor.lsn,
                                               .until = o->until,
+                                              .careful_until = o->careful_until,
                                               .source_conninfo = o->config->source.conninfo,
                                               .stop = o->stop,
+                                              .is_finished = &s->is_finished,
                                               .statistics = &s->statistics};
     struct thread threads[NTHREADS] = {
         {.run = applier_run, .argument = &applier},
@@ -254,9 +274,10 @@ static bool run_threads(struct session *s, struct error *err)
         {.run = repairer_run, .argument = &repairer},
         {.run = expander_run, .argument = &expander},
         {.run = nan_checker_run, .argument = &nan_checker},
+        {.run = resyncer_run, .argument = &resyncer},
         {.run = s->has_facts ? ledgerkeeper_run : NULL, .argument = &keeper},
         {.run = s->has_facts ? ledgerkeeper_run_slow : NULL, .argument = &keeper}};
-    bool is_ok = start_threads(threads, err) && receiver_run(&receiver, err);
+    bool is_ok = start_threads(threads, err) && receiver_run(&receiver, &s->culprit, err);
 
     finish_threads(s, threads);
     return is_ok;
@@ -327,8 +348,11 @@ bool session_run(const struct session_options *options, struct session_outcome *
                                         options->config->apply.max_bytes};
     struct session s = {.options = options, .over_fd = -1};
     struct arena arena = {0};
+    const size_t ntables = (size_t) options->prepared->catalog.tables.count;
     bool is_ok;
 
+    s.left_out_from = memory_alloc(ntables * sizeof(*s.left_out_from));
+    s.is_resynced = memory_alloc(ntables * sizeof(*s.is_resynced));
     s.prefix = arena_printf(&arena, "tailwater_%s", options->config->pipeline);
     is_ok = open_session(&s, &arena, err);
     if (is_ok) {
@@ -338,21 +362,27 @@ bool session_run(const struct session_options *options, struct session_outcome *
         is_ok = handover_new(&s.handover, err) && open_over_fd(&s, err);
     }
     if (is_ok) {
-        for (int i = 0; i < 2; i++)
+        for (int i = 0; i < 2; i++) {
             s.batches[i] = batch_new(&options->prepared->catalog.tables,
                                      options->prepared->copy_lsn, limits);
+            batch_leave_out(s.batches[i], s.left_out_from);
+        }
         is_ok = run_threads(&s, err);
         if (!is_ok)
             judge(&s, err);
+        if (!is_ok && err->kind == ERROR_RETRY)
+            s.culprit = (struct culprit){0}; /* a fact's, or not to be told yet */
     }
-    *ret_outcome = (struct session_outcome){.has_streamed = s.stream != NULL,
-                                            .cursor = s.cursor.lsn};
+    *ret_outcome = (struct session_outcome){
+        .has_streamed = s.stream != NULL, .cursor = s.cursor.lsn, .culprit = s.culprit};
     stream_free(s.stream);
     apply_free(s.apply);
     resolve_free(s.resolve);
     batch_free(s.batches[0]);
     batch_free(s.batches[1]);
     handover_free(s.handover);
+    free(s.left_out_from);
+    free(s.is_resynced);
     if (s.over_fd >= 0)
         close(s.over_fd);
     arena_release(&arena);

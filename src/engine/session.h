@@ -8,6 +8,7 @@
 
 #include "config/config.h"
 #include "engine/prepare.h"
+#include "mirror/quarantine.h"
 #include "pg/pg.h"
 
 #include <stdatomic.h>
@@ -21,6 +22,9 @@ struct session_options {
     struct pg *lock;
     const atomic_bool *stop;
     lsn_t until; /* 0: none */
+    lsn_t
+        careful_until; /* up to the transaction of this final_lsn each is a batch alone; 0: none */
+    int64_t job;       /* ends once this job is done; 0: none */
     int64_t started_at_us;
     int64_t reconnects;
     const char *last_error;
@@ -28,11 +32,12 @@ struct session_options {
 };
 
 struct session_outcome {
-    bool has_streamed; /* the stream was open */
-    lsn_t cursor;      /* the mirror's, at the end; 0: not known */
+    bool has_streamed;      /* the stream was open */
+    lsn_t cursor;           /* the mirror's, at the end; 0: not known */
+    struct culprit culprit; /* whose data made it fail; last_lsn 0: nobody's */
 };
 
-/* *ret_outcome is set in any case.  True: told to stop, or until reached. */
+/* *ret_outcome is set in any case.  True: told to stop, until reached, or the job done. */
 bool session_run(const struct session_options *options, struct session_outcome *ret_outcome,
                  struct error *err);
 

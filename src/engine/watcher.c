@@ -254,7 +254,7 @@ static void run_duties(struct watch *watch, struct duty *duties, int count)
         struct pollfd fd = {.fd = watcher->stop_fd, .events = POLLIN};
 
         if (!do_duties(watch, duties, count, &err)) {
-            handover_fail(watcher->handover, &err);
+            handover_fail(watcher->handover, &err, NULL);
             break;
         }
         poll(&fd, 1, TURN_MS);

@@ -47,6 +47,7 @@ enum statement_kind {
     KIND_FORGET_ALL,
     KIND_CAPTURE,
     KIND_DOUBT,
+    KIND_PURGE,
     KINDS
 };
 
@@ -74,6 +75,9 @@ struct apply {
     int nprepared;
     bool *has_repairs; /* per table: keys of it may be on the repair list, or come there */
     bool *is_doubtful; /* per table: nulls of it may be NaN or infinities */
+    bool *is_resynced; /* per table, the caller's as the next: under resync */
+    _Atomic lsn_t *left_out_from;
+    lsn_t *truncated_at; /* per table: the last truncate while under resync */
     uint64_t tick;
     struct bulk *bulk;
     struct params params;
@@ -89,10 +93,13 @@ struct apply {
     int class_start[CLASSES + 1];
 
     bool is_open;     /* a mirror transaction is */
+    lsn_t first_lsn;  /* of the first source transaction in it */
     int64_t nchanges; /* in it */
     bool is_captured; /* it changed a table with captures … */
     bool is_owed;     /* … some of which return */
     struct apply_counts counts;
+    struct culprit culprit;
+    lsn_t careful_until;
 };
 
 /* Which tables have keys on the repair list, from an earlier session. */
@@ -134,6 +141,7 @@ bool apply_new(struct pg *pg, const char *pipeline, const struct table_list *lis
     apply->bulk = bulk_new(list);
     apply->has_repairs = memory_alloc((size_t) list->count * sizeof(*apply->has_repairs));
     apply->is_doubtful = memory_alloc((size_t) list->count * sizeof(*apply->is_doubtful));
+    apply->truncated_at = memory_alloc((size_t) list->count * sizeof(*apply->truncated_at));
     if (!find_repairs(apply, err)) {
         apply_free(apply);
         return false;
@@ -153,6 +161,7 @@ void apply_free(struct apply *apply)
     free(apply->prepared);
     free(apply->has_repairs);
     free(apply->is_doubtful);
+    free(apply->truncated_at);
     free(apply->slots);
     free(apply->pending);
     free(apply->rows);
@@ -166,6 +175,12 @@ void apply_doubt_nulls(struct apply *apply)
             apply->is_doubtful[t] |= table_column_is_doubtful(&apply->list->tables[t].columns[i]);
 }
 
+void apply_take_marks(struct apply *apply, _Atomic lsn_t *left_out_from, bool *is_resynced)
+{
+    apply->left_out_from = left_out_from;
+    apply->is_resynced = is_resynced;
+}
+
 struct pg *apply_connection(struct apply *apply)
 {
     return apply->pg;
@@ -174,6 +189,16 @@ struct pg *apply_connection(struct apply *apply)
 bool apply_is_open(const struct apply *apply)
 {
     return apply->is_open;
+}
+
+struct culprit apply_culprit(const struct apply *apply)
+{
+    return apply->culprit;
+}
+
+void apply_be_careful(struct apply *apply, lsn_t until)
+{
+    apply->careful_until = until;
 }
 
 /* ---- the pipeline ---- */
@@ -230,8 +255,7 @@ static bool take_reply(struct apply *apply, const struct pending *pending,
     return false;
 }
 
-static bool wrap_pending(const struct apply *apply, const struct pending *pending,
-                         struct error *err)
+static bool wrap_pending(struct apply *apply, const struct pending *pending, struct error *err)
 {
     if (strcmp(err->sqlstate, CURSOR_FENCED) == 0) {
         err->kind = ERROR_BUSY;
@@ -245,6 +269,7 @@ static bool wrap_pending(const struct apply *apply, const struct pending *pendin
     }
     if (pending->table == NULL)
         return false;
+    apply->culprit.table = pending->table;
     return error_wrap(err, "%s, transaction at " LSN_FORMAT, pending->table->label,
                       LSN_ARGS(pending->lsn));
 }
@@ -294,6 +319,8 @@ static void make_sql(struct apply *apply, const struct table *table, int kind)
         statement_forget(table, apply->pipeline, &apply->sql);
     else if (kind == KIND_DOUBT)
         statement_doubt(table, apply->pipeline, &apply->sql);
+    else if (kind == KIND_PURGE)
+        statement_purge(table, &apply->sql);
     else if (kind == KIND_FORGET_ALL)
         statement_forget_all(table, apply->pipeline, &apply->sql);
     else
@@ -350,6 +377,14 @@ static bool send_statement(struct apply *apply, const struct table *table, int k
 }
 
 /* ---- step 2: writes ---- */
+
+/* What every write to the table does now. */
+static unsigned table_flags(const struct apply *apply, const struct table *table)
+{
+    const bool is_resynced = apply->is_resynced != NULL && apply->is_resynced[table->index];
+
+    return is_resynced ? STATEMENT_RESYNC : 0;
+}
 
 static enum reply kind_reply(int kind, bool is_captured)
 {
@@ -488,7 +523,7 @@ static unsigned doubts_of(const struct apply *apply, const struct table *table, 
 /* The flags that rows[from … to) need. */
 static unsigned flags_of(const struct apply *apply, const struct table *table, int from, int to)
 {
-    unsigned flags = doubts_of(apply, table, from, to);
+    unsigned flags = table_flags(apply, table) | doubts_of(apply, table, from, to);
 
     for (int i = from; i < to; i++) {
         const struct batch_row *row = apply->rows[i];
@@ -512,7 +547,10 @@ static bool write_linked(struct apply *apply, const struct table *table, struct 
 
 static bool write_gone(struct apply *apply, const struct table *table, struct error *err)
 {
-    return send_rows(apply, table, table_keeps_tombstones(table) ? STATEMENT_GONE : KIND_DELETE,
+    const unsigned flags = table_flags(apply, table);
+    const bool is_plain = !table_keeps_tombstones(table) && !(flags & STATEMENT_RESYNC);
+
+    return send_rows(apply, table, is_plain ? KIND_DELETE : (int) (STATEMENT_GONE | flags),
                      apply->class_start[CLASS_GONE], apply->class_start[CLASS_GONE + 1], err);
 }
 
@@ -531,6 +569,8 @@ static bool write_truncate(struct apply *apply, const struct batch_table *rows, 
         apply->is_captured = true;
         apply->sink->truncate(apply->sink->context, table);
     }
+    if (table_flags(apply, table) & STATEMENT_RESYNC)
+        apply->truncated_at[table->index] = rows->truncate_lsn;
     return send_statement(apply, table, KIND_TRUNCATE, REPLY_TRUNCATE, rows->truncate_lsn,
                           table_keeps_tombstones(table) ? 2 : 0, params, err);
 }
@@ -546,11 +586,14 @@ static bool write_fresh(struct apply *apply, const struct table *table, int *ret
     *ret_written = 0;
     if (!bulk_is_worth(apply->bulk, table, count))
         return true;
-    if (!settle(apply, err) || !pg_pipeline_leave(apply->pg, err) ||
-        !bulk_copy(apply->bulk, apply->pg, table, apply->rows + from, count, &is_done, err) ||
-        !pg_pipeline_enter(apply->pg, err))
+    if (!settle(apply, err) || !pg_pipeline_leave(apply->pg, err))
+        return false;
+    if (!bulk_copy(apply->bulk, apply->pg, table, apply->rows + from, count, &is_done, err) ||
+        !pg_pipeline_enter(apply->pg, err)) {
+        apply->culprit.table = table;
         return error_wrap(err, "%s, transaction at " LSN_FORMAT, table->label,
                           LSN_ARGS(apply->rows[from]->lsn));
+    }
     if (!is_done)
         return true;
     *ret_written = count;
@@ -639,6 +682,7 @@ static bool write_changes(struct apply *apply, const struct batch_table *rows, s
 {
     const struct table *table = rows->table;
     int fresh = 0, from, holed;
+    unsigned flags;
 
     reserve_rows(apply, rows->nrows);
     if (!forget_repairs(apply, rows, err))
@@ -655,11 +699,13 @@ static bool write_changes(struct apply *apply, const struct batch_table *rows, s
     if (!write_gone(apply, table, err) || !write_fresh(apply, table, &fresh, err))
         return false;
     from = apply->class_start[CLASS_FRESH] + fresh;
+    flags = table_flags(apply, table);
     holed = apply->class_start[CLASS_HOLED];
-    return send_rows(apply, table, (int) doubts_of(apply, table, from, holed), from, holed, err) &&
+    return send_rows(apply, table, (int) (flags | doubts_of(apply, table, from, holed)), from,
+                     holed, err) &&
            send_rows(apply, table,
-                     (int) (STATEMENT_HOLES | doubts_of(apply, table, holed, rows->nrows)), holed,
-                     rows->nrows, err);
+                     (int) (flags | STATEMENT_HOLES | doubts_of(apply, table, holed, rows->nrows)),
+                     holed, rows->nrows, err);
 }
 
 static bool write_table(struct apply *apply, const struct batch_table *rows, struct error *err)
@@ -694,10 +740,21 @@ static bool move_clock(struct apply *apply, const struct batch *batch, struct er
            FAULT(after_clock, err);
 }
 
+/* What would else be checked at the commit, without a name. */
+static bool check_constraints(struct apply *apply, const struct table *table, lsn_t lsn,
+                              struct error *err)
+{
+    expect(apply, REPLY_NOTHING, table, lsn);
+    return pg_send_query(apply->pg, "set constraints all immediate", 0, NULL, err);
+}
+
 static bool write_rows(struct apply *apply, const struct batch *batch, struct error *err)
 {
+    const bool is_careful = batch->final_lsn <= apply->careful_until;
+
     for (const struct batch_table *rows = batch->first; rows != NULL; rows = rows->next) {
-        if (!write_table(apply, rows, err))
+        if (!write_table(apply, rows, err) ||
+            (is_careful && !check_constraints(apply, rows->table, batch->final_lsn, err)))
             return false;
         if (rows->next != NULL && !FAULT(between_tables, err))
             return false;
@@ -716,24 +773,23 @@ static struct capture_scope scope_of(const struct apply *apply, const struct bat
 }
 
 /* A batch that touches no table whose values are returned goes on without waiting for anything. */
-static bool follow_captures(struct apply *apply, const struct batch *batch, struct error *err)
+static bool follow_captures(struct apply *apply, const struct capture_scope *scope,
+                            struct error *err)
 {
-    const struct capture_scope scope = scope_of(apply, batch);
-
     if (apply->is_owed &&
-        (!settle(apply, err) || !apply->sink->follow(apply->sink->context, apply->pg, &scope, err)))
+        (!settle(apply, err) || !apply->sink->follow(apply->sink->context, apply->pg, scope, err)))
         return false;
     return FAULT(after_hops, err);
 }
 
-static bool finish_captures(struct apply *apply, const struct batch *batch, struct error *err)
+static bool finish_captures(struct apply *apply, const struct capture_scope *scope,
+                            struct error *err)
 {
-    const struct capture_scope scope = scope_of(apply, batch);
     int nqueued = 0;
 
     if (!apply->is_captured)
         return true;
-    if (!apply->sink->finish(apply->sink->context, apply->pg, &scope, &nqueued, err))
+    if (!apply->sink->finish(apply->sink->context, apply->pg, scope, &nqueued, err))
         return false;
     for (int i = 0; i < nqueued; i++)
         expect(apply, REPLY_NOTHING, NULL, 0);
@@ -758,22 +814,38 @@ static bool commit(struct apply *apply, struct error *err)
     return FAULT(after_commit, err);
 }
 
-bool apply_batch(struct apply *apply, const struct batch *batch, struct apply_counts *ret_counts,
-                 struct error *err)
+static bool apply_steps(struct apply *apply, const struct batch *batch, struct error *err)
 {
     const bool is_first = !apply->is_open, is_last = !batch->in_transaction;
+    struct capture_scope scope;
 
-    apply->counts = (struct apply_counts){0};
     if (is_first && !(begin(apply, err) && move_clock(apply, batch, err)))
         return false;
     apply->nchanges += batch->nchanges;
-    if (!write_rows(apply, batch, err) || !follow_captures(apply, batch, err))
+    scope = scope_of(apply, batch);
+    if (!write_rows(apply, batch, err) || !follow_captures(apply, &scope, err))
         return false;
-    if (!is_last) {
-        if (!settle(apply, err) || !FAULT(between_pieces, err))
-            return false;
-    } else if (!(is_first || finish_cursor(apply, batch, err)) ||
-               !finish_captures(apply, batch, err) || !commit(apply, err)) {
+    if (!is_last)
+        return settle(apply, err) && FAULT(between_pieces, err);
+    return (is_first || finish_cursor(apply, batch, err)) && finish_captures(apply, &scope, err) &&
+           commit(apply, err);
+}
+
+bool apply_batch(struct apply *apply, const struct batch *batch, struct apply_counts *ret_counts,
+                 struct error *err)
+{
+    apply->counts = (struct apply_counts){0};
+    apply->culprit = (struct culprit){0};
+    if (!apply->is_open)
+        apply->first_lsn = batch->first_lsn;
+    if (!apply_steps(apply, batch, err)) {
+        apply->culprit = err->kind != ERROR_DATA
+                             ? (struct culprit){0}
+                             : (struct culprit){.table = apply->culprit.table,
+                                                .first_lsn = apply->first_lsn,
+                                                .last_lsn = batch->final_lsn,
+                                                .commit_time_us = batch->commit_time_us,
+                                                .xid = batch->xid};
         return false;
     }
     ret_counts->inserted += apply->counts.inserted;
@@ -782,4 +854,108 @@ bool apply_batch(struct apply *apply, const struct batch *batch, struct apply_co
     ret_counts->incomplete += apply->counts.incomplete;
     ret_counts->doubts += apply->counts.doubts;
     return true;
+}
+
+/* ---- side batches ---- */
+
+static bool write_side_rows(struct apply *apply, const struct side_batch *side, struct error *err)
+{
+    int flags = STATEMENT_GUARD;
+
+    reserve_rows(apply, side->nrows);
+    for (int i = 0; i < side->nrows; i++) {
+        apply->rows[i] = side->rows[i];
+        flags |= side->rows[i]->is_gone ? STATEMENT_GONE : 0;
+    }
+    return send_rows(apply, side->table, flags, 0, side->nrows, err) && FAULT(side_after_rows, err);
+}
+
+static bool purge_tombstones(struct apply *apply, const struct side_batch *side, struct error *err)
+{
+    const struct pg_param param = {.data = side->addresses};
+
+    return send_statement(apply, side->table, KIND_PURGE, REPLY_DELETE, 0, 1, &param, err);
+}
+
+/* The table's row of the control schema, over the connection as it is between two pipelines. */
+static bool write_mark(struct apply *apply, const struct side_batch *side, struct error *err)
+{
+    struct pg *pg = apply->pg;
+
+    if (!settle(apply, err) || !pg_pipeline_leave(pg, err))
+        return false;
+    if (side->kind == SIDE_END
+            ? !quarantine_end(pg, apply->pipeline, side->table, side->lsn, err)
+            : !quarantine_set_resync(pg, apply->pipeline, side->table,
+                                     side->kind == SIDE_RESYNC ? side->job : 0, err))
+        return false;
+    return pg_pipeline_enter(pg, err);
+}
+
+static bool write_side(struct apply *apply, const struct side_batch *side, struct error *err)
+{
+    switch (side->kind) {
+    case SIDE_ROWS:
+        return write_side_rows(apply, side, err);
+    case SIDE_PURGE:
+        return purge_tombstones(apply, side, err);
+    case SIDE_RESYNC:
+    case SIDE_END:
+    case SIDE_GIVE_UP:
+        return write_mark(apply, side, err);
+    }
+    return false;
+}
+
+/* It has committed: from the next batch on. */
+static bool take_mark(struct apply *apply, const struct side_batch *side, struct error *err)
+{
+    const int i = side->table->index;
+
+    switch (side->kind) {
+    case SIDE_ROWS:
+    case SIDE_PURGE:
+        return true;
+    case SIDE_RESYNC:
+    case SIDE_END:
+        apply->is_resynced[i] = side->kind == SIDE_RESYNC;
+        apply->truncated_at[i] = 0;
+        apply->left_out_from[i] = BATCH_NEVER;
+        return true;
+    case SIDE_GIVE_UP:
+        return quarantine_load(apply->pg, apply->pipeline, apply->list, apply->left_out_from,
+                               apply->is_resynced, err);
+    }
+    return true;
+}
+
+bool apply_side(struct apply *apply, struct side_batch *side, struct error *err)
+{
+    struct cursor *cursor = apply->cursor;
+    const struct capture_scope scope = {.kind = "resync",
+                                        .from = cursor->lsn,
+                                        .to = cursor->lsn,
+                                        .changes = side->nrows,
+                                        .is_last = true};
+
+    apply->counts = (struct apply_counts){0};
+    apply->culprit = (struct culprit){0};
+    side->is_void = side->kind == SIDE_ROWS && apply->truncated_at[side->table->index] >= side->lsn;
+    if (side->is_void)
+        return true;
+    if (!begin(apply, err))
+        return false;
+    expect(apply, REPLY_CLOCK, NULL, 0);
+    if (!cursor_send_move(cursor, apply->pg, cursor->lsn, 0, err) ||
+        !write_side(apply, side, err) || !follow_captures(apply, &scope, err) ||
+        !finish_captures(apply, &scope, err) || !commit(apply, err)) {
+        if (err->kind == ERROR_DATA && apply->culprit.table != NULL)
+            apply->culprit = (struct culprit){
+                .table = apply->culprit.table, .first_lsn = cursor->lsn, .last_lsn = cursor->lsn};
+        else
+            apply->culprit = (struct culprit){0};
+        return error_wrap(err, "resync of %s", side->table->label);
+    }
+    side->counts = apply->counts;
+    return take_mark(apply, side, err);
 }

@@ -143,6 +143,16 @@ enum control_table_state {
     CONTROL_TABLE_READY    /* its live view is there */
 };
 
+/* Since when, and why, a table is left out (quarantine.h). */
+struct control_quarantine {
+    lsn_t lsn; /* it is complete up to the transaction of this final_lsn; 0: not quarantined */
+    int64_t since_us;       /* when that was found */
+    int64_t commit_time_us; /* of the transaction that was refused, and its id; 0 where unknown */
+    int64_t xid;
+    const char *sqlstate; /* "" where no server said one */
+    const char *reason;
+};
+
 struct control_table {
     const char *schema, *name;
     uint32_t relid;
@@ -152,6 +162,11 @@ struct control_table {
     lsn_t copy_lsn; /* 0 until copied; afterwards changes with final_lsn below it are in the copy */
     int64_t copied_rows;
     int64_t copied_at_us;
+    struct control_quarantine quarantine;
+    bool is_resynced;       /* a resync is under way */
+    int64_t resynced_at_us; /* when the last one ended; 0: never */
+    /* control_sync_tables() only: why the source's table is not the one that was copied; NULL: it is. */
+    struct error *refusal;
     int64_t estimated_rows,
         total_bytes; /* control_list_tables() only: of the mirror's table; -1 where unknown */
 };
@@ -160,13 +175,16 @@ const char *control_table_state_name(enum control_table_state state);
 
 /*
  * Give every table of the list its row (in one transaction) and return all of them, by
- * table->index.  Refuses, with ERROR_CONFIG that names the table: a relid that changed (P59), a key
- * or a mirror name that changed, a mirror or view name that another pipeline has.  Rows of tables
- * that are no longer in the list are left alone and named in strays.
+ * table->index.  Refuses, with ERROR_CONFIG that names the table: a mirror name that changed, a mirror
+ * or view name that another pipeline has.  A relid (P59) or a key that changed is that table's
+ * refusal.  Rows of tables that are no longer in the list are left alone and named in strays.
  */
 bool control_sync_tables(struct pg *mirror, const char *pipeline, const struct table_list *list,
                          struct arena *arena, struct control_table **ret_tables,
                          struct notes *strays, struct error *err);
+
+/* The first refusal of count tables; true if there is none. */
+bool control_none_refused(const struct control_table *tables, int count, struct error *err);
 
 /* The rows as they are, by schema and name, with the mirror tables' estimates.  For status, purge
  * and destroy. */

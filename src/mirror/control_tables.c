@@ -114,12 +114,19 @@ static bool insert_missing(struct pg *mirror, int nparams, const char *const *pa
         nparams, params, &done, err);
 }
 
+/* Microseconds since 1970, 0 for none. */
+#define US(column) "coalesce((extract(epoch FROM " column ") * 1000000)::bigint, 0)"
+
 /* The columns of mirror_table that read_row() takes. */
 #define ROW_COLUMNS                                                                                \
     "m.schema, m.name, m.relid, m.mirror_schema, m.mirror_name, m.view_schema, m.view_name, "      \
-    "m.state, m.copy_lsn, m.copied_rows, "                                                         \
-    "coalesce((extract(epoch FROM m.copied_at) * 1000000)::bigint, 0)"
-#define NROW_COLUMNS 11
+    "m.state, m.copy_lsn, m.copied_rows, " US("m.copied_at") ", m.quarantine_lsn, " US(            \
+        "m.quarantined_at") ", " US("m.quarantine_commit_time") ", m.quarantine_xid, "             \
+                                                                "m.quarantine_sqlstate, "          \
+                                                                "m.quarantine_reason, "            \
+                                                                "m.resync_job IS NOT NULL, " US(   \
+                                                                    "m.resynced_at")
+#define NROW_COLUMNS 19
 
 static bool read_row(const struct pg_result *rows, int row, struct arena *arena,
                      struct control_table *ret_table, struct error *err)
@@ -140,18 +147,26 @@ static bool read_row(const struct pg_result *rows, int row, struct arena *arena,
         .copy_lsn = pg_lsn(rows, row, 8),
         .copied_rows = pg_int(rows, row, 9),
         .copied_at_us = pg_int(rows, row, 10),
+        .quarantine = {.lsn = pg_lsn(rows, row, 11),
+                       .since_us = pg_int(rows, row, 12),
+                       .commit_time_us = pg_int(rows, row, 13),
+                       .xid = pg_int(rows, row, 14),
+                       .sqlstate = arena_strdup(arena, pg_text(rows, row, 15)),
+                       .reason = arena_strdup(arena, pg_text(rows, row, 16))},
+        .is_resynced = pg_bool(rows, row, 17),
+        .resynced_at_us = pg_int(rows, row, 18),
         .estimated_rows = -1,
         .total_bytes = -1,
     };
     return true;
 }
 
-/* What is fixed once rows were copied under it. */
+enum { RELID_DIFFERS = NROW_COLUMNS + 1, KEY_DIFFERS, NAMES_DIFFER, OLD_KEY };
+
+/* What is fixed once rows were copied under it: on the source … */
 static bool refuse_changes(const struct table *table, const struct pg_result *rows, int row,
                            struct error *err)
 {
-    enum { RELID_DIFFERS = NROW_COLUMNS + 1, KEY_DIFFERS, NAMES_DIFFER, OLD_KEY };
-
     if (pg_bool(rows, row, RELID_DIFFERS)) {
         error_set(
             err, ERROR_CONFIG,
@@ -169,17 +184,32 @@ static bool refuse_changes(const struct table *table, const struct pg_result *ro
             err, "set the table's replica identity (or key: in the configuration) back, or start "
                  "over with tailwater destroy and run");
     }
-    if (pg_bool(rows, row, NAMES_DIFFER)) {
-        error_set(
-            err, ERROR_CONFIG,
-            "the configuration gives table %s other names: its mirror table is %s.%s, its live "
-            "view %s.%s",
-            table->label, pg_text(rows, row, 3), pg_text(rows, row, 4), pg_text(rows, row, 5),
-            pg_text(rows, row, 6));
-        return error_hint(err,
-                          "set mirror.table_schema and mirror.view_schema back, or start over with "
-                          "tailwater destroy and run");
-    }
+    return true;
+}
+
+/* … and in the configuration. */
+static bool refuse_names(const struct table *table, const struct pg_result *rows, int row,
+                         struct error *err)
+{
+    if (!pg_bool(rows, row, NAMES_DIFFER))
+        return true;
+    error_set(err, ERROR_CONFIG,
+              "the configuration gives table %s other names: its mirror table is %s.%s, its live "
+              "view %s.%s",
+              table->label, pg_text(rows, row, 3), pg_text(rows, row, 4), pg_text(rows, row, 5),
+              pg_text(rows, row, 6));
+    return error_hint(err,
+                      "set mirror.table_schema and mirror.view_schema back, or start over with "
+                      "tailwater destroy and run");
+}
+
+bool control_none_refused(const struct control_table *tables, int count, struct error *err)
+{
+    for (int i = 0; i < count; i++)
+        if (tables[i].refusal != NULL) {
+            *err = *tables[i].refusal;
+            return false;
+        }
     return true;
 }
 
@@ -201,14 +231,17 @@ static bool read_all(struct pg *mirror, int nparams, const char *const *params,
         return false;
     for (int row = 0; row < pg_rows(rows); row++) {
         int index = (int) pg_int(rows, row, NROW_COLUMNS);
+        struct error refusal;
 
         if (pg_is_null(rows, row, NROW_COLUMNS)) {
             notes_add(strays, "%s.%s", pg_text(rows, row, 0), pg_text(rows, row, 1));
             continue;
         }
-        if (!refuse_changes(&list->tables[index], rows, row, err) ||
+        if (!refuse_names(&list->tables[index], rows, row, err) ||
             !read_row(rows, row, arena, &tables[index], err))
             return false;
+        if (!refuse_changes(&list->tables[index], rows, row, &refusal))
+            tables[index].refusal = arena_memdup(arena, &refusal, sizeof(refusal));
     }
     *ret_tables = tables;
     return true;

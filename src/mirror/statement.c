@@ -31,6 +31,12 @@
 
 #include "pg/pg.h"
 
+/* Does a key that is gone leave a tombstone? */
+static bool leaves_tombstones(const struct table *table, unsigned flags)
+{
+    return table_keeps_tombstones(table) || flags & STATEMENT_RESYNC;
+}
+
 int statement_slots(const struct table *table, unsigned flags, struct statement_slot *ret_slots)
 {
     int count = 0;
@@ -38,7 +44,7 @@ int statement_slots(const struct table *table, unsigned flags, struct statement_
     for (int i = 0; i < table->ncolumns; i++)
         ret_slots[count++] = (struct statement_slot){PARAM_COLUMN, i};
     ret_slots[count++] = (struct statement_slot){PARAM_LSN, -1};
-    if (table_keeps_tombstones(table))
+    if (leaves_tombstones(table, flags))
         ret_slots[count++] = (struct statement_slot){PARAM_TIME, -1};
     if (flags & STATEMENT_GONE)
         ret_slots[count++] = (struct statement_slot){PARAM_GONE, -1};
@@ -177,10 +183,9 @@ static void add_key_join(struct buf *sql, const struct table *table, const char 
     }
 }
 
-/* Some column was not sent, and there is no live row to take it from. */
-static void add_lost(struct buf *sql, const struct table *table, unsigned flags)
+/* Some column was not sent. */
+static void add_holed(struct buf *sql, const struct table *table, unsigned flags)
 {
-    const char *base = flags & STATEMENT_BASES ? "b" : "m";
     bool any = false;
 
     if (flags & STATEMENT_GONE)
@@ -192,8 +197,16 @@ static void add_lost(struct buf *sql, const struct table *table, unsigned flags)
         buf_printf(sql, "%su.p%d", any ? " and " : "", i);
         any = true;
     }
-    buf_printf(sql, "%s) and (%s.ctid is null or %s._deleted_at is not null)", any ? "" : "true",
-               base, base);
+    buf_printf(sql, "%s)", any ? "" : "true");
+}
+
+/* … and there is no live row to take it from. */
+static void add_lost(struct buf *sql, const struct table *table, unsigned flags)
+{
+    const char *base = flags & STATEMENT_BASES ? "b" : "m";
+
+    add_holed(sql, table, flags);
+    buf_printf(sql, " and (%s.ctid is null or %s._deleted_at is not null)", base, base);
 }
 
 /* row(the mirror's)::record *<> row(the batch's)::record, the key left out where it cannot differ.
@@ -227,13 +240,19 @@ static void add_probe(struct buf *sql, const struct table *table, unsigned flags
         buf_printf(sql, " as c%d, ", i);
     }
     buf_printf(sql, "u.l, %s%s, m.ctid as tid, m._deleted_at is null as live, ",
-               table_keeps_tombstones(table) ? "u.t, " : "",
+               leaves_tombstones(table, flags) ? "u.t, " : "",
                flags & STATEMENT_GONE ? "u.g" : "false as g");
     if (flags & STATEMENT_HOLES)
         add_lost(sql, table, flags);
     else
         buf_add(sql, "false");
     buf_add(sql, " as lost, ");
+    if (flags & STATEMENT_HOLES && flags & STATEMENT_RESYNC) {
+        add_holed(sql, table, flags);
+        buf_add(sql, " as holed, ");
+    }
+    if (flags & STATEMENT_GUARD)
+        buf_add(sql, "m._lsn < u.l as old, ");
     add_differs(sql, table, flags);
     buf_add(sql, " as differs");
     if (captures)
@@ -264,40 +283,46 @@ static void add_probe(struct buf *sql, const struct table *table, unsigned flags
 }
 
 /* What makes a row of s belong to a branch.  One place, since the counts ask the same. */
-static const char *condition(const struct table *table, enum statement_count branch)
+static void add_condition(struct buf *sql, const struct table *table, unsigned flags,
+                          enum statement_count branch)
 {
-    const bool keeps = table_keeps_tombstones(table), ranked = !table->is_key_bytewise;
+    const bool is_resync = flags & STATEMENT_RESYNC, is_guarded = flags & STATEMENT_GUARD;
 
     switch (branch) {
     case COUNT_TO_REMOVE:
-        if (keeps)
-            return ranked ? "s.g and s.live and s.tid is not null and s.rank = 1"
-                          : "s.g and s.live and s.tid is not null";
-        return ranked ? "s.g and s.tid is not null and s.rank = 1" : "s.g and s.tid is not null";
+        /* A tombstone that a delete meets again is as new as the delete, where that counts. */
+        buf_add(sql, leaves_tombstones(table, flags) && !is_resync
+                         ? "s.g and s.live and s.tid is not null"
+                         : "s.g and s.tid is not null");
+        break;
     case COUNT_TO_UPDATE:
-        return ranked ? "not s.g and not s.lost and s.differs and s.tid is not null and s.rank = 1"
-                      : "not s.g and not s.lost and s.differs and s.tid is not null";
+        buf_printf(sql, "not s.g and not s.lost and %ss.tid is not null",
+                   is_resync ? "" : "s.differs and ");
+        break;
     case COUNT_TO_INSERT:
-        if (keeps)
-            return ranked ? "not s.lost and s.tid is null and s.rank = 1"
-                          : "not s.lost and s.tid is null";
-        return ranked ? "not s.g and not s.lost and s.tid is null and s.rank = 1"
-                      : "not s.g and not s.lost and s.tid is null";
+        buf_printf(sql, "%snot s.lost and s.tid is null",
+                   leaves_tombstones(table, flags) && !is_guarded ? "" : "not s.g and ");
+        break;
     case COUNT_INCOMPLETE:
-        return "s.lost";
+        buf_add(sql, is_resync ? "s.holed" : "s.lost");
+        return;
     case COUNT_REMOVED:
     case COUNT_UPDATED:
     case COUNT_INSERTED:
     case COUNTS:
-        break;
+        buf_add(sql, "false");
+        return;
     }
-    return "false";
+    if (is_guarded && branch != COUNT_TO_INSERT)
+        buf_add(sql, " and s.old");
+    if (!table->is_key_bytewise)
+        buf_add(sql, " and s.rank = 1");
 }
 
-static void add_removal(struct buf *sql, const struct table *table,
+static void add_removal(struct buf *sql, const struct table *table, unsigned flags,
                         const struct capture_list *captures)
 {
-    if (table_keeps_tombstones(table)) {
+    if (leaves_tombstones(table, flags)) {
         buf_add(sql, ", d as (update ");
         add_mirror(sql, table);
         buf_add(sql, " m set _lsn = s.l, _deleted_at = s.t from s where ");
@@ -306,7 +331,9 @@ static void add_removal(struct buf *sql, const struct table *table,
         add_mirror(sql, table);
         buf_add(sql, " m using s where ");
     }
-    buf_printf(sql, "m.ctid = s.tid and %s returning ", condition(table, COUNT_TO_REMOVE));
+    buf_add(sql, "m.ctid = s.tid and ");
+    add_condition(sql, table, flags, COUNT_TO_REMOVE);
+    buf_add(sql, " returning ");
     if (captures) {
         buf_add(sql, "s.live as f");
         capture_add_columns(sql, table, captures, "m", 'o');
@@ -316,7 +343,7 @@ static void add_removal(struct buf *sql, const struct table *table,
     }
 }
 
-static void add_update(struct buf *sql, const struct table *table,
+static void add_update(struct buf *sql, const struct table *table, unsigned flags,
                        const struct capture_list *captures)
 {
     buf_add(sql, ", w as (update ");
@@ -328,8 +355,9 @@ static void add_update(struct buf *sql, const struct table *table,
         pg_add_ident(sql, table->columns[i].name);
         buf_printf(sql, " = s.c%d, ", i);
     }
-    buf_printf(sql, "_lsn = s.l, _deleted_at = null from s where m.ctid = s.tid and %s returning ",
-               condition(table, COUNT_TO_UPDATE));
+    buf_add(sql, "_lsn = s.l, _deleted_at = null from s where m.ctid = s.tid and ");
+    add_condition(sql, table, flags, COUNT_TO_UPDATE);
+    buf_add(sql, " returning ");
     if (captures) {
         buf_add(sql, "s.live as f");
         capture_add_counted(sql, table, captures);
@@ -343,7 +371,7 @@ static void add_update(struct buf *sql, const struct table *table,
 
 /* A tombstone of a key that the mirror never saw has its key, and NULL elsewhere, as the batch sent
  * no values. */
-static void add_insert(struct buf *sql, const struct table *table,
+static void add_insert(struct buf *sql, const struct table *table, unsigned flags,
                        const struct capture_list *captures)
 {
     buf_add(sql, ", i as (insert into ");
@@ -356,9 +384,11 @@ static void add_insert(struct buf *sql, const struct table *table,
     buf_add(sql, "_lsn, _deleted_at) select ");
     for (int i = 0; i < table->ncolumns; i++)
         buf_printf(sql, "s.c%d, ", i);
-    buf_printf(sql, "s.l, %s from s where %s returning ",
-               table_keeps_tombstones(table) ? "case when s.g then s.t end" : "null::timestamptz",
-               condition(table, COUNT_TO_INSERT));
+    buf_printf(sql, "s.l, %s from s where ",
+               leaves_tombstones(table, flags) ? "case when s.g then s.t end"
+                                               : "null::timestamptz");
+    add_condition(sql, table, flags, COUNT_TO_INSERT);
+    buf_add(sql, " returning ");
     if (captures) {
         buf_add(sql, "m._deleted_at is null as t");
         capture_add_columns(sql, table, captures, "m", 'n');
@@ -368,7 +398,8 @@ static void add_insert(struct buf *sql, const struct table *table,
     }
 }
 
-static void add_repair(struct buf *sql, const struct table *table, const char *pipeline)
+static void add_repair(struct buf *sql, const struct table *table, unsigned flags,
+                       const char *pipeline)
 {
     buf_add(sql, ", r as (insert into tailwater.repair (pipeline, schema, name, key, lsn) select ");
     pg_add_literal(sql, pipeline);
@@ -379,7 +410,9 @@ static void add_repair(struct buf *sql, const struct table *table, const char *p
     buf_add(sql, ", array[");
     for (int i = 0; i < table->nkeys; i++)
         buf_printf(sql, "%ss.c%d::text", i ? ", " : "", table->keys[i]);
-    buf_printf(sql, "], s.l from s where %s returning 1)", condition(table, COUNT_INCOMPLETE));
+    buf_add(sql, "], s.l from s where ");
+    add_condition(sql, table, flags, COUNT_INCOMPLETE);
+    buf_add(sql, " returning 1)");
 }
 
 void statement_write(const struct table *table, unsigned flags, const char *pipeline,
@@ -398,11 +431,11 @@ void statement_write(const struct table *table, unsigned flags, const char *pipe
     buf_add(ret_sql, "with ");
     add_probe(ret_sql, table, flags, captures);
     if (flags & STATEMENT_GONE)
-        add_removal(ret_sql, table, captures);
-    add_update(ret_sql, table, captures);
-    add_insert(ret_sql, table, captures);
+        add_removal(ret_sql, table, flags, captures);
+    add_update(ret_sql, table, flags, captures);
+    add_insert(ret_sql, table, flags, captures);
     if (flags & STATEMENT_HOLES)
-        add_repair(ret_sql, table, pipeline);
+        add_repair(ret_sql, table, flags, pipeline);
     if (captures)
         capture_add_tables(ret_sql, table, captures, branches);
     buf_add(ret_sql, " select n.*");
@@ -410,13 +443,14 @@ void statement_write(const struct table *table, unsigned flags, const char *pipe
         capture_add_results(ret_sql, captures, branches);
     buf_add(ret_sql, " from (select ");
     for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
-        if ((flags & counts[i].needs) == counts[i].needs)
-            buf_printf(
-                ret_sql,
-                "count(*) filter (where %s) as want_%s, (select count(*) from %s) as did_%s, ",
-                condition(table, counts[i].wanted), counts[i].done, counts[i].done, counts[i].done);
-        else
+        if ((flags & counts[i].needs) != counts[i].needs) {
             buf_printf(ret_sql, "0 as want_%s, 0 as did_%s, ", counts[i].done, counts[i].done);
+            continue;
+        }
+        buf_add(ret_sql, "count(*) filter (where ");
+        add_condition(ret_sql, table, flags, counts[i].wanted);
+        buf_printf(ret_sql, ") as want_%s, (select count(*) from %s) as did_%s, ", counts[i].done,
+                   counts[i].done, counts[i].done);
     }
     if (flags & STATEMENT_HOLES)
         buf_add(ret_sql, "(select count(*) from r)");
@@ -431,6 +465,32 @@ void statement_write(const struct table *table, unsigned flags, const char *pipe
             "', 'a write touched ' || did_d + did_w + did_i || "
             "' rows where its probe saw ' || want_d + want_w + want_i || "
             "': somebody else changes this mirror table') is null end");
+}
+
+void statement_look(const struct table *table, lsn_t lsn, struct buf *ret_sql)
+{
+    buf_add(ret_sql, "select u.n, m.ctid, case when m.ctid is null or (m._deleted_at is not null "
+                     "and m._lsn < ");
+    buf_printf(ret_sql, "'" LSN_FORMAT "') then %d when m._lsn < '" LSN_FORMAT "' and ",
+               LSN_ARGS(lsn), LOOK_MISSING, LSN_ARGS(lsn));
+    add_differs(ret_sql, table, 0);
+    buf_printf(ret_sql, " then %d else %d end from unnest(", LOOK_DIFFERENT, LOOK_FINE);
+    for (int i = 0; i < table->ncolumns; i++)
+        buf_printf(ret_sql, "%s$%d::%s[]", i ? ", " : "", i + 1, array_type(&table->columns[i]));
+    buf_add(ret_sql, ") with ordinality as u(");
+    for (int i = 0; i < table->ncolumns; i++)
+        buf_printf(ret_sql, "c%d, ", i);
+    buf_add(ret_sql, "n) left join ");
+    add_mirror(ret_sql, table);
+    buf_add(ret_sql, " m on ");
+    add_key_join(ret_sql, table, "m", 'c');
+}
+
+void statement_purge(const struct table *table, struct buf *ret_sql)
+{
+    buf_add(ret_sql, "delete from ");
+    add_mirror(ret_sql, table);
+    buf_add(ret_sql, " where ctid = any ($1::tid[]) and _deleted_at is not null");
 }
 
 /* unnest($1::T[], …) as u(c0, …), of the key columns alone */

@@ -21,7 +21,13 @@ enum statement_flag {
     STATEMENT_BASES = 2,  /* holes are filled from the row of another key: base key arrays */
     STATEMENT_GONE = 4,   /* rows may be gone: an array says which */
     STATEMENT_DOUBTS = 8, /* nulls of numbers may be NaN or infinities: see statement.c */
-    STATEMENT_FLAGS = 16
+    /* The table is under resync: what a change did must be seen.  A key that is gone leaves a
+     * tombstone, a change without a difference still moves _lsn, a row with holes goes to the repair
+     * list although its row is there. */
+    STATEMENT_RESYNC = 16,
+    /* Rows of a snapshot: they count only where the mirror's row is older than they are, or absent. */
+    STATEMENT_GUARD = 32,
+    STATEMENT_FLAGS = 64
 };
 
 /*
@@ -31,7 +37,7 @@ enum statement_flag {
 enum statement_param {
     PARAM_COLUMN,   /* the value of a column: T[], or text[] for WIRE_CAST */
     PARAM_LSN,      /* pg_lsn[] */
-    PARAM_TIME,     /* timestamptz[], commit times: only where tombstones are kept */
+    PARAM_TIME,     /* timestamptz[], commit times: only where tombstones are left */
     PARAM_GONE,     /* bool[] */
     PARAM_PRESENCE, /* bool[]: the value of a toastable column was sent */
     PARAM_BASE_KEY  /* a key column of the row's base */
@@ -49,7 +55,7 @@ enum statement_count {
     COUNT_UPDATED,
     COUNT_TO_INSERT,
     COUNT_INSERTED,
-    COUNT_INCOMPLETE, /* holes that no mirror row could fill: their keys went to the repair list */
+    COUNT_INCOMPLETE, /* holes that no mirror row could fill, or may fill: on the repair list */
     COUNTS
 };
 
@@ -64,6 +70,18 @@ int statement_slots(const struct table *table, unsigned flags, struct statement_
  */
 void statement_write(const struct table *table, unsigned flags, const char *pipeline,
                      const struct capture_list *captures, struct buf *ret_sql);
+
+/*
+ * A look: are rows of a snapshot, of consistent point lsn, what the mirror has?  Parameters: the
+ * columns' arrays.  Result, a row for each: its number from 1, the address of the mirror's row (NULL:
+ * none), and enum statement_look as a number.
+ */
+void statement_look(const struct table *table, lsn_t lsn, struct buf *ret_sql);
+
+enum statement_look { LOOK_FINE, LOOK_MISSING, LOOK_DIFFERENT };
+
+/* Removes tombstones by their address: $1 tid[]. */
+void statement_purge(const struct table *table, struct buf *ret_sql);
 
 /* Removes keys without asking what was there: no tombstones kept, keys bytewise.  Parameters: the
  * key columns' arrays.  Without captures the result is the number of rows it touched. */

@@ -93,6 +93,7 @@ static void count_tables(struct status *status)
         const struct control_table *table = &status->tables[i];
 
         status->nready += table->state == CONTROL_TABLE_READY;
+        status->nquarantined += table->quarantine.lsn != 0;
         status->ncopied += table->state >= CONTROL_TABLE_COPIED;
         if (table->copy_lsn > status->newest_copy)
             status->newest_copy = table->copy_lsn;

@@ -50,6 +50,7 @@ struct status {
     struct error unknown; /* why not, where the mirror is up and it is not */
     struct control_pipeline pipeline;
     int ntables, nready, ncopied; /* ncopied: at least that far */
+    int nquarantined;
     struct control_table *tables;
     lsn_t newest_copy; /* ready is said once the cursor is past it */
     bool has_heartbeat;

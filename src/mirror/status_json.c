@@ -119,6 +119,22 @@ static void add_slot(struct buf *json, const struct status *status)
     buf_add_char(json, '}');
 }
 
+static void add_quarantine(struct buf *json, const struct control_quarantine *quarantine)
+{
+    if (quarantine->lsn == 0) {
+        add_text(json, "quarantine", NULL);
+        return;
+    }
+    buf_add(json, "\"quarantine\": {");
+    add_lsn(json, "lsn", quarantine->lsn), NEXT();
+    add_time(json, "since", quarantine->since_us), NEXT();
+    add_time(json, "commit_time", quarantine->commit_time_us), NEXT();
+    add_count(json, "xid", quarantine->xid > 0 ? quarantine->xid : -1), NEXT();
+    add_text(json, "sqlstate", quarantine->sqlstate[0] ? quarantine->sqlstate : NULL), NEXT();
+    add_text(json, "reason", quarantine->reason);
+    buf_add_char(json, '}');
+}
+
 static void add_tables(struct buf *json, const struct status *status)
 {
     buf_add(json, "\"tables\": [");
@@ -132,7 +148,10 @@ static void add_tables(struct buf *json, const struct status *status)
         add_count(json, "estimated_rows", table->estimated_rows), NEXT();
         add_count(json, "bytes", table->total_bytes), NEXT();
         add_lsn(json, "copied_as_of", table->copy_lsn), NEXT();
-        add_time(json, "copied_at", table->copied_at_us);
+        add_time(json, "copied_at", table->copied_at_us), NEXT();
+        add_time(json, "resynced_at", table->resynced_at_us), NEXT();
+        add_flag(json, "under_resync", table->is_resynced), NEXT();
+        add_quarantine(json, &table->quarantine);
         buf_add_char(json, '}');
     }
     buf_add_char(json, ']');

@@ -180,6 +180,38 @@ static bool is_said_by_holder(const struct status *status)
     return status->has_heartbeat && status->heartbeat.said_at_us >= status->holder.since_us;
 }
 
+/* Tables are left out: what the mirror shows of them is old and gets older. */
+static bool quarantined(struct status *status, struct arena *arena)
+{
+    const struct control_table *first = NULL;
+    char age[HUMAN_TEXT_SIZE];
+    bool is_healing = true;
+
+    if (status->nquarantined == 0)
+        return false;
+    for (int i = 0; i < status->ntables; i++) {
+        const struct control_table *table = &status->tables[i];
+
+        if (table->quarantine.lsn == 0)
+            continue;
+        if (first == NULL || (first->is_resynced && !table->is_resynced))
+            first = table;
+        is_healing &= table->is_resynced;
+    }
+    status->kind = ERROR_FINDINGS;
+    human_duration(status->taken_at_us - first->quarantine.since_us, age);
+    return say(status, STATUS_BROKEN, "quarantine",
+               status->nquarantined == 1
+                   ? arena_printf(arena, "%s.%s is quarantined, for %s: %s", first->schema,
+                                  first->name, age, first->quarantine.reason)
+                   : arena_printf(arena, "%d tables are quarantined; %s.%s for %s: %s",
+                                  status->nquarantined, first->schema, first->name, age,
+                                  first->quarantine.reason),
+               is_healing ? "a resync is under way"
+                          : arena_printf(arena, "tailwater resync -c %s %s.%s",
+                                         status->config->file, first->schema, first->name));
+}
+
 /* How much of the copy, and how long from now on at the pace so far. */
 static const char *progress(const struct status *status, struct arena *arena)
 {
@@ -300,8 +332,9 @@ static bool fine(struct status *status, struct arena *arena)
 }
 
 static bool (*const rules[])(struct status *status, struct arena *arena) = {
-    mirror_down,  unknown, source_down, setting_up,  other_source, slot_wrong, stopped,   silent,
-    wal_critical, copying, waiting,     catching_up, wal_warning,  behind,     repairing, fine,
+    mirror_down, unknown,     source_down,  setting_up, other_source, slot_wrong,
+    stopped,     silent,      wal_critical, copying,    waiting,      quarantined,
+    catching_up, wal_warning, behind,       repairing,  fine,
 };
 
 void status_judge(struct status *status, struct arena *arena)

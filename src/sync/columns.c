@@ -6,7 +6,9 @@
  */
 #include "sync/columns.h"
 
-#include "pg/pg.h"
+#include "base/cleanup.h"
+
+#include <inttypes.h>
 
 static bool is_binary_column(const struct table_column *column)
 {
@@ -68,4 +70,18 @@ void columns_add_select(struct buf *buf, const struct table *table, const char *
             break;
         }
     }
+}
+
+bool columns_read_key_types(struct pg *source, const struct table *table,
+                            struct pg_result **ret_types, struct error *err)
+{
+    _cleanup_buf_ struct buf oids = {0};
+
+    for (int i = 0; i < table->nkeys; i++)
+        buf_printf(&oids, "%s%" PRIu32, i ? "," : "{", table->columns[table->keys[i]].source_type);
+    buf_add_char(&oids, '}');
+    return pg_query(source,
+                    "SELECT format_type(o, -1) FROM unnest($1::oid[]) WITH ORDINALITY AS u(o, n)"
+                    " ORDER BY n",
+                    1, (const char *[]){buf_text(&oids)}, ret_types, err);
 }

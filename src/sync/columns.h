@@ -10,6 +10,8 @@
 
 #include "base/buf.h"
 #include "batch/table.h"
+#include "pg/pg.h"
+#include "tailwater/error.h"
 
 #include <stdbool.h>
 
@@ -26,5 +28,9 @@ void columns_add_names(struct buf *buf, const struct table *table);
  */
 void columns_add_select(struct buf *buf, const struct table *table, const char *alias,
                         bool is_binary);
+
+/* The key columns' types under the source's own names, one a row. */
+bool columns_read_key_types(struct pg *source, const struct table *table,
+                            struct pg_result **ret_types, struct error *err);
 
 #endif

@@ -101,7 +101,7 @@ static void bufs_free(struct buf *bufs, int count)
 
 /* ---- the list ---- */
 
-/* Entries that S covers; without a snapshot yet, any. */
+/* Tables with entries.  A quarantined one stays as it is, and its entries with it. */
 static bool find_tables(const struct repair *repair, bool *ret_is_wanted, bool *ret_any,
                         struct error *err)
 {
@@ -109,8 +109,10 @@ static bool find_tables(const struct repair *repair, bool *ret_is_wanted, bool *
 
     *ret_any = false;
     if (!pg_query(repair->mirror,
-                  "SELECT DISTINCT schema, name FROM tailwater.repair WHERE pipeline = $1", 1,
-                  (const char *[]){repair->pipeline}, &result, err))
+                  "SELECT DISTINCT schema, name FROM tailwater.repair"
+                  " JOIN tailwater.mirror_table USING (pipeline, schema, name)"
+                  " WHERE pipeline = $1 AND (quarantine_lsn IS NULL OR resync_job IS NOT NULL)",
+                  1, (const char *[]){repair->pipeline}, &result, err))
         return false;
     for (int row = 0; row < pg_rows(result); row++) {
         const struct table *table = table_list_find(
@@ -235,21 +237,6 @@ static void add_key_match(struct buf *sql, const struct table *table, const char
     }
 }
 
-/* The key columns' types under the source's own names. */
-static bool read_key_types(const struct repair *repair, const struct table *table,
-                           struct pg_result **ret_types, struct error *err)
-{
-    _cleanup_buf_ struct buf oids = {0};
-
-    for (int i = 0; i < table->nkeys; i++)
-        buf_printf(&oids, "%s%" PRIu32, i ? "," : "{", table->columns[table->keys[i]].source_type);
-    buf_add_char(&oids, '}');
-    return pg_query(repair->source,
-                    "SELECT format_type(o, -1) FROM unnest($1::oid[]) WITH ORDINALITY AS u(o, n)"
-                    " ORDER BY n",
-                    1, (const char *[]){buf_text(&oids)}, ret_types, err);
-}
-
 /* A cursor over the rows of a group; the last column says which entries each is for. */
 static bool open_rows(const struct repair *repair, const struct table *table,
                       const struct group *group, struct error *err)
@@ -260,7 +247,7 @@ static bool open_rows(const struct repair *repair, const struct table *table,
                                                       sizeof(*params));
     _cleanup_result_ struct pg_result *result = NULL;
 
-    if (!read_key_types(repair, table, &types, err))
+    if (!columns_read_key_types(repair->source, table, &types, err))
         return false;
     buf_add(&sql, "DECLARE wanted NO SCROLL CURSOR FOR WITH k AS MATERIALIZED (SELECT ");
     for (int i = 0; i < table->nkeys; i++)

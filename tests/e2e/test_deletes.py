@@ -139,6 +139,7 @@ def test_p62_truncate_ignored_or_refused(both_plugins, source, table, mirror, ma
     assert mirror.value("select a from t where id = 1") == "new"
     pipeline.stop()
     pipeline.tables = [{"name": "public.t", "truncate": "stop"}]
+    pipeline.keys["apply"] = {"on_error": "stop"}
     pipeline.write_config()
     source.sql("truncate t")
     for _ in range(2):

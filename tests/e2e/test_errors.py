@@ -279,7 +279,7 @@ def test_mirror_is_full(own_servers, source, table, folder, make_pipeline, small
 def test_no_row_value_in_the_log(source, mirror, make_pipeline):
     """A row that the mirror refuses stops the pipeline without telling what was in it."""
     source.sql("create table t (id int primary key, a text); insert into t values (1, 'x')")
-    pipeline = make_pipeline(log={"level": "debug"})
+    pipeline = make_pipeline(log={"level": "debug"}, apply={"on_error": "stop"})
     pipeline.run_until_now()
     mirror.sql("alter table mirror_public.t add check (a not like 'S3CRET%')")
     source.sql("insert into t values (2, 'S3CRET-VALUE')")
@@ -294,7 +294,7 @@ def test_no_row_value_in_the_log(source, mirror, make_pipeline):
 
 def test_row_values_in_the_log_where_asked_for(source, mirror, make_pipeline):
     source.sql("create table t (id int primary key, a text); insert into t values (1, 'x')")
-    pipeline = make_pipeline(log={"values": True})
+    pipeline = make_pipeline(log={"values": True}, apply={"on_error": "stop"})
     pipeline.run_until_now()
     mirror.sql("alter table mirror_public.t add check (a not like 'S3CRET%')")
     source.sql("insert into t values (2, 'S3CRET-VALUE')")

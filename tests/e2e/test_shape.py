@@ -56,7 +56,7 @@ HARMLESS = {
 def copied(source, make_pipeline, plugin):
     source.sql("create table t (id int primary key, a int, b text);"
                "insert into t select i, i, 'b' || i from generate_series(1, 5) i")
-    pipeline = make_pipeline(tables=["public.t"]).publish()
+    pipeline = make_pipeline(tables=["public.t"], apply={"on_error": "stop"}).publish()
     pipeline.run_until_now()
     return pipeline
 

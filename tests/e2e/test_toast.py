@@ -136,7 +136,7 @@ def test_p20_toasted_key(both_plugins, source, mirror, make_pipeline, how):
 
 def test_p57_a_dropped_column_is_no_hole(both_plugins, source, table, mirror, make_pipeline):
     """A column that was dropped is missing like an unchanged value; the rows must not keep it."""
-    pipeline = running(make_pipeline)
+    pipeline = running(make_pipeline, apply={"on_error": "stop"})
     source.sql("alter table t drop big; insert into t values (6, 1)")
     assert pipeline.wait_exit() == FAILED
     assert 'column "big"' in pipeline.log and "public.t" in pipeline.log

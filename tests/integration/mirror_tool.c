@@ -203,7 +203,8 @@ static bool do_sync(struct tool *t, const char *arg, struct error *err)
 
     (void) arg;
     if (!control_sync_tables(t->mirror, t->pipeline, &t->catalog.tables, &t->arena, &t->states,
-                             &strays, err))
+                             &strays, err) ||
+        !control_none_refused(t->states, t->catalog.tables.count, err))
         return false;
     for (int i = 0; i < strays.count; i++)
         printf("stray: %s\n", strays.texts[i]);

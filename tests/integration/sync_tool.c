@@ -115,6 +115,7 @@ static bool prepare(struct tool *tool, struct error *err)
         return false;
     if (!control_sync_tables(tool->mirror, name, list, &tool->arena, &tool->states, &tool->notes,
                              err) ||
+        !control_none_refused(tool->states, list->count, err) ||
         !ddl_create_schemas(tool->mirror, name, &tool->catalog, err) ||
         !ddl_create_types(tool->mirror, name, &tool->catalog, err))
         return false;

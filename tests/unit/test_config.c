@@ -87,7 +87,11 @@ static const struct refusal {
     {"http: {listen: x}\n", "t.yaml:1:1: unknown key \"http\" at the top"},
     {"source: {on_lost: stop}\n", "t.yaml:1:10: unknown key \"on_lost\" in source"},
     {"source: {nan_check: on}\n", "t.yaml:1:21: source.nan_check: \"on\" is none of auto, off"},
-    {"apply: {on_error: stop}\n", "t.yaml:1:9: unknown key \"on_error\" in apply"},
+    {"apply: {on_eror: stop}\n",
+     "t.yaml:1:9: unknown key \"on_eror\" in apply; did you mean \"on_error\"?"},
+    {"apply: {on_error: skip}\n",
+     "t.yaml:1:19: apply.on_error: \"skip\" is none of quarantine, stop; did you mean "
+     "\"stop\"?"},
     {"source:\n  conninfo: a\n  plugin: pgoutput\n  conninfo: b\n",
      "t.yaml:4:3: the key \"conninfo\" is there twice; the first is at line 2"},
     {"copy: {workers: 1}\ncopy: {workers: 1}\n",

@@ -221,12 +221,46 @@ static void numbers_for_people(void **state)
     assert_string_equal(human_estimate(INT64_MAX, text), "~9223372 T");
 }
 
+static void quarantine(void **state)
+{
+    struct control_table tables[] = {
+        {.schema = "public", .name = "fine"},
+        {.schema = "public",
+         .name = "bad",
+         .quarantine = {.lsn = 7, .since_us = 900 * SECOND, .sqlstate = "22P02", .reason = "why"}},
+        {.schema = "public",
+         .name = "worse",
+         .quarantine = {.lsn = 7, .since_us = 900 * SECOND, .sqlstate = "", .reason = "so"}}};
+    struct status status = well();
+
+    (void) state;
+    status.ntables = 3;
+    status.tables = tables;
+    status.nquarantined = 2;
+    expect(status, "quarantine", STATUS_BROKEN, ERROR_FINDINGS);
+    status_judge(&status, &arena);
+    assert_string_equal(status.next, "tailwater resync -c t.yaml public.bad");
+    assert_non_null(strstr(status.words, "2 tables"));
+    assert_non_null(strstr(status.words, "why"));
+
+    /* Under resync already: the other one is next. */
+    tables[1].is_resynced = true;
+    status_judge(&status, &arena);
+    assert_string_equal(status.next, "tailwater resync -c t.yaml public.worse");
+    tables[2].is_resynced = true;
+    expect(status, "quarantine", STATUS_BROKEN, ERROR_FINDINGS);
+
+    /* What keeps all tables from going on comes first. */
+    status.holder.pid = 0;
+    expect(status, "stopped", STATUS_WATCH, ERROR_NONE);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_is_well),        cmocka_unit_test(servers),
         cmocka_unit_test(the_slot),           cmocka_unit_test(the_replicator),
-        cmocka_unit_test(numbers_for_people),
+        cmocka_unit_test(numbers_for_people), cmocka_unit_test(quarantine),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
 

@@ -1,0 +1,243 @@
+/*
+ * The oldest job first, its tables in their order.  A table that was being worked on when a session
+ * ended starts over in the next one, with a new snapshot; those that are done stay done.
+ *
+ * What time may heal (a server that is away, a table that was truncated meanwhile) is tried again
+ * with back-off, for ever: somebody follows the job and may end it.  What cannot be done fails the
+ * table, and the job goes on with the next.  A row that the mirror refuses ends the session, as the
+ * stream's would (run.c); the table is then quarantined, and its part of the job has failed.
+ */
+#include "engine/resyncer.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "mirror/job.h"
+#include "sync/resync.h"
+
+#include <inttypes.h>
+#include <poll.h>
+#include <string.h>
+
+#define TURN_MS        500
+#define FIRST_PAUSE_MS 500
+#define LONGEST_MS     30000
+
+struct work_place {
+    struct resyncer *resyncer;
+    struct pg *mirror; /* to read jobs and to say how far they are */
+    int64_t job;
+    struct job_table *table; /* what is being worked on */
+    int pause_ms;
+};
+
+static void sleep_ms(const struct resyncer *resyncer, int ms)
+{
+    struct pollfd fd = {.fd = resyncer->wake_fd, .events = POLLIN};
+
+    poll(&fd, 1, ms);
+}
+
+static bool connect_mirror(struct work_place *place, struct error *err)
+{
+    const struct pg_options options = {.side = PG_MIRROR,
+                                       .conninfo = place->resyncer->config->mirror.conninfo,
+                                       .application = "tailwater resync jobs"};
+
+    if (place->mirror != NULL && pg_is_broken(place->mirror)) {
+        pg_free(place->mirror);
+        place->mirror = NULL;
+    }
+    if (place->mirror != NULL)
+        return true;
+    if (!pg_connect(&options, &place->mirror, err))
+        return false;
+    pg_limit(place->mirror, -1, place->resyncer->wake_fd);
+    return true;
+}
+
+/* ---- what a resync calls back with ---- */
+
+static bool apply(void *context, struct side_batch *side, struct error *err)
+{
+    const struct work_place *place = context;
+
+    return handover_side(place->resyncer->handover, side, err);
+}
+
+static void want(void *context, lsn_t lsn)
+{
+    const struct work_place *place = context;
+
+    handover_want(place->resyncer->handover, lsn);
+}
+
+static void take_progress(struct job_table *table, const struct resync_progress *progress)
+{
+    table->step = progress->step;
+    table->lsn = progress->lsn;
+    table->bytes = progress->bytes;
+    table->bytes_done = progress->bytes_done;
+    table->rows_read = progress->rows_read;
+    table->rows_missing = progress->rows_missing;
+    table->rows_different = progress->rows_different;
+    table->rows_extra = progress->rows_extra;
+}
+
+static bool progress(void *context, const struct resync_progress *progress, struct error *err)
+{
+    struct work_place *place = context;
+
+    place->table->state = JOB_RUNNING;
+    take_progress(place->table, progress);
+    return job_say(place->mirror, place->job, place->table, err);
+}
+
+/* ---- one table ---- */
+
+/* May the same again work? */
+static bool is_passing(const struct error *err)
+{
+    return err->kind == ERROR_SOURCE || err->kind == ERROR_MIRROR || err->kind == ERROR_RETRY ||
+           err->kind == ERROR_BUSY;
+}
+
+static bool end_table(struct work_place *place, const struct error *failure, struct error *err)
+{
+    struct job_table *table = place->table;
+
+    table->state = failure != NULL ? JOB_FAILED : JOB_DONE;
+    table->step = NULL;
+    if (failure != NULL) {
+        table->sqlstate = failure->sqlstate;
+        table->error = failure->message;
+        table->hint = failure->hint;
+        log_error(LOG_ERROR, "resync_failed", failure);
+    } else {
+        log_event(LOG_INFO, "resynced",
+                  "%s.%s is equal to the source as of " LSN_FORMAT ": %" PRId64
+                  " rows read, %" PRId64 " missing, %" PRId64 " different, %" PRId64 " extra",
+                  table->schema, table->name, LSN_ARGS(table->lsn), table->rows_read,
+                  table->rows_missing, table->rows_different, table->rows_extra);
+    }
+    return job_say(place->mirror, place->job, table, err);
+}
+
+/* It cannot be done: the table is as it was, or better. */
+static bool give_up(struct work_place *place, const struct resync_options *options,
+                    struct resync_progress *reached, struct error *failure, struct error *err)
+{
+    struct side_batch side = {.kind = SIDE_GIVE_UP, .table = options->table};
+
+    if (failure->hint[0] == '\0')
+        error_hint(failure, "remove the cause, then run: tailwater resync -c %s %s",
+                   options->config->file, options->table->label);
+    return apply(place, &side, err) && resync_purge(options, reached, err) &&
+           end_table(place, failure, err);
+}
+
+static bool resync(struct work_place *place, const struct table *table, struct error *err)
+{
+    const struct resyncer *resyncer = place->resyncer;
+    const struct resync_options options = {.config = resyncer->config,
+                                           .tables = resyncer->list,
+                                           .table = table,
+                                           .job = place->job,
+                                           .stop = resyncer->stop,
+                                           .wake_fd = resyncer->wake_fd,
+                                           .apply = apply,
+                                           .want = want,
+                                           .progress = progress,
+                                           .context = place};
+    struct resync_progress last;
+    struct error failure;
+
+    log_event(LOG_INFO, "resync_started", "%s is compared with the source (job %" PRId64 ")",
+              table->label, place->job);
+    if (!resync_run(&options, &last, &failure)) {
+        if (is_passing(&failure)) {
+            *err = failure;
+            return false;
+        }
+        return give_up(place, &options, &last, &failure, err);
+    }
+    take_progress(place->table, &last);
+    return resync_purge(&options, &last, err) && end_table(place, NULL, err);
+}
+
+static bool work_table(struct work_place *place, struct error *err)
+{
+    const struct job_table *wanted = place->table;
+    const struct table_list *list = place->resyncer->list;
+    const struct table *table = table_list_find(list, wanted->schema, wanted->name);
+    struct error failure;
+
+    if (table != NULL && strcmp(table->name, wanted->name) == 0 &&
+        strcmp(table->schema, wanted->schema) == 0)
+        return resync(place, table, err);
+    error_set(&failure, ERROR_CONFIG, "%s.%s is not among the tables of the configuration",
+              wanted->schema, wanted->name);
+    return end_table(place, &failure, err);
+}
+
+/* ---- jobs ---- */
+
+static bool work_job(struct work_place *place, struct job *job, struct error *err)
+{
+    place->job = job->id;
+    if (!job_begin(place->mirror, job->id, err))
+        return false;
+    for (int i = 0; i < job->ntables; i++) {
+        place->table = &job->tables[i];
+        if (place->table->state != JOB_DONE && place->table->state != JOB_FAILED &&
+            !work_table(place, err))
+            return false;
+    }
+    return job_end(place->mirror, job->id, err);
+}
+
+static void finish(const struct resyncer *resyncer)
+{
+    *resyncer->finished = true;
+    handover_wake(resyncer->handover);
+}
+
+/* One job, if there is one. */
+static bool turn(struct work_place *place, bool *ret_any, struct error *err)
+{
+    struct resyncer *resyncer = place->resyncer;
+    _cleanup_(arena_release) struct arena arena = {0};
+    struct job job;
+
+    if (!connect_mirror(place, err) ||
+        !job_next(place->mirror, resyncer->config->pipeline, &arena, &job, err))
+        return false;
+    *ret_any = job.id != 0;
+    if (job.id != 0 && !work_job(place, &job, err))
+        return false;
+    if (resyncer->job != 0 && (job.id == 0 || job.id == resyncer->job))
+        finish(resyncer);
+    return true;
+}
+
+void *resyncer_run(void *arg)
+{
+    struct work_place place = {.resyncer = arg, .pause_ms = FIRST_PAUSE_MS};
+    const struct resyncer *resyncer = arg;
+    struct error err;
+
+    while (!*resyncer->stop && !*resyncer->finished) {
+        bool any = false;
+
+        if (turn(&place, &any, &err)) {
+            place.pause_ms = FIRST_PAUSE_MS;
+            if (!any)
+                sleep_ms(resyncer, TURN_MS);
+        } else if (!*resyncer->stop) {
+            log_error(LOG_WARNING, "resync_interrupted", &err);
+            sleep_ms(resyncer, place.pause_ms);
+            place.pause_ms = place.pause_ms * 2 > LONGEST_MS ? LONGEST_MS : place.pause_ms * 2;
+        }
+    }
+    pg_free(place.mirror);
+    return NULL;
+}

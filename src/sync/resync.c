@@ -1,0 +1,635 @@
+/*
+ * In the order of the functions: the mark, the snapshot, the cursor; then the source's rows are read
+ * by ranges of pages, some thousand at a time, and looked up in the mirror by their key (one
+ * statement a chunk: statement_look()); then the mirror's rows that none of them met are looked up in
+ * S by their key.  What is wrong goes to the applier.
+ *
+ * Why so.  Two servers' orders are never merged: their collations may differ.  Both directions are
+ * look-ups by key, through an index that is there.  The second would ask the source for every row of
+ * the mirror; so the first notes the address of each mirror row it met (seen.h), and only the others
+ * are asked for: those that are too many, and some that were rewritten meanwhile.  A row that was
+ * met and is written again later is newer than CP and does not count any more, so an address cannot
+ * hide an extra row; but for a rewrite of the whole mirror table (VACUUM FULL), after which the
+ * attempt starts over.  In memory are a chunk, some differing rows, and the bitmap.
+ *
+ * What is found wrong while a range is being read waits until the range is through (or there is
+ * much of it): the source's table is locked (against DDL) while it is read, and the applier may be
+ * busy with a large transaction.
+ *
+ * A snapshot does not protect from TRUNCATE and from a rewrite; plan_check_storage() finds those
+ * before anything that depends on it is believed: absent rows of the source.
+ */
+#include "sync/resync.h"
+
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/memory.h"
+#include "mirror/params.h"
+#include "mirror/statement.h"
+#include "source/snapshot.h"
+#include "sync/columns.h"
+#include "sync/copy_text.h"
+#include "sync/plan.h"
+#include "sync/rate.h"
+#include "sync/seen.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define ITEM_BYTES      (INT64_C(16) * 1024 * 1024)
+#define CHUNK_ROWS      2000
+#define CHUNK_BYTES     ((size_t) 2 * 1024 * 1024)
+#define PENDING_ROWS    2000
+#define PENDING_BYTES   ((size_t) 8 * 1024 * 1024)
+#define SEEN_BYTES      ((size_t) 96 * 1024 * 1024)
+#define SCAN_ROWS       5000
+#define ASK_KEYS        500
+#define SLOT_TIMEOUT_MS 600000
+#define POLL_US         20000
+#define SAY_US          500000
+
+/* Rows, all in one arena. */
+struct chunk {
+    struct arena arena;
+    struct batch_row **rows; /* of max_rows */
+    int nrows;
+};
+
+struct resync {
+    const struct resync_options *options;
+    const struct table *table;
+    struct pg *source, *probe, *scan; /* probe: by key and by nothing else; scan: the whole table */
+    struct rate *rate;
+    lsn_t lsn; /* CP */
+    char lsn_text[LSN_TEXT_SIZE];
+    bool is_over; /* the table was truncated past CP: what the stream wrote since is all there is */
+    struct seen *seen;
+    struct chunk read, wrong;
+    struct params params;
+    struct statement_slot *slots;
+    struct resync_progress progress;
+    int64_t said_us;
+};
+
+/* ---- small things ---- */
+
+static bool stopped(const struct resync *resync, struct error *err)
+{
+    return atomic_load(resync->options->stop) && !error_set(err, ERROR_RETRY, "stopped");
+}
+
+static bool say(struct resync *resync, const char *step, struct error *err)
+{
+    const int64_t now = clock_tick_us();
+    const bool is_new = resync->progress.step == NULL || strcmp(resync->progress.step, step) != 0;
+
+    if (stopped(resync, err))
+        return false;
+    if (!is_new && now - resync->said_us < SAY_US)
+        return true;
+    resync->said_us = now;
+    resync->progress.step = step;
+    return resync->options->progress(resync->options->context, &resync->progress, err);
+}
+
+static void chunk_clear(struct chunk *chunk)
+{
+    arena_reset(&chunk->arena);
+    chunk->nrows = 0;
+}
+
+static void add_mirror_name(struct buf *sql, const struct table *table)
+{
+    pg_add_qualified(sql, table->mirror_schema, table->mirror_name);
+}
+
+static bool connect_mirror(const struct resync *resync, const char *settings, struct pg **ret_pg,
+                           struct error *err)
+{
+    const struct pg_options options = {.side = PG_MIRROR,
+                                       .conninfo = resync->options->config->mirror.conninfo,
+                                       .application = "tailwater resync",
+                                       .settings = settings};
+
+    if (!pg_connect(&options, ret_pg, err))
+        return false;
+    pg_limit(*ret_pg, -1, resync->options->wake_fd);
+    return true;
+}
+
+static bool connect_all(struct resync *resync, struct error *err)
+{
+    const struct pg_options source = {.side = PG_SOURCE,
+                                      .conninfo = resync->options->config->source.conninfo,
+                                      .application = "tailwater resync",
+                                      .settings = "-c row_security=off"};
+
+    if (!pg_connect(&source, &resync->source, err))
+        return false;
+    pg_limit(resync->source, -1, resync->options->wake_fd);
+    return connect_mirror(resync,
+                          "-c plan_cache_mode=force_generic_plan -c enable_hashjoin=off "
+                          "-c enable_mergejoin=off -c enable_seqscan=off "
+                          "-c enable_bitmapscan=off",
+                          &resync->probe, err) &&
+           connect_mirror(resync, NULL, &resync->scan, err);
+}
+
+/* ---- the mark, the snapshot, the cursor ---- */
+
+static bool mark(struct resync *resync, enum side_kind kind, struct error *err)
+{
+    struct side_batch side = {
+        .kind = kind, .table = resync->table, .lsn = resync->lsn, .job = resync->options->job};
+
+    return resync->options->apply(resync->options->context, &side, err);
+}
+
+static bool import_snapshot(struct resync *resync, struct error *err)
+{
+    const struct config *config = resync->options->config;
+    const struct pg_options connection = {
+        .side = PG_SOURCE, .conninfo = config->source.conninfo, .application = "tailwater resync"};
+    _cleanup_snapshot_ struct snapshot *snapshot = NULL;
+    char slot[SLOT_NAME_SIZE];
+
+    /* pgoutput comes with the server, and nothing will be decoded. */
+    if (!slot_temporary_name("resync", config->pipeline, slot, err) ||
+        !snapshot_open(&connection,
+                       &(struct slot_create_options){.slot = slot,
+                                                     .plugin = "pgoutput",
+                                                     .is_temporary = true,
+                                                     .timeout_ms = SLOT_TIMEOUT_MS,
+                                                     .wake_fd = resync->options->wake_fd},
+                       &snapshot, err) ||
+        !snapshot_import(resync->source, snapshot_name(snapshot), err))
+        return false;
+    resync->lsn = snapshot_lsn(snapshot);
+    lsn_text(resync->lsn, resync->lsn_text);
+    resync->progress.lsn = resync->lsn;
+    return true;
+}
+
+/* For ever: the stream may be far behind, and the snapshot waits. */
+static bool wait_cursor(struct resync *resync, struct error *err)
+{
+    resync->options->want(resync->options->context, resync->lsn);
+    for (;;) {
+        _cleanup_result_ struct pg_result *result = NULL;
+
+        if (!say(resync, "waiting for the stream to reach the snapshot", err) ||
+            !pg_query_row(resync->probe,
+                          "SELECT cursor >= $2::pg_lsn FROM tailwater.clock WHERE pipeline = $1", 2,
+                          (const char *[]){resync->options->config->pipeline, resync->lsn_text},
+                          &result, err))
+            return false;
+        if (pg_bool(result, 0, 0))
+            return true;
+        nanosleep(&(struct timespec){.tv_nsec = POLL_US * 1000}, NULL);
+    }
+}
+
+static bool find_storage(struct resync *resync, struct buf *ret_node, struct error *err)
+{
+    _cleanup_result_ struct pg_result *result = NULL;
+    _cleanup_buf_ struct buf name = {0};
+
+    add_mirror_name(&name, resync->table);
+    if (!pg_query_row(resync->probe, "SELECT pg_relation_filenode($1::regclass)", 1,
+                      (const char *[]){buf_text(&name)}, &result, err))
+        return false;
+    buf_clear(ret_node);
+    buf_add(ret_node, pg_text(result, 0, 0));
+    return true;
+}
+
+/* ---- what is wrong goes to the applier ---- */
+
+static bool write_wrong(struct resync *resync, struct error *err)
+{
+    struct side_batch side = {.kind = SIDE_ROWS,
+                              .table = resync->table,
+                              .lsn = resync->lsn,
+                              .rows = resync->wrong.rows,
+                              .nrows = resync->wrong.nrows};
+
+    if (resync->is_over || resync->wrong.nrows == 0)
+        return true;
+    if (!resync->options->apply(resync->options->context, &side, err))
+        return false;
+    resync->is_over = side.is_void;
+    resync->progress.rows_missing += side.counts.inserted;
+    resync->progress.rows_different += side.counts.updated;
+    resync->progress.rows_extra += side.counts.deleted;
+    chunk_clear(&resync->wrong);
+    return true;
+}
+
+static void copy_values(struct arena *arena, struct value *to, const struct value *from, int count)
+{
+    for (int i = 0; i < count; i++) {
+        to[i] = from[i];
+        if (from[i].kind == VALUE_TEXT)
+            to[i].data = arena_memdup(arena, from[i].data, from[i].len);
+    }
+}
+
+/* A copy that outlives the chunk; values NULL: the key is gone. */
+static void add_wrong(struct resync *resync, const struct value *key, const struct value *values)
+{
+    const struct table *table = resync->table;
+    struct chunk *wrong = &resync->wrong;
+    struct batch_row *row = arena_zalloc(&wrong->arena, sizeof(*row));
+    struct value *copy = arena_new(&wrong->arena, struct value, table->nkeys);
+
+    copy_values(&wrong->arena, copy, key, table->nkeys);
+    row->key = copy;
+    row->lsn = resync->lsn;
+    row->commit_time_us = clock_now_us();
+    row->is_gone = values == NULL;
+    if (values != NULL) {
+        row->values = arena_new(&wrong->arena, struct value, table->ncolumns);
+        copy_values(&wrong->arena, row->values, values, table->ncolumns);
+        for (int i = 0; i < table->ncolumns; i++)
+            row->data_bytes += values[i].kind == VALUE_TEXT ? values[i].len : 0;
+    }
+    wrong->rows[wrong->nrows++] = row;
+}
+
+static bool is_much_wrong(const struct resync *resync)
+{
+    return resync->wrong.nrows == PENDING_ROWS || resync->wrong.arena.used_bytes >= PENDING_BYTES;
+}
+
+/* ---- the source's rows ---- */
+
+static bool prepare_look(struct resync *resync, struct error *err)
+{
+    _cleanup_buf_ struct buf sql = {0};
+    _cleanup_result_ struct pg_result *prepared = NULL, *sync = NULL;
+
+    for (int i = 0; i < resync->table->ncolumns; i++)
+        resync->slots[i] = (struct statement_slot){PARAM_COLUMN, i};
+    statement_look(resync->table, resync->lsn, &sql);
+    return pg_pipeline_enter(resync->probe, err) &&
+           pg_send_prepare(resync->probe, "look", buf_text(&sql), err) &&
+           pg_pipeline_sync(resync->probe, err) &&
+           pg_pipeline_next(resync->probe, &prepared, err) &&
+           pg_pipeline_next(resync->probe, &sync, err) && pg_pipeline_leave(resync->probe, err);
+}
+
+static bool look_up(struct resync *resync, struct pg_result **ret_found, struct error *err)
+{
+    _cleanup_result_ struct pg_result *sync = NULL;
+    struct params *params = &resync->params;
+
+    params_fill(params, resync->table, resync->slots, resync->table->ncolumns, resync->read.rows,
+                resync->read.nrows);
+    return pg_pipeline_enter(resync->probe, err) &&
+           pg_send_prepared(resync->probe, "look", params->count, params->params, err) &&
+           pg_pipeline_sync(resync->probe, err) &&
+           pg_pipeline_next(resync->probe, ret_found, err) &&
+           pg_pipeline_next(resync->probe, &sync, err) && pg_pipeline_leave(resync->probe, err);
+}
+
+/* The chunk's rows beside the mirror's. */
+static bool compare_chunk(struct resync *resync, struct error *err)
+{
+    _cleanup_result_ struct pg_result *found = NULL;
+
+    if (resync->read.nrows == 0)
+        return true;
+    if (!look_up(resync, &found, err))
+        return error_wrap(err, "comparing");
+    for (int i = 0; i < pg_rows(found); i++) {
+        const struct batch_row *row = resync->read.rows[pg_int(found, i, 0) - 1];
+
+        if (!pg_is_null(found, i, 1))
+            seen_add(resync->seen, pg_text(found, i, 1));
+        if (pg_int(found, i, 2) == LOOK_FINE)
+            continue;
+        if (is_much_wrong(resync) && !write_wrong(resync, err))
+            return false;
+        add_wrong(resync, row->key, row->values);
+    }
+    chunk_clear(&resync->read);
+    return true;
+}
+
+static bool add_line(struct resync *resync, const char *line, size_t len, struct error *err)
+{
+    const struct table *table = resync->table;
+    struct chunk *read = &resync->read;
+    struct batch_row *row = arena_zalloc(&read->arena, sizeof(*row));
+    struct value *key = arena_new(&read->arena, struct value, table->nkeys);
+
+    row->values = arena_new(&read->arena, struct value, table->ncolumns);
+    if (!copy_text_parse(line, len, table->ncolumns, &read->arena, row->values))
+        return error_set(err, ERROR_PROTOCOL, "a row of COPY that was not understood");
+    for (int i = 0; i < table->nkeys; i++)
+        key[i] = row->values[table->keys[i]];
+    row->key = key;
+    read->rows[read->nrows++] = row;
+    resync->progress.rows_read++;
+    return true;
+}
+
+static bool read_rows(struct resync *resync, struct error *err)
+{
+    const char *line;
+    size_t len;
+
+    for (;;) {
+        if (!pg_copy_out_next(resync->source, &line, &len, err))
+            return false;
+        if (len == 0)
+            return compare_chunk(resync, err);
+        if (!rate_take(resync->rate, len, resync->options->stop))
+            return error_set(err, ERROR_RETRY, "stopped");
+        if (!add_line(resync, line, len, err))
+            return false;
+        if ((resync->read.nrows == CHUNK_ROWS || resync->read.arena.used_bytes >= CHUNK_BYTES) &&
+            (!compare_chunk(resync, err) || !say(resync, "comparing rows", err)))
+            return false;
+    }
+}
+
+static bool compare_item(struct resync *resync, const struct plan_item *item, struct error *err)
+{
+    _cleanup_buf_ struct buf sql = {0};
+
+    plan_add_copy(&sql, item, false);
+    if (!pg_exec(resync->source, "SAVEPOINT item", err) ||
+        !pg_copy_out_begin(resync->source, buf_text(&sql), err) || !read_rows(resync, err) ||
+        !plan_check_storage(resync->source, item->schema, item->name, item->relid, err) ||
+        !pg_exec(resync->source, "ROLLBACK TO SAVEPOINT item; RELEASE SAVEPOINT item", err))
+        return false;
+    resync->progress.bytes_done += item->bytes;
+    return write_wrong(resync, err) && say(resync, "comparing rows", err);
+}
+
+static bool compare_rows(struct resync *resync, struct error *err)
+{
+    _cleanup_(arena_release) struct arena arena = {0};
+    _cleanup_free_ bool *is_wanted = memory_alloc((size_t) resync->options->tables->count);
+    struct plan plan;
+
+    is_wanted[resync->table->index] = true;
+    if (!plan_make(resync->source, resync->options->tables, is_wanted, ITEM_BYTES, &arena, &plan,
+                   err) ||
+        !prepare_look(resync, err))
+        return false;
+    resync->progress.bytes = plan.bytes;
+    for (int i = 0; i < plan.nitems && !resync->is_over; i++)
+        if (!compare_item(resync, &plan.items[i], err))
+            return false;
+    return FAULT(resync_after_rows, err);
+}
+
+/* ---- the mirror's rows that S may not have ---- */
+
+/* The keys of mirror rows that are still as old as they were, as arrays in ret_keys. */
+static bool read_keys(const struct resync *resync, const char *addresses,
+                      struct pg_result **ret_keys, struct error *err)
+{
+    const struct table *table = resync->table;
+    _cleanup_buf_ struct buf sql = {0};
+
+    buf_add(&sql, "SELECT ");
+    for (int i = 0; i < table->nkeys; i++) {
+        buf_add(&sql, i ? ", " : "");
+        pg_add_ident(&sql, table->columns[table->keys[i]].name);
+    }
+    buf_add(&sql, " FROM ");
+    add_mirror_name(&sql, table);
+    buf_add(&sql, " WHERE ctid = ANY ($1::tid[]) AND _deleted_at IS NULL AND _lsn < $2::pg_lsn");
+    return pg_query(resync->probe, buf_text(&sql), 2, (const char *[]){addresses, resync->lsn_text},
+                    ret_keys, err);
+}
+
+static void add_question(const struct resync *resync, const struct pg_result *types,
+                         struct buf *sql)
+{
+    const struct table *table = resync->table;
+
+    buf_add(sql, "SELECT k.n FROM (SELECT ");
+    for (int i = 0; i < table->nkeys; i++)
+        buf_printf(sql, "u.c%d::%s AS c%d, ", i, pg_text(types, i, 0), i);
+    buf_add(sql, "u.n FROM unnest(");
+    for (int i = 0; i < table->nkeys; i++)
+        buf_printf(sql, "%s$%d::text[]", i ? ", " : "", i + 1);
+    buf_add(sql, ") WITH ORDINALITY AS u(");
+    for (int i = 0; i < table->nkeys; i++)
+        buf_printf(sql, "c%d, ", i);
+    buf_add(sql, "n) OFFSET 0) AS k WHERE NOT EXISTS (SELECT FROM ");
+    buf_add(sql, table->is_partitioned ? "" : "ONLY ");
+    pg_add_qualified(sql, table->schema, table->name);
+    buf_add(sql, " AS t WHERE ");
+    for (int i = 0; i < table->nkeys; i++) {
+        const struct table_column *column = &table->columns[table->keys[i]];
+
+        buf_add(sql, i ? " AND t." : "t.");
+        pg_add_ident(sql, column->name);
+        buf_printf(sql, " %s k.c%d", column->equality, i);
+    }
+    buf_add_char(sql, ')');
+}
+
+/* Which of the keys S does not have; believed only if S still reads the table's storage. */
+static bool ask_source(const struct resync *resync, const struct pg_result *keys,
+                       struct pg_result **ret_absent, struct error *err)
+{
+    const struct table *table = resync->table;
+    struct buf *arrays = memory_alloc((size_t) table->nkeys * sizeof(*arrays));
+    _cleanup_free_ const char **params = memory_alloc((size_t) table->nkeys * sizeof(*params));
+    _cleanup_result_ struct pg_result *types = NULL;
+    _cleanup_buf_ struct buf sql = {0};
+    bool is_ok;
+
+    for (int i = 0; i < table->nkeys; i++) {
+        codec_text_array_begin(&arrays[i]);
+        for (int row = 0; row < pg_rows(keys); row++)
+            codec_text_array_add(&arrays[i], pg_text(keys, row, i),
+                                 (uint32_t) pg_text_len(keys, row, i));
+        codec_text_array_end(&arrays[i]);
+        params[i] = buf_text(&arrays[i]);
+    }
+    is_ok = columns_read_key_types(resync->source, table, &types, err);
+    if (is_ok) {
+        add_question(resync, types, &sql);
+        is_ok = pg_exec(resync->source, "SAVEPOINT item", err) &&
+                pg_query(resync->source, buf_text(&sql), table->nkeys, params, ret_absent, err) &&
+                plan_check_storage(resync->source, table->schema, table->name, table->relid, err) &&
+                pg_exec(resync->source, "ROLLBACK TO SAVEPOINT item; RELEASE SAVEPOINT item", err);
+    }
+    for (int i = 0; i < table->nkeys; i++)
+        buf_release(&arrays[i]);
+    free(arrays);
+    return is_ok;
+}
+
+static bool remove_extra(struct resync *resync, const char *addresses, struct error *err)
+{
+    const struct table *table = resync->table;
+    _cleanup_result_ struct pg_result *keys = NULL, *absent = NULL;
+    _cleanup_free_ struct value *key = memory_alloc((size_t) table->nkeys * sizeof(*key));
+
+    if (!read_keys(resync, addresses, &keys, err))
+        return false;
+    if (pg_rows(keys) == 0)
+        return true;
+    if (!ask_source(resync, keys, &absent, err))
+        return false;
+    for (int i = 0; i < pg_rows(absent); i++) {
+        const int row = (int) pg_int(absent, i, 0) - 1;
+
+        for (int k = 0; k < table->nkeys; k++)
+            key[k] = (struct value){.kind = VALUE_TEXT,
+                                    .data = pg_text(keys, row, k),
+                                    .len = (uint32_t) pg_text_len(keys, row, k)};
+        add_wrong(resync, key, NULL);
+    }
+    return write_wrong(resync, err);
+}
+
+/* Addresses as the text of an array. */
+static void add_address(struct buf *addresses, const char *address)
+{
+    buf_printf(addresses, "%s\"%s\"", addresses->len == 0 ? "{" : ",", address);
+}
+
+/* Calls take with the addresses that query finds, some at a time: those that were not seen. */
+static bool scan(struct resync *resync, const char *query, int at_once,
+                 bool (*take)(struct resync *resync, const char *addresses, struct error *err),
+                 struct error *err)
+{
+    _cleanup_buf_ struct buf sql = {0}, addresses = {0};
+    int count = 0, nrows = SCAN_ROWS;
+
+    buf_printf(&sql, "BEGIN; DECLARE rows NO SCROLL CURSOR FOR %s", query);
+    if (!pg_exec(resync->scan, buf_text(&sql), err))
+        return false;
+    while (nrows == SCAN_ROWS && !resync->is_over) {
+        _cleanup_result_ struct pg_result *rows = NULL;
+
+        if (!pg_query(resync->scan, "FETCH 5000 FROM rows", 0, NULL, &rows, err))
+            return false;
+        nrows = pg_rows(rows);
+        for (int i = 0; i < nrows; i++) {
+            if (resync->seen != NULL && seen_has(resync->seen, pg_text(rows, i, 0)))
+                continue;
+            add_address(&addresses, pg_text(rows, i, 0));
+            if (++count < at_once)
+                continue;
+            buf_add_char(&addresses, '}');
+            if (!take(resync, buf_text(&addresses), err))
+                return false;
+            buf_clear(&addresses);
+            count = 0;
+        }
+        if (!say(resync, resync->progress.step, err))
+            return false;
+    }
+    if (count > 0)
+        buf_add_char(&addresses, '}');
+    return (count == 0 || take(resync, buf_text(&addresses), err)) &&
+           pg_exec(resync->scan, "COMMIT", err);
+}
+
+static bool compare_extra(struct resync *resync, struct error *err)
+{
+    const struct table *table = resync->table;
+    _cleanup_buf_ struct buf query = {0};
+
+    if (resync->is_over || table->deletes == DELETES_IGNORE || table->truncate == TRUNCATE_IGNORE)
+        return true;
+    buf_add(&query, "SELECT ctid FROM ");
+    add_mirror_name(&query, table);
+    buf_printf(&query, " WHERE _deleted_at IS NULL AND _lsn < '%s'", resync->lsn_text);
+    return pg_exec(resync->source,
+                   "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; "
+                   "SET LOCAL enable_mergejoin = off",
+                   err) &&
+           say(resync, "looking for rows that the source does not have", err) &&
+           scan(resync, buf_text(&query), ASK_KEYS, remove_extra, err);
+}
+
+/* ---- tombstones ---- */
+
+static bool purge(struct resync *resync, const char *addresses, struct error *err)
+{
+    struct side_batch side = {.kind = SIDE_PURGE, .table = resync->table, .addresses = addresses};
+
+    return resync->options->apply(resync->options->context, &side, err);
+}
+
+bool resync_purge(const struct resync_options *options, struct resync_progress *progress,
+                  struct error *err)
+{
+    struct resync resync = {.options = options, .table = options->table, .progress = *progress};
+    _cleanup_buf_ struct buf query = {0};
+    bool is_ok;
+
+    if (table_keeps_tombstones(options->table))
+        return true;
+    buf_add(&query, "SELECT ctid FROM ");
+    add_mirror_name(&query, options->table);
+    buf_add(&query, " WHERE _deleted_at IS NOT NULL");
+    is_ok = say(&resync, "purging tombstones", err) &&
+            connect_mirror(&resync, NULL, &resync.scan, err) &&
+            scan(&resync, buf_text(&query), SCAN_ROWS, purge, err);
+    pg_free(resync.scan);
+    return is_ok || error_wrap(err, "purging %s", options->table->label);
+}
+
+/* ---- all of it ---- */
+
+static bool compare(struct resync *resync, struct error *err)
+{
+    _cleanup_buf_ struct buf before = {0}, after = {0};
+
+    if (!find_storage(resync, &before, err) || !compare_rows(resync, err) ||
+        !compare_extra(resync, err) || !find_storage(resync, &after, err))
+        return false;
+    if (resync->is_over || strcmp(buf_text(&before), buf_text(&after)) == 0)
+        return true;
+    return error_set(err, ERROR_RETRY, "the mirror table was rewritten meanwhile");
+}
+
+static bool run(struct resync *resync, struct error *err)
+{
+    return connect_all(resync, err) && say(resync, "waiting for a snapshot of the source", err) &&
+           mark(resync, SIDE_RESYNC, err) && FAULT(resync_after_mark, err) &&
+           import_snapshot(resync, err) && FAULT(resync_after_snapshot, err) &&
+           wait_cursor(resync, err) && compare(resync, err) && FAULT(resync_before_end, err) &&
+           mark(resync, SIDE_END, err) && FAULT(resync_after_end, err);
+}
+
+bool resync_run(const struct resync_options *options, struct resync_progress *ret_progress,
+                struct error *err)
+{
+    struct resync resync = {
+        .options = options,
+        .table = options->table,
+        .rate = rate_new(options->config->source.max_read_rate_bytes),
+        .seen = seen_new(SEEN_BYTES),
+        .read.rows = memory_alloc(CHUNK_ROWS * sizeof(struct batch_row *)),
+        .wrong.rows = memory_alloc((PENDING_ROWS + ASK_KEYS) * sizeof(struct batch_row *)),
+        .slots = memory_alloc((size_t) options->table->ncolumns * sizeof(struct statement_slot))};
+    const bool is_ok = run(&resync, err);
+
+    pg_free(resync.source);
+    pg_free(resync.probe);
+    pg_free(resync.scan);
+    rate_free(resync.rate);
+    seen_free(resync.seen);
+    arena_release(&resync.read.arena);
+    arena_release(&resync.wrong.arena);
+    free(resync.read.rows);
+    free(resync.wrong.rows);
+    params_release(&resync.params);
+    free(resync.slots);
+    *ret_progress = resync.progress;
+    return is_ok || error_wrap(err, "resync of %s", options->table->label);
+}
