@@ -46,7 +46,8 @@ static void bench(const struct decoder_ops *ops, const struct fixture_scenario *
     uint64_t done = 0, bytes = 0, sum = 0;
     double start, took;
 
-    for (int i = 0; i < scenario->nmessages; i++) {
+    /* All but the last message, a commit: so the decoder stays inside a transaction. */
+    for (int i = 0; i < scenario->nmessages - 1; i++) {
         struct bytes message = bytes_of(scenario->messages[i].data, scenario->messages[i].len);
 
         if (!ops->decode(decoder, message, &scratch, &change, &err))
@@ -54,9 +55,6 @@ static void bench(const struct decoder_ops *ops, const struct fixture_scenario *
         if (change.kind == kind)
             rows[nrows++] = i;
     }
-    /* Into a transaction again: the first message is a begin, or the first that is one. */
-    ops->decode(decoder, bytes_of(scenario->messages[0].data, scenario->messages[0].len), &scratch,
-                &change, &err);
     start = now();
     do {
         for (int i = 0; i < 100000; i++) {
