@@ -18,8 +18,13 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from lib.cluster import Cluster  # noqa: E402
+from lib.cluster import SERVERS, Cluster  # noqa: E402
 from lib.pipeline import BINARY, PLUGINS, RELEASE, Pipeline  # noqa: E402
+
+# Servers of other versions than the distribution's come without wal2json: everything goes through
+# pgoutput then, and what needs wal2json is skipped, with this reason.
+HAS_WAL2JSON = SERVERS["source"] is None
+NO_WAL2JSON = "wal2json is not available for this server"
 
 LOG_TAIL = 40
 numbers = itertools.count(1)
@@ -78,8 +83,8 @@ class Servers:
 
     def __init__(self, folder, templates):
         self.folder, self.templates = folder, templates
-        self.source = Cluster(os.path.join(folder, "source"))
-        self.mirror = Cluster(os.path.join(folder, "mirror"))
+        self.source, self.mirror = (Cluster(os.path.join(folder, side), bindir=SERVERS[side])
+                                    for side in ("source", "mirror"))
 
     def start(self):
         for cluster, template in zip((self.source, self.mirror), self.templates):
@@ -95,7 +100,8 @@ class Servers:
 def templates():
     """What every source, and every mirror, is a copy of: initdb takes its time."""
     folder = new_folder("tailwater-initdb-")
-    yield [Cluster(os.path.join(folder, side)).create() for side in ("source", "mirror")]
+    yield [Cluster(os.path.join(folder, side), bindir=bindir).create()
+           for side, bindir in SERVERS.items()]
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -138,7 +144,13 @@ def folder(request):
 @pytest.fixture
 def plugin():
     """The output plugin; parametrised with both_plugins."""
-    return "wal2json"
+    return "wal2json" if HAS_WAL2JSON else "pgoutput"
+
+
+@pytest.fixture(scope="session")
+def has_wal2json():
+    """Can the source's server load it?"""
+    return HAS_WAL2JSON
 
 
 def pair_of(request):
@@ -182,7 +194,10 @@ def make_pipeline(request, folder, source, mirror, plugin):
 
     def make(**keys):
         name = keys.pop("name", f"t{os.getpid() % 10000}_{next(numbers)}")
-        keys.setdefault("plugin", plugin)
+        if "plugin" not in keys and "both_plugins" not in request.fixturenames:
+            keys.setdefault("auto_publish", not HAS_WAL2JSON)
+        if keys.setdefault("plugin", plugin) == "wal2json" and not HAS_WAL2JSON:
+            pytest.skip(NO_WAL2JSON)
         new = Pipeline(os.path.join(folder, name), keys.pop("source_db", source),
                        keys.pop("mirror_db", mirror), name, **keys)
         watch(request.node, f"log of pipeline {name}", lambda: new.log)
@@ -213,6 +228,13 @@ def pytest_configure(config):
     os.environ.setdefault("TAILWATER_SEED", str(random.randrange(10**6)))
     if not os.access(BINARY, os.X_OK) and not config.option.collectonly:
         sys.stderr.write(f"note: no program at {BINARY}; set TAILWATER=…/tailwater\n")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        params = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if not HAS_WAL2JSON and ("wal2json" in params or item.get_closest_marker("wal2json")):
+            item.add_marker(pytest.mark.skip(reason=NO_WAL2JSON))
 
 
 def pytest_generate_tests(metafunc):

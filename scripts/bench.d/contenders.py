@@ -14,7 +14,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path.insert(0, os.path.join(ROOT, "tests"))
 
 from lib import wait  # noqa: E402
-from lib.cluster import Database, SUPERUSER  # noqa: E402
+from lib.cluster import Database, SUPERUSER, tool  # noqa: E402
 from lib.pipeline import Pipeline  # noqa: E402
 
 DECODE_MEMORY = "256MB"  # what tailwater asks for; decode-only gets the same, native its default
@@ -201,9 +201,8 @@ class Decode(Contender):
     def command(self, file):
         options = ({"proto_version": "1", "publication_names": "bench"} if self.plugin == "pgoutput"
                    else {**WAL2JSON_OPTIONS, "add-tables": "public.item,public.done"})
-        command = [os.path.join(self.source.cluster.bindir, "pg_recvlogical"),
-                   "-d", self.source.conninfo(SUPERUSER), "-S", self.slot, "--start", "--no-loop",
-                   "-f", file, "-F", "0", "-E", self.bench.end]
+        command = [tool("pg_recvlogical"), "-d", self.source.conninfo(SUPERUSER), "-S", self.slot,
+                   "--start", "--no-loop", "-f", file, "-F", "0", "-E", self.bench.end]
         for name, value in options.items():
             command += ["-o", f"{name}={value}"]
         return command

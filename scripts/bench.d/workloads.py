@@ -96,7 +96,7 @@ class Workload:
         path = os.path.join(bench.folder, f"{self.name}.sql")
         with open(path, "w") as f:
             f.write(script)
-        subprocess.run([os.path.join(bench.source.cluster.bindir, "pgbench"), "-n", "-M", "prepared",
+        subprocess.run([tool("pgbench"), "-n", "-M", "prepared",
                         "-h", bench.source.cluster.folder, "-p", "5432", "-U", bench.source.user,
                         "-c", str(clients), "-j", "1", "-t", str(transactions // clients),
                         "-f", path, bench.source.name], check=True, stdout=subprocess.DEVNULL,

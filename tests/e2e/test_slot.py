@@ -64,8 +64,8 @@ def test_of_somebody_else(source, make_pipeline):
     """A slot of that name before the pipeline exists is not ours to use."""
     source.sql("create table t (id int primary key); insert into t values (1)")
     pipeline = make_pipeline(source={"start_timeout": "5s"})
-    source.sql("select pg_create_logical_replication_slot(%s, 'wal2json')", pipeline.slot,
-               user="postgres")
+    source.sql("select pg_create_logical_replication_slot(%s, %s)", pipeline.slot,
+               pipeline.plugin, user="postgres")
     for _ in range(2):
         result = pipeline.verb("run", "--until", "now")
         assert result.code in (SLOT, 3), repr(result)

@@ -13,6 +13,7 @@ import time
 import pytest
 
 from lib import wait
+from lib.cluster import tool
 from lib.pipeline import BINARY, BUSY, DONE, FAILED, MIRROR_DOWN, SLOT, SOURCE_DOWN, USAGE
 
 TOOL = os.path.join(os.path.dirname(BINARY), "tests", "integration", "mirror_tool")
@@ -441,8 +442,8 @@ def test_destroy_while_a_replicator_runs(made, holding):
 
 
 def test_destroy_of_a_slot_in_use(made):
-    reader = subprocess.Popen([os.path.join(made.source.cluster.bindir, "pg_recvlogical"), "-d",
-                               made.source.conninfo(), "-S", made.slot, "--start", "-f", "/dev/null", "-n"])
+    reader = subprocess.Popen([tool("pg_recvlogical"), "-d", made.source.conninfo(), "-S", made.slot,
+                               "--start", "-f", "/dev/null", "-n"])
     try:
         wait.until(lambda: made.source.value("select active from pg_replication_slots where slot_name = %s",
                                              made.slot, user="postgres"), "the slot to be read")

@@ -7,6 +7,7 @@ create: the tests run the program with those and never as a superuser.
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -25,9 +26,16 @@ REPLICATOR = "tailwater"  # who the program is, on both sides
 READER = "reports"  # who reads the live views
 
 
-def script(*args):
+# The folders of other servers than the distribution's (scripts/test --server), by side.
+SERVERS = {side: os.environ.get(f"TAILWATER_TEST_{side.upper()}_BINDIR")
+           for side in ("source", "mirror")}
+
+
+def script(*args, bindir=None):
+    """cluster.sh, with the server programs of bindir."""
+    env = dict(os.environ, TAILWATER_PG_BINDIR=bindir) if bindir else None
     done = subprocess.run(["bash", SCRIPT, *args], stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True)
+                          stderr=subprocess.STDOUT, text=True, env=env)
     if done.returncode != 0:
         raise RuntimeError(f"cluster.sh {' '.join(args)}: {done.stdout}")
     return done.stdout.strip()
@@ -41,17 +49,21 @@ def conninfo_value(value):
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
+def tool(name):
+    """A client program: those of the distribution, whatever the servers are."""
+    if not hasattr(tool, "bindir"):
+        tool.bindir = script("bindir")
+    return os.path.join(tool.bindir, name)
+
+
 class Cluster:
-    """One server.  settings are lines of postgresql.conf."""
+    """One server.  settings are lines of postgresql.conf; bindir is where its programs are."""
 
-    bindir = None
-
-    def __init__(self, folder, **settings):
+    def __init__(self, folder, bindir=None, **settings):
         self.folder = folder
+        self.bindir = bindir
         self.settings = settings
         self.databases = []
-        if Cluster.bindir is None:
-            Cluster.bindir = script("bindir")
 
     def __repr__(self):
         return f"Cluster({self.folder})"
@@ -59,18 +71,21 @@ class Cluster:
     def create(self, template=None):
         """initdb, or a copy of a cluster that was made so (and never started)."""
         how = ["copy", template.folder] if template else ["create"]
-        script(*how, self.folder, *(f"{k}={v}" for k, v in self.settings.items()))
+        self.script(*how, self.folder, *(f"{k}={v}" for k, v in self.settings.items()))
         return self
 
+    def script(self, *args):
+        return script(*args, bindir=self.bindir)
+
     def start(self):
-        script("start", self.folder)
+        self.script("start", self.folder)
         return self
 
     def stop(self, mode="fast"):
         """The tests' own connections are closed first, and made anew when next needed."""
         if self.pid is not None:
             self.hang_up()
-            script("stop", self.folder, mode)
+            self.script("stop", self.folder, mode)
 
     def hang_up(self):
         for database in self.databases:
@@ -148,6 +163,30 @@ class Cluster:
         with self.connect() as connection, connection.cursor() as cursor:
             cursor.execute(query, params or None)
             return cursor.fetchall() if cursor.description else None
+
+    @property
+    def major(self):
+        """The major version of the server."""
+        return int(self.sql("show server_version_num")[0][0]) // 10000
+
+    def has_library(self, name):
+        """Can the server load it?  For what comes in packages of its own, like wal2json."""
+        folder = self.sql("select setting from pg_config where name = 'PKGLIBDIR'")[0][0]
+        return os.path.exists(os.path.join(folder, f"{name}.so"))
+
+    def make_standby(self, folder, **settings):
+        """A standby of this server, which is restarted for that; the standby is not started yet."""
+        settings.setdefault("primary_conninfo", self.conninfo().replace("'", ""))
+        standby = Cluster(folder, bindir=self.bindir, **settings)
+        self.stop()
+        self.script("copy", self.folder, folder, *(f"{k}={v}" for k, v in settings.items()))
+        # A standby has none of its primary's slots, but for those that it keeps a copy of.
+        slots = os.path.join(folder, "data", "pg_replslot")
+        for slot in os.listdir(slots):
+            shutil.rmtree(os.path.join(slots, slot))
+        open(os.path.join(folder, "data", "standby.signal"), "w").close()
+        self.start()
+        return standby
 
     def make_roles(self):
         """The roles of both sides; each database grants them what they need there."""

@@ -7,8 +7,10 @@ import re
 import signal
 import subprocess
 
+import psycopg2
+
 from lib import wait
-from lib.cluster import ROOT, SUPERUSER, is_alive
+from lib.cluster import ROOT, SUPERUSER, is_alive, tool
 from lib.compare import compare, only, quoted, source_tables
 
 
@@ -70,15 +72,17 @@ class Pipeline:
     """One pipeline.  keys are the configuration's own (source={"heartbeat": "1s"}), merged in.
 
     With pgoutput the publication must exist before `run`: publish() makes it, as its owner would.
+    auto_publish: for tests that were written for wal2json, where `run` and `check` do so.
     """
 
     def __init__(self, folder, source_db, mirror_db, name="main", plugin="wal2json",
-                 tables=("public.*",), binary=None, **keys):
+                 tables=("public.*",), binary=None, auto_publish=False, **keys):
         self.folder = folder
         self.source, self.mirror, self.name, self.plugin = source_db, mirror_db, name, plugin
         self.tables = list(tables)
         self.keys = keys
         self.binary = binary or BINARY
+        self.auto_publish = auto_publish
         self.process = None
         self.runs = 0
         os.makedirs(folder, exist_ok=True)
@@ -128,6 +132,21 @@ class Pipeline:
                         "with (publish_via_partition_root = true)", user=SUPERUSER)
         return self
 
+    def publish_if_needed(self):
+        """Where a test says nothing about publications, and while the servers are there."""
+        if not self.auto_publish or self.plugin != "pgoutput":
+            return
+        with contextlib.suppress(psycopg2.Error):
+            if not self.source.value("select count(*) from pg_publication where pubname = %s",
+                                     self.publication, user=SUPERUSER):
+                self.publish()
+                return
+            there = self.source.sql("select schemaname, tablename from pg_publication_tables "
+                                    "where pubname = %s", self.publication, user=SUPERUSER)
+            for schema, name in set(source_tables(self.source)) - set(there):
+                self.source.sql(f"alter publication {self.publication} add table "
+                                f"{quoted(schema)}.{quoted(name)}", user=SUPERUSER)
+
     # ---- verbs ----
 
     def environment(self, env=None):
@@ -139,6 +158,8 @@ class Pipeline:
 
     def verb(self, *args, timeout=90, env=None):
         """Run a verb to its end."""
+        if args[0] in ("check", "run"):
+            self.publish_if_needed()
         config = [] if args[0] in ("init", "version", "help") else ["-c", self.file]
         command = [self.binary, *config, *args]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -159,6 +180,7 @@ class Pipeline:
     def start(self, *args, env=None, fault=None):
         """`run` in the background; fault is TAILWATER_FAULT's value."""
         assert self.process is None or self.process.poll() is not None, "already running"
+        self.publish_if_needed()
         env = dict(env or {})
         if fault:
             env["TAILWATER_FAULT"] = fault
@@ -363,7 +385,7 @@ class Traffic:
 
     def __init__(self, database, folder, scripts, clients=4, rate=None, seconds=None, seed=1,
                  user=None):
-        self.command = [os.path.join(database.cluster.bindir, "pgbench"), "-n", "-h",
+        self.command = [tool("pgbench"), "-n", "-h",
                         database.cluster.folder, "-p", "5432", "-U", user or database.user,
                         "-c", str(clients), "-j", "1", f"--random-seed={seed}",
                         "-T", str(seconds or 600)]
