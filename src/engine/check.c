@@ -71,28 +71,19 @@ const char *check_ident(struct check *check, const char *name)
 
 /* ---- connecting ---- */
 
-/* A pooler says so in its own way (P54). */
-static bool is_pooler(const struct error *err)
-{
-    return strstr(err->message, "startup parameter") != NULL;
-}
-
-static void connect_failed(struct check *check, const char *name, struct error *err)
-{
-    if (is_pooler(err))
-        error_hint(err, "a connection pooler is in between: connect to the server directly");
-    check_failed(check, name, err);
-}
-
 static void connect_one(struct check *check, enum pg_side side, const char *name,
-                        const char *conninfo, struct pg **ret_pg)
+                        const char *version_name, const char *conninfo, struct pg **ret_pg)
 {
     const struct pg_options options = {
         .side = side, .conninfo = conninfo, .application = "tailwater check"};
     struct error err = {0};
 
-    if (!pg_connect(&options, ret_pg, &err))
-        connect_failed(check, name, &err);
+    if (!pg_connect(&options, ret_pg, &err)) {
+        check_failed(check, name, &err);
+    } else if (!pg_check_version(*ret_pg, &err)) {
+        check_failed(check, version_name, &err);
+        check->is_too_old = true;
+    }
 }
 
 /* ---- the whole ---- */
@@ -150,8 +141,12 @@ static bool check_mirror_side(struct check *check, struct error *err)
 
 static bool check_both(struct check *check, struct error *err)
 {
-    connect_one(check, PG_SOURCE, "source_connect", check->config->source.conninfo, &check->source);
-    connect_one(check, PG_MIRROR, "mirror_connect", check->config->mirror.conninfo, &check->mirror);
+    connect_one(check, PG_SOURCE, "source_connect", "source_version",
+                check->config->source.conninfo, &check->source);
+    connect_one(check, PG_MIRROR, "mirror_connect", "mirror_version",
+                check->config->mirror.conninfo, &check->mirror);
+    if (check->is_too_old)
+        return true;
     if (check->mirror != NULL && (!check_mirror(check, err) || !load_pipeline(check, err)))
         return false;
     return check_source_side(check, err) && check_mirror_side(check, err) &&

@@ -23,7 +23,7 @@ struct check {
     struct catalog catalog;
 
     /* of the source */
-    int source_major;
+    int source_major; /* for texts: what a version can do, feature.h knows */
     const char *source_user, *source_database, *source_encoding, *source_locale;
     bool is_role_replicating; /* by its attribute; a managed service may grant it otherwise */
     bool is_wal_logical, is_source_standby;
@@ -41,6 +41,7 @@ struct check {
     bool has_pipeline;       /* pipeline is set */
     struct control_pipeline pipeline;
 
+    bool is_too_old;    /* one of them is not supported: nothing more is asked */
     bool is_slot_wrong; /* some error finding is about the slot: exit 6 for run */
 };
 
@@ -68,8 +69,22 @@ bool check_quarantine(struct check *check, struct error *err); /* tables that ar
 
 /* ---- check_facts.c ---- */
 
-bool check_facts(struct check *check,
-                 struct error *err); /* declarations, indexes of link columns */
+/* Declarations, and indexes of link columns. */
+bool check_facts(struct check *check, struct error *err);
+
+/* ---- check_versions.c ---- */
+
+/* A mirror that is older than its source. */
+void check_mirror_age(struct check *check);
+
+/* source.failover: what it needs on the source and its standbys. */
+bool check_failover(struct check *check, struct error *err);
+
+/* Was a standby promoted since, and may the stream go on there (P47)? */
+bool check_timeline(struct check *check);
+
+/* Built-in types of the columns that an older mirror lacks. */
+bool check_builtin_types(struct check *check, struct error *err);
 
 /* ---- helpers, check.c ---- */
 

@@ -8,8 +8,6 @@
 
 #include "base/clock.h"
 
-#define MIN_MAJOR 14
-
 /* ---- the server ---- */
 
 static const char facts_sql[] =
@@ -23,20 +21,6 @@ static const char facts_sql[] =
     "  EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = to_regnamespace('tailwater')::oid"
     "          AND c.relname = 'pipeline')"
     " FROM pg_database d, LATERAL to_jsonb(d) j (v) WHERE d.datname = current_database()";
-
-static void check_version(struct check *check, const char *version)
-{
-    struct finding *finding;
-
-    if (check->mirror_major >= MIN_MAJOR) {
-        check_ok(check, "mirror_version", "PostgreSQL %s", version);
-        return;
-    }
-    finding = finding_add(&check->findings, "mirror_version", FINDING_ERROR,
-                          "the mirror runs PostgreSQL %s", version);
-    finding_why(&check->findings, finding, "%d is the oldest that is supported", MIN_MAJOR);
-    finding_remedy(&check->findings, finding, "upgrade the mirror");
-}
 
 static void check_writable(struct check *check, bool is_standby, bool is_read_only)
 {
@@ -134,7 +118,7 @@ bool check_mirror(struct check *check, struct error *err)
     check->mirror_encoding = arena_strdup(check->arena, pg_text(facts, 0, 6));
     check->mirror_locale = arena_strdup(check->arena, pg_text(facts, 0, 7));
     check->has_control_schema = pg_bool(facts, 0, 8);
-    check_version(check, pg_text(facts, 0, 0));
+    check_ok(check, "mirror_version", "PostgreSQL %s", pg_text(facts, 0, 0));
     check_writable(check, pg_bool(facts, 0, 1), strcmp(pg_text(facts, 0, 2), "on") == 0);
     return check_control(check, check->has_control_schema, pg_bool(facts, 0, 9),
                          pg_bool(facts, 0, 10), err);
@@ -151,6 +135,7 @@ bool check_schemas(struct check *check, struct error *err)
     const char *param;
     int count = 0;
 
+    check_mirror_age(check);
     check_locale(check, check->mirror_encoding, check->mirror_locale);
     for (int i = 0; i < check->catalog.nschemas; i++)
         check_add_element(&array, check->catalog.schemas[i]);
@@ -457,7 +442,8 @@ static bool check_collations(struct check *check, struct error *err)
 
 bool check_needs(struct check *check, struct error *err)
 {
-    if (check_extensions(check, err) && check_types(check, err) && check_collations(check, err))
+    if (check_extensions(check, err) && check_builtin_types(check, err) &&
+        check_types(check, err) && check_collations(check, err))
         return true;
     return error_wrap(err, "looking for what the tables need on the mirror");
 }

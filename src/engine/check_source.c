@@ -8,10 +8,10 @@
  * strikes is an answer too: it may be used.
  */
 #include "engine/check_internal.h"
+#include "engine/continuity.h"
 
 #include <unistd.h>
 
-#define MIN_MAJOR      14
 #define PROBE_SQL_MS   "3000" /* for a new pipeline */
 #define PROBE_AGAIN_MS "300"  /* where our slot shows that the plugin works */
 
@@ -38,31 +38,18 @@ static const char facts_sql[] =
     " FROM pg_roles r, pg_database d, LATERAL to_jsonb(d) j (v)"
     " WHERE r.rolname = current_user AND d.datname = current_database()";
 
-static void check_version(struct check *check, const char *version)
-{
-    struct finding *finding;
-
-    if (check->source_major >= MIN_MAJOR) {
-        check_ok(check, "source_version", "PostgreSQL %s", version);
-        return;
-    }
-    finding = finding_add(&check->findings, "source_version", FINDING_ERROR,
-                          "the source runs PostgreSQL %s", version);
-    finding_why(&check->findings, finding, "%d is the oldest that is supported", MIN_MAJOR);
-    finding_remedy(&check->findings, finding, "upgrade the source");
-}
-
 static void check_standby(struct check *check)
 {
+    const bool may_decode = pg_has(check->source, FEATURE_STANDBY_DECODING);
     struct finding *finding;
 
     if (!check->is_source_standby)
         return;
     finding = finding_add(&check->findings, "source_standby",
-                          check->source_major < 16 ? FINDING_ERROR : FINDING_WARNING,
-                          "the source is a standby");
-    if (check->source_major < 16)
-        finding_why(&check->findings, finding, "it cannot decode WAL before PostgreSQL 16");
+                          may_decode ? FINDING_WARNING : FINDING_ERROR, "the source is a standby");
+    if (!may_decode)
+        finding_why(&check->findings, finding, "it cannot decode WAL before PostgreSQL %d",
+                    feature_first(FEATURE_STANDBY_DECODING));
     else
         finding_why(&check->findings, finding,
                     "making a slot there waits for activity on the primary, and a heartbeat cannot "
@@ -196,19 +183,6 @@ static void check_prepared(struct check *check)
                    "ROLLBACK PREPARED");
 }
 
-static void check_failover(struct check *check)
-{
-    struct finding *finding;
-
-    if (!check->config->source.failover || check->source_major >= 17)
-        return;
-    finding = finding_add(&check->findings, "source_failover", FINDING_WARNING,
-                          "source.failover has no effect");
-    finding_why(&check->findings, finding, "failover slots need PostgreSQL 17, the source has %d",
-                check->source_major);
-    finding_remedy(&check->findings, finding, "remove failover from the configuration");
-}
-
 bool check_source(struct check *check, struct error *err)
 {
     _cleanup_result_ struct pg_result *facts = NULL;
@@ -233,7 +207,7 @@ bool check_source(struct check *check, struct error *err)
         return false;
     check->has_slot = check->slot.exists;
 
-    check_version(check, pg_text(facts, 0, 0));
+    check_ok(check, "source_version", "PostgreSQL %s", pg_text(facts, 0, 0));
     check_standby(check);
     check_encoding(check);
     check_wal_level(check, pg_text(facts, 0, 5));
@@ -245,8 +219,7 @@ bool check_source(struct check *check, struct error *err)
     check_wal_limit(check, !pg_is_null(facts, 0, 9), pg_int(facts, 0, 9));
     check_slot_timeout(check, pg_text(facts, 0, 10));
     check_prepared(check);
-    check_failover(check);
-    return true;
+    return check_failover(check, err);
 }
 
 /* ---- the replication connection ---- */
@@ -437,7 +410,7 @@ bool check_plugin(struct check *check, struct error *err)
 
     /* Without these the server refuses every slot, and they have their own findings. */
     if (!check->is_wal_logical || check->replication == NULL || check->free_slots < 1 ||
-        (check->is_source_standby && check->source_major < 16))
+        (check->is_source_standby && !pg_has(check->source, FEATURE_STANDBY_DECODING)))
         return true;
     if (!pg_execf(check->source, err, "SET statement_timeout = %s",
                   check->has_slot ? PROBE_AGAIN_MS : PROBE_SQL_MS))
@@ -510,7 +483,7 @@ bool check_slot(struct check *check, struct error *err)
             check_ok(check, "source_slot", "%s will be made", slot);
         return true;
     }
-    if (!check_identity(check))
+    if (!check_identity(check) || !check_timeline(check))
         return true;
     if (slot_check(&check->slot, slot, check->config->source.plugin, check->identity.database,
                    &wrong))
@@ -518,7 +491,12 @@ bool check_slot(struct check *check, struct error *err)
                  (long long) (check->slot.retained_bytes / 1048576));
     else if (wrong.kind == ERROR_BUSY)
         check_ok(check, "source_slot", "%s is being read by PID %d", slot, check->slot.active_pid);
-    else
+    else if (wrong.kind == ERROR_RETRY)
+        check_failed(check, "source_slot", &wrong);
+    else {
+        if (!check->has_slot)
+            continuity_explain_slot(&check->identity, check->pipeline.identity.timeline, &wrong);
         slot_wrong(check, "source_slot", &wrong);
+    }
     return true;
 }

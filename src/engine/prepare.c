@@ -8,6 +8,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "engine/check.h"
+#include "engine/continuity.h"
 #include "engine/prepare_facts.h"
 #include "engine/wal_guard.h"
 #include "mirror/ddl.h"
@@ -103,7 +104,8 @@ static bool identify(const struct preparation *p, struct control_identity *ret_i
     _cleanup_pg_ struct pg *pg = NULL;
     struct slot_identity identity;
 
-    if (!pg_connect(&options, &pg, err) || !slot_identify(pg, &identity, err))
+    if (!pg_connect(&options, &pg, err) || !continuity_check_failover(pg, p->config, err) ||
+        !slot_identify(pg, &identity, err))
         return false;
     *ret_identity = (struct control_identity){
         .system_identifier = arena_strdup(p->arena, identity.system_identifier),
@@ -425,7 +427,7 @@ static bool load_catalog(const struct preparation *p, struct error *err)
     const struct pg_options options = source_options(p->config, false);
     _cleanup_pg_ struct pg *pg = NULL;
 
-    return pg_connect(&options, &pg, err) &&
+    return pg_connect(&options, &pg, err) && pg_check_version(pg, err) &&
            catalog_load(pg, p->config, p->arena, &p->result->catalog, err);
 }
 
@@ -456,8 +458,9 @@ static bool prepare_steps(const struct preparation *p, struct error *err)
 {
     _cleanup_snapshot_ struct snapshot *snapshot = NULL;
 
-    return control_migrate(p->lock, err) && load_catalog(p, err) &&
-           load_pipeline(p, &snapshot, err) && make_tables(p, err) &&
+    return pg_check_version(p->lock, err) && load_catalog(p, err) &&
+           control_migrate(p->lock, err) && load_pipeline(p, &snapshot, err) &&
+           make_tables(p, err) &&
            prepare_facts_examine(p->lock, p->config, &p->result->catalog.tables, p->arena,
                                  &p->result->facts, err) &&
            copy_tables(p, &snapshot, err) &&
@@ -479,88 +482,5 @@ bool prepare_pipeline(const struct prepare_options *options, struct arena *arena
     ret_prepared->copy_lsn = arena_new(arena, lsn_t, ret_prepared->catalog.tables.count + 1);
     for (int i = 0; i < ret_prepared->catalog.tables.count; i++)
         ret_prepared->copy_lsn[i] = ret_prepared->states[i].copy_lsn;
-    return true;
-}
-
-/*
- * What a publication left out since the copy will never come: so it is neither made nor extended
- * here, but refused (P44, P45).
- */
-static bool check_publication(const struct config *config, const struct table_list *tables,
-                              struct error *err)
-{
-    const struct pg_options options = source_options(config, false);
-    _cleanup_(arena_release) struct arena arena = {0};
-    _cleanup_pg_ struct pg *pg = NULL;
-    struct publication publication;
-    const char *sql;
-
-    if (!is_pgoutput(config))
-        return true;
-    if (!pg_connect(&options, &pg, err) ||
-        !publication_look(pg, config->source.publication, &arena, &publication, err))
-        return false;
-    if (!publication.exists) {
-        error_set(err, ERROR_SLOT, "source: the publication %s of this pipeline does not exist",
-                  config->source.publication);
-        return error_hint(err,
-                          "changes made since it was dropped are lost, and the slot cannot pass "
-                          "them: tailwater destroy -c %s, then run, to copy anew",
-                          config->file);
-    }
-    if (!publication_plan(&publication, tables, &arena, &sql, err))
-        return false;
-    if (sql == NULL)
-        return true;
-    error_set(err, ERROR_FINDINGS, "source: the publication %s lacks tables of this pipeline",
-              config->source.publication);
-    return error_hint(err,
-                      "they were taken out of it, or dropped; changes since then are lost: "
-                      "tailwater destroy -c %s, then run, to copy anew.  What it lacks: %s",
-                      config->file, sql);
-}
-
-bool prepare_check_source(const struct config *config, const struct prepared_pipeline *prepared,
-                          lsn_t cursor, struct error *err)
-{
-    const struct control_pipeline *pipeline = &prepared->pipeline;
-    const struct pg_options options = source_options(config, true);
-    _cleanup_pg_ struct pg *pg = NULL;
-    struct slot_identity identity;
-    struct slot_status slot;
-
-    if (!pg_connect(&options, &pg, err) || !slot_identify(pg, &identity, err) ||
-        !control_check_identity(
-            &pipeline->identity,
-            &(struct control_identity){
-                .system_identifier = identity.system_identifier,
-                .timeline = identity.timeline,
-                .database = identity.database,
-                .slot = config->source.slot,
-                .plugin = config->source.plugin,
-                .publication = is_pgoutput(config) ? config->source.publication : NULL},
-            err) ||
-        !slot_look(pg, config->source.slot, &slot, err) ||
-        !slot_check(&slot, config->source.slot, config->source.plugin, identity.database, err))
-        return false;
-    if (!check_publication(config, &prepared->catalog.tables, err))
-        return false;
-    if (slot.confirmed_flush > cursor) {
-        error_set(err, ERROR_SLOT,
-                  "gap: the slot %s is at " LSN_FORMAT ", past the mirror's cursor " LSN_FORMAT
-                  ": the changes between are gone (the slot was made anew or advanced, or the "
-                  "mirror restored)",
-                  config->source.slot, LSN_ARGS(slot.confirmed_flush), LSN_ARGS(cursor));
-        return error_hint(err, "run: tailwater destroy -c %s, then run, to copy anew",
-                          config->file);
-    }
-    if (cursor > identity.flushed) {
-        error_set(err, ERROR_SLOT,
-                  "the mirror's cursor " LSN_FORMAT " is ahead of the source's WAL at " LSN_FORMAT
-                  ": the source was restored, or a standby that was behind was promoted",
-                  LSN_ARGS(cursor), LSN_ARGS(identity.flushed));
-        return error_hint(err, "run: tailwater destroy -c %s, then run, to copy anew",
-                          config->file);
-    }
     return true;
 }

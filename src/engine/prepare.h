@@ -37,12 +37,4 @@ struct prepare_options {
 bool prepare_pipeline(const struct prepare_options *options, struct arena *arena,
                       struct prepared_pipeline *ret_prepared, struct error *err);
 
-/*
- * Is the source still the one that the cursor speaks of, and does its slot still have what follows?
- * Before every stream. ERROR_SLOT with its own message for each way in which it is not (P30, P31,
- * P43, P44, P47); ERROR_FINDINGS where the publication is no longer plain, or lacks tables.
- */
-bool prepare_check_source(const struct config *config, const struct prepared_pipeline *prepared,
-                          lsn_t cursor, struct error *err);
-
 #endif

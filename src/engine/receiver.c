@@ -66,6 +66,8 @@ struct receiver {
     bool is_asked;   /* the source wants an answer, whatever it is … */
     bool is_awaited; /* … and waits until the idle position is confirmed (it may be shutting down,
                         P40) */
+    int64_t silent_since_us; /* 0: something came just now */
+    bool is_asking;          /* and the source was asked for a sign of life since */
 };
 
 /* What is wrong is wrong with this table alone: everything else may go on without it. */
@@ -99,6 +101,7 @@ static bool look_up(struct receiver *r, const struct relation *relation, bool *r
     const struct pg_options options = {.side = PG_SOURCE,
                                        .conninfo = r->options->source_conninfo,
                                        .application = "tailwater partitions"};
+    const int limit_ms = (int) (r->options->silence_us / 1000);
     _cleanup_result_ struct pg_result *result = NULL;
     _cleanup_buf_ struct buf name = {0};
 
@@ -107,8 +110,12 @@ static bool look_up(struct receiver *r, const struct relation *relation, bool *r
         pg_free(r->lookup);
         r->lookup = NULL;
     }
-    if ((r->lookup == NULL && !pg_connect(&options, &r->lookup, err)) ||
-        !pg_query(r->lookup, sql, 1, (const char *const[]){buf_text(&name)}, &result, err))
+    if (r->lookup == NULL) {
+        if (!pg_connect(&options, &r->lookup, err))
+            return error_wrap(err, "looking up %s", buf_text(&name));
+        pg_limit(r->lookup, limit_ms, -1);
+    }
+    if (!pg_query(r->lookup, sql, 1, (const char *const[]){buf_text(&name)}, &result, err))
         return error_wrap(err, "looking up %s", buf_text(&name));
     *ret_exists = pg_rows(result) > 0;
     *ret_table = NULL;
@@ -454,6 +461,33 @@ static bool is_alone(const struct receiver *r)
     return r->final_lsn <= r->options->careful_until && !r->is_inside && !batch_is_empty(r->open);
 }
 
+/*
+ * A network that swallows everything without a word: TCP itself notices that where it can (pg.c's
+ * tcp_user_timeout); something in between that goes on acknowledging is found out by asking.
+ */
+static bool check_silence(struct receiver *r, const struct stream_event *event, struct error *err)
+{
+    int64_t silent_us;
+
+    if (event->kind != STREAM_NOTHING) {
+        r->silent_since_us = 0;
+        r->is_asking = false;
+        return true;
+    }
+    if (r->silent_since_us == 0)
+        r->silent_since_us = clock_tick_us();
+    silent_us = clock_tick_us() - r->silent_since_us;
+    if (silent_us >= r->options->silence_us) {
+        error_set(err, ERROR_SOURCE, "source: no sign of life for %lld s",
+                  (long long) (silent_us / 1000000));
+        return error_hint(err, "the server hangs, or the network between drops everything");
+    }
+    if (r->is_asking || silent_us < r->options->silence_us / 2)
+        return true;
+    r->is_asking = true;
+    return stream_ask(r->stream, err);
+}
+
 /* While the open batch is full there is nothing to do but wait for the applier, and to answer the
  * source. */
 static bool wait_for_applier(struct receiver *r, struct error *err)
@@ -491,7 +525,8 @@ static bool loop(struct receiver *r, struct error *err)
         if (event.kind != STREAM_NOTHING)
             r->sent_at_us = event.sent_at_us;
         seal_if_due(r);
-        if (!handover_check(r->handover, err) || !confirm_if_due(r, err))
+        if (!handover_check(r->handover, err) || !confirm_if_due(r, err) ||
+            !check_silence(r, &event, err))
             return false;
     }
     return stream_confirm(r->stream, r->cursor, err);

@@ -19,6 +19,7 @@ struct receiver_options {
     struct batch
         *batches[2]; /* the session's; the applier may still read one when receiver_run() returns */
     int64_t confirm_interval_us; /* well below the source's wal_sender_timeout */
+    int64_t silence_us;          /* after so long without a word the source is given up */
     lsn_t cursor;                /* where the mirror stands */
     lsn_t until;                 /* stop once the mirror has this; 0: never */
     lsn_t careful_until;         /* up to the transaction of this final_lsn each is a batch alone */

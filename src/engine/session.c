@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "engine/applier.h"
+#include "engine/continuity.h"
 #include "engine/expander.h"
 #include "engine/ledgerkeeper.h"
 #include "engine/nan_checker.h"
@@ -37,6 +38,9 @@
 #define MIN_CONFIRM_US     50000
 #define DEFAULT_TIMEOUT_US 60000000
 
+/* Without wal_sender_timeout the server does not promise to answer soon. */
+#define DEFAULT_SILENCE_US 300000000
+
 struct session {
     const struct session_options *options;
     const char *prefix;
@@ -44,7 +48,7 @@ struct session {
     struct resolve *resolve;
     struct apply *apply;
     struct stream *stream;
-    int64_t confirm_interval_us;
+    int64_t confirm_interval_us, silence_us;
     struct handover *handover;
     struct batch *batches[2];
     _Atomic lsn_t *left_out_from; /* per table: a quarantined one's changes */
@@ -57,8 +61,9 @@ struct session {
     atomic_bool is_finished; /* the job is done */
 };
 
-/* The stream must hear from us well before wal_sender_timeout (0: never mind). */
-static bool read_confirm_interval(struct session *s, struct error *err)
+/* The source must hear from us well before wal_sender_timeout (0: never mind), and we from it not
+ * long after: a server that decodes for long without a word would end the stream itself by then. */
+static bool read_intervals(struct session *s, struct error *err)
 {
     const struct pg_options options = {.side = PG_SOURCE,
                                        .conninfo = s->options->config->source.conninfo,
@@ -67,11 +72,14 @@ static bool read_confirm_interval(struct session *s, struct error *err)
     _cleanup_result_ struct pg_result *result = NULL;
     int64_t timeout_us;
 
-    if (!pg_connect(&options, &pg, err) ||
-        !pg_query_row(pg, "select setting from pg_settings where name = 'wal_sender_timeout'", 0,
+    if (!pg_connect(&options, &pg, err))
+        return false;
+    pg_limit(pg, CONTINUITY_TIMEOUT_MS, -1);
+    if (!pg_query_row(pg, "select setting from pg_settings where name = 'wal_sender_timeout'", 0,
                       NULL, &result, err))
         return false;
     timeout_us = pg_int(result, 0, 0) * 1000;
+    s->silence_us = timeout_us > 0 ? 2 * timeout_us : DEFAULT_SILENCE_US;
     s->confirm_interval_us = timeout_us > 0 ? timeout_us / 4 : DEFAULT_TIMEOUT_US / 4;
     if (s->confirm_interval_us > MAX_CONFIRM_US)
         s->confirm_interval_us = MAX_CONFIRM_US;
@@ -95,6 +103,7 @@ static bool open_apply(struct session *s, struct error *err)
 
     if (!pg_connect(&options, &pg, err))
         return false;
+    pg_limit(pg, CONTINUITY_TIMEOUT_MS, -1);
     /* An earlier session may have ended for want of a partition. */
     if (!cursor_read(&s->cursor, pg, s->options->config->pipeline, err) ||
         !quarantine_load(pg, s->options->config->pipeline, &s->options->prepared->catalog.tables,
@@ -104,6 +113,7 @@ static bool open_apply(struct session *s, struct error *err)
         pg_free(pg);
         return false;
     }
+    pg_limit(pg, 0, -1); /* batches wait for as long as it takes */
     s->resolve = resolve_new(s->options->config->pipeline, &s->options->prepared->catalog.tables,
                              &s->options->prepared->facts, *s->options->is_guarded);
     if (!apply_new(pg, s->options->config->pipeline, &s->options->prepared->catalog.tables,
@@ -155,8 +165,9 @@ static bool open_over_fd(struct session *s, struct error *err)
 static bool open_session(struct session *s, struct arena *arena, struct error *err)
 {
     return open_apply(s, err) &&
-           prepare_check_source(s->options->config, s->options->prepared, s->cursor.lsn, err) &&
-           read_confirm_interval(s, err) && find_facts(s, err) && open_stream(s, arena, err);
+           continuity_check(s->options->config, s->options->lock, s->options->prepared,
+                            s->cursor.lsn, err) &&
+           read_intervals(s, err) && find_facts(s, err) && open_stream(s, arena, err);
 }
 
 /* ---- the threads ---- */
@@ -260,6 +271,7 @@ static bool run_threads(struct session *s, struct error *err)
                                               .list = list,
                                               .batches = {s->batches[0], s->batches[1]},
                                               .confirm_interval_us = s->confirm_interval_us,
+                                              .silence_us = s->silence_us,
                                               .cursor = s->cursor.lsn,
                                               .until = o->until,
                                               .careful_until = o->careful_until,

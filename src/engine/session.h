@@ -16,9 +16,9 @@
 struct session_options {
     const struct config *config;
     const char *version;
-    const struct prepared_pipeline *prepared;
     bool *is_guarded; /* key expressions are evaluated one by one (resolve.h); the session sets it
                          for the next one */
+    struct prepared_pipeline *prepared; /* a promotion of the source is noted in it */
     struct pg *lock;
     const atomic_bool *stop;
     lsn_t until; /* 0: none */

@@ -28,6 +28,11 @@
 #define SWEEP_BUSY_US 1000000 /* when to ask again after a batch that had the clock */
 #define TURN_MS       200
 
+/* The mirror's answer to a heartbeat, and to a slice of the sweep (which waits for no lock for
+ * long): who has not answered by then, and does not answer a cancel either, is gone. */
+#define SAY_TIMEOUT_MS   20000
+#define SWEEP_TIMEOUT_MS 60000
+
 #define SOURCE_TIMEOUT_MS 5000
 #define CONNECT_TIMEOUT_S 5
 
@@ -75,9 +80,21 @@ static bool say(struct watch *watch, struct error *err)
         .last_error = watcher->last_error,
         .last_error_at_us = watcher->last_error_at_us,
     };
+    bool is_said;
 
-    return control_heartbeat(watcher->lock, watcher->config->pipeline, &heartbeat, err) ||
-           error_wrap(err, "the connection that holds the pipeline's lock");
+    pg_limit(watcher->lock, SAY_TIMEOUT_MS, watcher->stop_fd);
+    is_said = control_heartbeat(watcher->lock, watcher->config->pipeline, &heartbeat, err);
+    pg_limit(watcher->lock, SWEEP_TIMEOUT_MS, watcher->stop_fd);
+    if (is_said)
+        return true;
+    error_wrap(err, "the connection that holds the pipeline's lock");
+    if (*watcher->stop)
+        return true;
+    if (pg_is_broken(watcher->lock) || err->kind != ERROR_RETRY)
+        return false;
+    /* It answered the cancel: slow, but there, and the lock is ours still. */
+    log_error(LOG_WARNING, "heartbeat_failed", err);
+    return true;
 }
 
 static struct pg *source(struct watch *watch, struct error *err)
@@ -268,7 +285,7 @@ void *watcher_run(void *arg)
                             {.run = sweep, .is_vital = true}};
 
     /* A statement in progress at the end is cancelled. */
-    pg_limit(watch.watcher->lock, -1, watch.watcher->stop_fd);
+    pg_limit(watch.watcher->lock, SWEEP_TIMEOUT_MS, watch.watcher->stop_fd);
     run_duties(&watch, duties, sizeof(duties) / sizeof(duties[0]));
     return NULL;
 }

@@ -27,14 +27,15 @@
 
 #define DEFAULT_CONNECT_TIMEOUT_S 10
 #define DEFAULT_TCP_USER_TIMEOUT  "30000"
+#define MIN_PIN_MS                1000
 #define CANCELLED_MS              2000 /* for a server to answer that it cancelled */
 
 static const struct setting {
     const char *name;
     const char *value; /* as SHOW gives it */
     bool is_mirror_only;
-    bool is_compared; /* changes what values look like, or how ours are read */
-    int min_version;  /* not in the startup packet: older servers would refuse the connection */
+    bool is_compared;   /* changes what values look like, or how ours are read */
+    enum feature since; /* not in the startup packet: older servers would refuse the connection */
 } settings[] = {
     {"bytea_output", "hex", .is_compared = true},
     {"datestyle", "ISO, MDY", .is_compared = true},
@@ -52,8 +53,8 @@ static const struct setting {
     {"default_transaction_isolation", "read committed"},
     {"statement_timeout", "0"},
     {"idle_in_transaction_session_timeout", "0"},
-    {"idle_session_timeout", "0", .min_version = 140000},
-    {"transaction_timeout", "0", .min_version = 170000},
+    {"idle_session_timeout", "0", .since = FEATURE_IDLE_SESSION},
+    {"transaction_timeout", "0", .since = FEATURE_TRANSACTION_TIMEOUT},
     {"jit", "off"},
     /* The other half of libpq's own: a server that lost us lets go of locks and slots. */
     {"tcp_keepalives_idle", "30"},
@@ -163,7 +164,7 @@ static void build_options(const struct pg_options *options, const char *users, s
     if (users != NULL)
         buf_printf(text, "%s ", users);
     for (size_t i = 0; i < NSETTINGS; i++) {
-        if (settings[i].min_version > 0 ||
+        if (settings[i].since != FEATURE_NONE ||
             (settings[i].is_mirror_only && options->side != PG_MIRROR))
             continue;
         buf_printf(text, "-c %s=", settings[i].name);
@@ -219,6 +220,37 @@ static int64_t connect_deadline(const struct pg_options *options, const struct k
     return clock_tick_us() + timeout_s * 1000000;
 }
 
+/* Refusals that libpq or a pooler makes, with no SQLSTATE or a general one.  Waiting helps none of
+ * them: the SQLSTATE given here says so (pg_error_is_permanent()). */
+static void recognise_refusal(enum pg_side side, struct error *err)
+{
+    static const struct {
+        const char *text, *sqlstate, *hint;
+    } refusals[] = {
+        {"certificate verify failed", "28000",
+         "no root certificate in sslrootcert (%s.conninfo; else ~/.postgresql/root.crt) has signed "
+         "the server's certificate"},
+        {"does not match host name", "28000",
+         "%s.conninfo: use a host name that the server's certificate has"},
+        {"root certificate file", "28000",
+         "%s.conninfo: sslrootcert=FILE, the certificate that signed the server's"},
+        {"server does not support SSL", "28000",
+         "ssl = on in that server's postgresql.conf, or another sslmode in %s.conninfo"},
+        {"startup parameter", "0A000",
+         "a connection pooler is in between, and replication and session settings do not pass it: "
+         "let %s.conninfo name the server itself"},
+    };
+
+    for (size_t i = 0; i < sizeof(refusals) / sizeof(refusals[0]); i++) {
+        const char *hint = refusals[i].hint, *at = strstr(hint, "%s");
+
+        if (strstr(err->message, refusals[i].text) == NULL)
+            continue;
+        snprintf(err->sqlstate, sizeof(err->sqlstate), "%s", refusals[i].sqlstate);
+        error_hint(err, "%.*s%s%s", (int) (at - hint), hint, pg_side_name(side), at + 2);
+    }
+}
+
 /*
  * A refused connection: libpq's message, verbose, has "FATAL:  28P01: text" and after it lines of
  * DETAIL, HINT and LOCATION that are left out.  The severity may be in any language.
@@ -242,6 +274,7 @@ static bool connect_failed(enum pg_side side, PGconn *conn, bool is_timeout, str
     if (text.len == 0)
         buf_add(&text, message);
     pg_fail_text(side, sqlstate, buf_text(&text), "cannot connect", err);
+    recognise_refusal(side, err);
     if (err->kind != ERROR_SOURCE && err->kind != ERROR_MIRROR)
         err->kind = side == PG_SOURCE ? ERROR_SOURCE : ERROR_MIRROR;
     if (err->hint[0] == '\0')
@@ -269,7 +302,7 @@ static bool pin_settings(struct pg *pg, struct error *err)
     for (size_t i = 0; i < NSETTINGS; i++) {
         const struct setting *s = &settings[i];
 
-        if (!s->is_compared && (s->min_version == 0 || pg_server_version(pg) < s->min_version))
+        if (!s->is_compared && (s->since == FEATURE_NONE || !pg_has(pg, s->since)))
             continue;
         buf_printf(&sql, "%s('%s', '%s')", separator, s->name, s->value);
         separator = ", ";
@@ -300,6 +333,7 @@ bool pg_connect(const struct pg_options *options, struct pg **ret_pg, struct err
     _cleanup_buf_ struct buf session = {0};
     _cleanup_pg_ struct pg *pg = NULL;
     struct keywords keywords = {0};
+    int64_t deadline_us, left_ms;
     const char *users;
 
     if (!parse_conninfo(options->side, options->conninfo, &parsed, err))
@@ -329,15 +363,19 @@ bool pg_connect(const struct pg_options *options, struct pg **ret_pg, struct err
     pg_list_add(pg);
     PQsetErrorVerbosity(pg->conn, PQERRORS_VERBOSE);
     PQsetNoticeReceiver(pg->conn, ignore_notice, NULL);
-    if (PQstatus(pg->conn) != CONNECTION_BAD &&
-        !wait_connected(pg->conn, connect_deadline(options, &keywords)))
+    deadline_us = connect_deadline(options, &keywords);
+    if (PQstatus(pg->conn) != CONNECTION_BAD && !wait_connected(pg->conn, deadline_us))
         return connect_failed(options->side, pg->conn, true, err);
     if (PQstatus(pg->conn) != CONNECTION_OK)
         return connect_failed(options->side, pg->conn, false, err);
     PQsetErrorVerbosity(pg->conn, PQERRORS_DEFAULT);
     pg->canceller = pg_canceller_new(pg->conn);
+    /* Part of connecting, and so within its time. */
+    left_ms = (deadline_us - clock_tick_us()) / 1000;
+    pg_limit(pg, left_ms > MIN_PIN_MS ? (int) left_ms : MIN_PIN_MS, -1);
     if (!pin_settings(pg, err))
         return error_wrap(err, "pinning the session's settings");
+    pg_limit(pg, 0, -1);
     *ret_pg = pg;
     pg = NULL;
     return true;
@@ -360,6 +398,21 @@ void pg_free(struct pg *pg)
 int pg_server_version(const struct pg *pg)
 {
     return PQserverVersion(pg->conn);
+}
+
+bool pg_has(const struct pg *pg, enum feature feature)
+{
+    return feature_is_in(feature, pg_server_version(pg));
+}
+
+bool pg_check_version(const struct pg *pg, struct error *err)
+{
+    if (pg_has(pg, FEATURE_SUPPORTED))
+        return true;
+    error_set(err, ERROR_FINDINGS, "the %s runs PostgreSQL %d, and %d is the oldest supported",
+              pg_side_name(pg->side), pg_server_version(pg) / 10000,
+              feature_first(FEATURE_SUPPORTED));
+    return error_hint(err, "upgrade the %s", pg_side_name(pg->side));
 }
 
 int pg_socket(const struct pg *pg)

@@ -13,6 +13,7 @@
 
 #include "base/buf.h"
 #include "base/cleanup.h"
+#include "pg/feature.h"
 #include "tailwater/error.h"
 #include "tailwater/lsn.h"
 
@@ -36,6 +37,10 @@ struct pg;
 bool pg_connect(const struct pg_options *options, struct pg **ret_pg, struct error *err);
 void pg_free(struct pg *pg);                /* closes; NULL is fine */
 int pg_server_version(const struct pg *pg); /* 150020 */
+bool pg_has(const struct pg *pg, enum feature feature);
+
+/* Refuses, with ERROR_FINDINGS, a server older than the oldest supported one. */
+bool pg_check_version(const struct pg *pg, struct error *err);
 int pg_socket(const struct pg *pg);
 bool pg_is_broken(const struct pg *pg); /* the connection is gone: free it and connect again */
 

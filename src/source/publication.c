@@ -48,7 +48,7 @@ static bool look_schemas(struct pg *pg, uint32_t oid, struct arena *arena, struc
     _cleanup_result_ struct pg_result *result = NULL;
     _cleanup_buf_ struct buf sql = {0};
 
-    if (pg_server_version(pg) < 150000)
+    if (!pg_has(pg, FEATURE_PUBLICATION_SCHEMAS))
         return true;
     buf_printf(&sql,
                "SELECT n.nspname FROM pg_publication_namespace s"
@@ -76,7 +76,7 @@ static bool look_descendants(struct pg *pg, uint32_t oid, struct arena *arena,
                " WHERE c.relkind = 'p' AND t.relid <> c.oid AND"
                " (c.oid IN (SELECT prrelid FROM pg_publication_rel WHERE prpubid = %u)",
                oid);
-    if (pg_server_version(pg) >= 150000)
+    if (pg_has(pg, FEATURE_PUBLICATION_SCHEMAS))
         buf_printf(&sql,
                    " OR c.relnamespace IN"
                    " (SELECT pnnspid FROM pg_publication_namespace WHERE pnpubid = %u)",

@@ -46,27 +46,31 @@ bool slot_look(struct pg *pg, const char *slot, struct slot_status *ret_status, 
 {
     _cleanup_result_ struct pg_result *result = NULL;
     _cleanup_buf_ struct buf sql = {0};
-    struct slot_status status = {.exists = true};
+    struct slot_status status = {0};
 
     buf_add(&sql, "SELECT s.slot_type = 'logical', s.temporary, (j.j ->> 'failover')::bool,"
                   " s.plugin, s.database, s.active_pid, a.application_name, s.restart_lsn,"
                   " s.confirmed_flush_lsn, j.j ->> 'wal_status',"
                   " coalesce(j.j ->> 'invalidation_reason',"
                   "  CASE WHEN (j.j ->> 'conflicting')::bool THEN 'conflict with recovery' END),"
-                  " pg_wal_lsn_diff(c.lsn, s.restart_lsn)::int8, j.j ->> 'safe_wal_size', c.lsn"
-                  " FROM pg_replication_slots s"
-                  " CROSS JOIN LATERAL to_jsonb(s) AS j(j)"
-                  " CROSS JOIN (SELECT CASE WHEN pg_is_in_recovery() THEN"
+                  " pg_wal_lsn_diff(c.lsn, s.restart_lsn)::int8, j.j ->> 'safe_wal_size', c.lsn,"
+                  " (j.j ->> 'synced')::bool, r.is_standby, s.slot_name IS NOT NULL"
+                  " FROM (SELECT pg_is_in_recovery()) AS r(is_standby)"
+                  " CROSS JOIN LATERAL (SELECT CASE WHEN r.is_standby THEN"
                   "  pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END) AS c(lsn)"
-                  " LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid"
-                  " WHERE s.slot_name = ");
+                  " LEFT JOIN pg_replication_slots s ON s.slot_name = ");
     pg_add_literal(&sql, slot);
-    if (!pg_query(pg, buf_text(&sql), 0, NULL, &result, err))
+    buf_add(&sql, " CROSS JOIN LATERAL to_jsonb(s) AS j(j)"
+                  " LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid");
+    if (!pg_query_row(pg, buf_text(&sql), 0, NULL, &result, err))
         return error_wrap(err, "looking at slot %s", slot);
-    if (pg_rows(result) == 0) {
-        *ret_status = (struct slot_status){0};
+    status.is_standby = pg_bool(result, 0, 15);
+    status.exists = pg_bool(result, 0, 16);
+    if (!status.exists) {
+        *ret_status = status;
         return true;
     }
+    status.is_synced = pg_bool(result, 0, 14);
     status.is_logical = pg_bool(result, 0, 0);
     status.is_temporary = pg_bool(result, 0, 1);
     status.is_failover = pg_bool(result, 0, 2);
@@ -107,9 +111,19 @@ static bool busy(const struct slot_status *status, const char *slot, struct erro
                       "pg_stat_replication there says more)");
 }
 
+static bool is_on_standby(const struct slot_status *status, const char *slot, struct error *err)
+{
+    error_set(err, ERROR_RETRY, "source: the server is a standby %s slot %s",
+              status->exists ? "that keeps a copy of" : "without", slot);
+    return error_hint(err, "promote it, or have source.conninfo find the primary: several hosts, "
+                           "and target_session_attrs=read-write");
+}
+
 bool slot_check(const struct slot_status *status, const char *slot, const char *plugin,
                 const char *database, struct error *err)
 {
+    if (status->is_standby && (!status->exists || status->is_synced))
+        return is_on_standby(status, slot, err);
     if (!status->exists) {
         error_set(err, ERROR_SLOT, "source: slot %s does not exist", slot);
         return hint_new_slot(err);
@@ -318,16 +332,13 @@ static void name_oldest_transaction(struct pg *replication, struct error *err)
 static void build_create(struct pg *replication, const struct slot_create_options *options,
                          struct buf *sql)
 {
-    int version = pg_server_version(replication);
-    bool is_failover = options->is_failover && !options->is_temporary && version >= 170000;
-
     buf_add(sql, "CREATE_REPLICATION_SLOT ");
     pg_add_ident(sql, options->slot);
     buf_printf(sql, "%s LOGICAL ", options->is_temporary ? " TEMPORARY" : "");
     pg_add_ident(sql, options->plugin);
-    if (version >= 150000)
+    if (pg_has(replication, FEATURE_SLOT_OPTIONS))
         buf_printf(sql, " (SNAPSHOT '%s'%s)", options->exports_snapshot ? "export" : "nothing",
-                   is_failover ? ", FAILOVER" : "");
+                   options->is_failover ? ", FAILOVER" : "");
     else
         buf_add(sql, options->exports_snapshot ? " EXPORT_SNAPSHOT" : " NOEXPORT_SNAPSHOT");
 }
@@ -387,6 +398,20 @@ bool slot_probe(struct pg *replication, const char *plugin, struct error *err)
     if (slot_create(replication, &options, &created, err))
         return slot_drop(replication, name, err);
     return strcmp(err->sqlstate, "57014") == 0;
+}
+
+bool slot_set_failover(struct pg *replication, const char *slot, struct error *err)
+{
+    _cleanup_buf_ struct buf sql = {0};
+
+    buf_add(&sql, "ALTER_REPLICATION_SLOT ");
+    pg_add_ident(&sql, slot);
+    buf_add(&sql, " (FAILOVER)");
+    if (pg_exec(replication, buf_text(&sql), err))
+        return true;
+    if (strcmp(err->sqlstate, "55006") == 0)
+        in_use(replication, slot, err);
+    return error_wrap(err, "making slot %s a failover slot", slot);
 }
 
 bool slot_drop(struct pg *pg, const char *slot, struct error *err)

@@ -27,10 +27,12 @@ bool slot_identify(struct pg *replication, struct slot_identity *ret_identity, s
 
 /* A row of pg_replication_slots, with what matters of it over all server versions. */
 struct slot_status {
-    bool exists; /* false: nothing below is set */
+    bool is_standby; /* of the server: it is in recovery */
+    bool exists;     /* false: nothing below is set */
     bool is_logical;
     bool is_temporary;
-    bool is_failover; /* 17 and later */
+    bool is_failover; /* a standby may keep a copy of it; 17 and later */
+    bool is_synced;   /* it was made as such a copy; still true after the standby's promotion */
     char plugin[SLOT_NAME_SIZE];
     char database[SLOT_NAME_SIZE];
     int active_pid;                          /* 0: nobody reads from it */
@@ -50,7 +52,8 @@ bool slot_look(struct pg *pg, const char *slot, struct slot_status *ret_status, 
 /*
  * Is it a slot that this pipeline can stream from: there, logical, of this plugin and database, not
  * lost?  Otherwise ERROR_SLOT with the remedy, and ERROR_BUSY (naming who) where another session
- * reads from it.
+ * reads from it.  ERROR_RETRY where the server is a standby, and the slot on its primary: it may be
+ * promoted, or the primary come back under this address.
  */
 bool slot_check(const struct slot_status *status, const char *slot, const char *plugin,
                 const char *database, struct error *err);
@@ -67,7 +70,7 @@ struct slot_create_options {
     const char *plugin;
     bool is_temporary;     /* gone with the connection, or with an error */
     bool exports_snapshot; /* else no snapshot is made */
-    bool is_failover;      /* 17 and later; ignored for temporary slots and older servers */
+    bool is_failover;      /* only where FEATURE_FAILOVER_SLOTS, and not for temporary slots */
     int timeout_ms; /* -1: none.  Creation waits for every running writing transaction (P48) */
     int wake_fd;    /* stops the waiting when readable; -1: none */
 };
@@ -102,6 +105,9 @@ bool slot_explain(struct pg *replication, const char *slot, const char *plugin, 
  * transactions counts as yes, since the plugin has been loaded by then.  Errors as slot_create().
  */
 bool slot_probe(struct pg *replication, const char *plugin, struct error *err);
+
+/* Let standbys keep a copy of a slot that exists and nobody reads (FEATURE_FAILOVER_SLOTS). */
+bool slot_set_failover(struct pg *replication, const char *slot, struct error *err);
 
 /* Dropping what is not there is success. */
 bool slot_drop(struct pg *pg, const char *slot, struct error *err);

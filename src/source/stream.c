@@ -256,22 +256,32 @@ bool stream_next(struct stream *stream, int timeout_ms, int wake_fd, struct stre
 
 /* ---- confirming ---- */
 
-bool stream_confirm(struct stream *stream, lsn_t flushed, struct error *err)
+/* Standby status update: written, flushed, applied; our clock; whether a reply is wanted. */
+static bool send_status(struct stream *stream, bool wants_reply, struct error *err)
 {
     _cleanup_buf_ struct buf message = {0};
 
-    if (flushed > stream->confirmed)
-        stream->confirmed = flushed;
-    /* Standby status update: written, flushed, applied; our clock; no reply wanted. */
     buf_add_char(&message, 'r');
     buf_add_u64(&message, stream->confirmed);
     buf_add_u64(&message, stream->confirmed);
     buf_add_u64(&message, stream->confirmed);
     buf_add_u64(&message, (uint64_t) (clock_now_us() - CLOCK_POSTGRES_EPOCH_US));
-    buf_add_char(&message, 0);
+    buf_add_char(&message, wants_reply);
     return pg_stream_send(stream->pg, message.data, message.len, err) ||
            error_wrap(err, "slot %s: confirming " LSN_FORMAT, stream->slot,
                       LSN_ARGS(stream->confirmed));
+}
+
+bool stream_confirm(struct stream *stream, lsn_t flushed, struct error *err)
+{
+    if (flushed > stream->confirmed)
+        stream->confirmed = flushed;
+    return send_status(stream, false, err);
+}
+
+bool stream_ask(struct stream *stream, struct error *err)
+{
+    return send_status(stream, true, err);
 }
 
 lsn_t stream_confirmed(const struct stream *stream)

@@ -97,6 +97,9 @@ bool stream_next(struct stream *stream, int timeout_ms, int wake_fd, struct stre
  */
 bool stream_confirm(struct stream *stream, lsn_t flushed, struct error *err);
 
+/* Repeat the last position, and have the source answer with a keepalive: is it still there? */
+bool stream_ask(struct stream *stream, struct error *err);
+
 /* The last position confirmed on this connection; 0: none yet. */
 lsn_t stream_confirmed(const struct stream *stream);
 

@@ -17,16 +17,14 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-/* Before it every "range" would be a scan of the whole table. */
-#define TID_RANGE_SCANS 140000
-
+/* A partition that is being detached concurrently is no longer read through its root. */
 static const char relations_sql[] =
     "WITH RECURSIVE tree(root, relid) AS ("
     " SELECT r, r FROM unnest($1::oid[]) AS r"
     " UNION ALL"
     " SELECT t.root, i.inhrelid FROM tree t"
     " JOIN pg_class p ON p.oid = t.relid AND p.relkind = 'p'"
-    " JOIN pg_inherits i ON i.inhparent = t.relid%s)"
+    " JOIN pg_inherits i ON i.inhparent = t.relid AND NOT i.inhdetachpending)"
     " SELECT t.root, c.oid, n.nspname, c.relname, c.relkind,"
     " coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::int8,"
     " coalesce(pg_table_size(c.oid), 0),"
@@ -153,7 +151,7 @@ bool plan_make(struct pg *source, const struct table_list *tables, const bool *i
 {
     struct source_relations *wanted = arena_new(arena, struct source_relations, tables->count);
     _cleanup_result_ struct pg_result *result = NULL;
-    _cleanup_buf_ struct buf relids = {0}, sql = {0};
+    _cleanup_buf_ struct buf relids = {0};
     struct plan plan = {0};
     int nwanted = 0, size = 0;
     bool is_fine = true;
@@ -167,14 +165,9 @@ bool plan_make(struct pg *source, const struct table_list *tables, const bool *i
         plan.rows += tables->tables[i].estimated_rows > 0 ? tables->tables[i].estimated_rows : 0;
     }
     buf_add_char(&relids, '}');
-    /* A partition that is being detached concurrently is no longer read through its root. */
-    buf_printf(&sql, relations_sql,
-               pg_server_version(source) >= 140000 ? " AND NOT i.inhdetachpending" : "");
-    if (!pg_query(source, buf_text(&sql), 1, (const char *[]){buf_text(&relids)}, &result, err) ||
+    if (!pg_query(source, relations_sql, 1, (const char *[]){buf_text(&relids)}, &result, err) ||
         !match(result, wanted, nwanted, err))
         return false;
-    if (pg_server_version(source) < TID_RANGE_SCANS)
-        item_bytes = INT64_MAX;
     for (int i = 0; i < nwanted && is_fine; i++)
         is_fine = add_table(&plan, &size, result, &wanted[i], item_bytes, arena, err);
     if (is_fine) {

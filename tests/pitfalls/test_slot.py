@@ -1,12 +1,10 @@
 """The slot, the publication and the snapshot (P44, P45, P47, P48)."""
 
 import os
-import subprocess
 
 import pytest
 
 from lib import wait
-from lib.cluster import Cluster, script
 from lib.pipeline import DONE, FINDINGS, SLOT
 from pitfalls.common import refused, running
 
@@ -77,29 +75,13 @@ def test_p45_table_added_to_a_pipeline(both_plugins, source, make_pipeline):
     pipeline.compare(["t"])
 
 
-def standby_of(primary, folder):
-    os.mkdir(folder)
-    is_root = os.geteuid() == 0
-    if is_root:
-        subprocess.run(["chown", "postgres:postgres", folder], check=True)
-    command = [os.path.join(script("bindir"), "pg_basebackup"), "-D", f"{folder}/data", "-d",
-               primary.conninfo(), "-R", "-c", "fast", "-X", "stream"]
-    if is_root:
-        command = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", *command]
-    subprocess.run(command, check=True, cwd="/")
-    standby = Cluster(folder)
-    with open(f"{folder}/data/postgresql.conf", "a") as f:
-        f.write(f"unix_socket_directories = '{folder}'\nhot_standby = on\n")
-    return standby.start()
-
-
 @pytest.mark.parametrize("slot", ["none", "made anew"])
 def test_p47_promoted_standby(both_plugins, own_servers, source, make_pipeline, slot):
     """Before 17 a standby has no slots: whoever follows the new primary is told, never a gap in silence."""
     source.sql("create table t (id int primary key); insert into t values (1)")
     pipeline = make_pipeline(source={"start_timeout": "5s"}).publish()
     pipeline.run_until_now()
-    standby = standby_of(own_servers.source, os.path.join(own_servers.folder, "standby"))
+    standby = own_servers.source.make_standby(os.path.join(own_servers.folder, "standby")).start()
     try:
         source.sql("insert into t values (2)")
         wait.until(lambda: standby.sql("select pg_last_wal_replay_lsn() >= %s::pg_lsn", source.lsn())[0][0],
@@ -122,7 +104,7 @@ def test_p47_promoted_standby(both_plugins, own_servers, source, make_pipeline, 
 def test_p47_standby_that_was_behind(both_plugins, own_servers, source, make_pipeline):
     """The mirror has what the new primary never had."""
     source.sql("create table t (id int primary key); insert into t values (1)")
-    standby = standby_of(own_servers.source, os.path.join(own_servers.folder, "standby"))
+    standby = own_servers.source.make_standby(os.path.join(own_servers.folder, "standby")).start()
     try:
         standby.stop()
         pipeline = make_pipeline(source={"start_timeout": "5s"}).publish()
