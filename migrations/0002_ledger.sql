@@ -175,7 +175,8 @@ $$;
 -- ---- ledger tables and their partitions ----
 
 -- In the functions that look for what lies past a batch, sequential scans are off: the planner would take one where it
--- expects many rows, and read an hour's keys to find that there is nothing new.
+-- expects many rows, and read an hour's keys to find that there is nothing new.  So are what costs more than such a look:
+-- compiling it, and starting workers for it.
 
 -- A ledger table's partitions by batch number; those that are detached, and so about to be dropped, without bounds.
 -- ("$" stands in no fact's name: a partition is never taken for another fact's table.)
@@ -315,7 +316,8 @@ begin
     -- there yet.  What that statement reads would be older than the window.
     execute format($f$
         create function tailwater.%I(text) returns table (%s)
-        language plpgsql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $body$
+        language plpgsql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
+set max_parallel_workers_per_gather = 0 as $body$
         #variable_conflict use_column
         declare
             tailwater_window tailwater.consumer;
@@ -510,7 +512,8 @@ $$;
 
 -- Is there a key that the consumer has not been given, up to this batch?
 create function tailwater.has_pending(c tailwater.consumer, up_to bigint) returns boolean
-language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
+set max_parallel_workers_per_gather = 0 as $$
 declare
     found_one boolean;
 begin
@@ -527,7 +530,8 @@ $$;
 -- has any.  keys 0: there is nothing.  The ledger is read piece by piece, so that a long backlog is not counted whole.
 create function tailwater.find_window(f tailwater.fact, lane smallint, done bigint, up_to bigint, max_keys bigint,
                                       out to_batch bigint, out keys bigint)
-language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
+set max_parallel_workers_per_gather = 0 as $$
 declare
     low bigint := done;
     high bigint;
@@ -536,13 +540,13 @@ begin
     keys := 0;
     to_batch := up_to;
     while low < up_to loop
-        -- A piece ends where all facts together have max_keys, or after ten thousand batches.
+        -- A piece ends where all facts together have max_keys, or ten thousand, or after ten thousand batches.
         select s.batch_id into high
             from (select p.batch_id, row_number() over (order by p.batch_id) as n,
                          sum(greatest(coalesce(p.keys, 0), 1)) over (order by p.batch_id) as total
                     from tailwater.batch p
                    where p.pipeline = f.pipeline and p.batch_id > low and p.batch_id <= up_to) s
-            where s.total >= max_keys or s.n >= 10000
+            where s.total >= greatest(max_keys, 10000) or s.n >= 10000
             order by s.batch_id limit 1;
         high := coalesce(high, up_to);
         for b in execute format('select l.batch_id, count(*) as n from tailwater.%I l '
@@ -925,7 +929,8 @@ $$;
 
 -- Are more than limit keys pending?  Counted only where the tables are large enough to hold so many.
 create function tailwater.exceeds(c tailwater.consumer, max_keys bigint) returns boolean
-language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
+set max_parallel_workers_per_gather = 0 as $$
 declare
     lowest bigint := least(c.fresh_done, c.fan_out_done, c.backfill_done);
     bytes numeric;
@@ -944,23 +949,19 @@ begin
 end
 $$;
 
--- How much is pending up to a batch, counted to a limit, and the oldest batch that holds any of it.
+-- How much is pending up to a batch, counted to a limit, and the oldest batch of what was counted: rows lie in the order of
+-- batches.
 create function tailwater.pending(c tailwater.consumer, up_to bigint, max_keys bigint, out keys bigint, out oldest bigint)
-language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
-declare
-    f tailwater.fact := tailwater.find_fact(c.fact);
+language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
+set max_parallel_workers_per_gather = 0 as $$
 begin
-    execute format('select count(*) from (select from tailwater.%I l where l.batch_id > $1 and l.batch_id <= $2 and '
+    execute format('select count(*), min(s.batch_id) from (select l.batch_id from tailwater.%I l '
+                   'where l.batch_id > $1 and l.batch_id <= $2 and '
                    '(l.lane = 0 and l.batch_id > $3 or l.lane = 1 and l.batch_id > $4 or l.lane = 2 and l.batch_id > $5) '
                    'limit $6) s', 'ledger_' || c.fact)
-        into keys using least(c.fresh_done, c.fan_out_done, c.backfill_done), up_to, c.fresh_done, c.fan_out_done,
-                        c.backfill_done, max_keys;
-    if keys > 0 then
-        select min(w.to_batch) into oldest
-            from (values (0, c.fresh_done), (1, c.fan_out_done), (2, c.backfill_done)) l(lane, done),
-                 tailwater.find_window(f, l.lane::smallint, l.done, up_to, 1) w
-            where w.keys > 0;
-    end if;
+        into keys, oldest
+        using least(c.fresh_done, c.fan_out_done, c.backfill_done), up_to, c.fresh_done, c.fan_out_done,
+              c.backfill_done, max_keys;
 end
 $$;
 
@@ -1021,28 +1022,37 @@ $$;
 
 -- Raises each fact's floor to what nobody needs: older than the replay window, and read by every live consumer.
 create function tailwater.raise_floors(pipeline text, replay_window interval) returns void
-language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
+set max_parallel_workers_per_gather = 0 as $$
 declare
     moment timestamptz := clock_timestamp() - replay_window;
     bound bigint := tailwater.batch_at(raise_floors.pipeline, moment) + 1;
     f record;
     c tailwater.consumer;
     floor bigint;
-    lowest bigint;
+    part record;
+    is_needed boolean;
 begin
     for f in select l.fact, l.kept_from from tailwater.ledger_floor l join tailwater.fact a on a.name = l.fact
               where a.pipeline = raise_floors.pipeline and l.kept_from < bound
               order by l.fact for no key update of l skip locked loop
         floor := bound;
         for c in select k.* from tailwater.consumer k where k.fact = f.fact and tailwater.is_pinning(k) loop
-            execute format('select min(l.batch_id) from tailwater.%I l '
-                           'where l.batch_id > $1 and l.batch_id < $2 and '
-                           '(l.lane = 0 and l.batch_id > $3 or l.lane = 1 and l.batch_id > $4 or l.lane = 2 and l.batch_id > $5)',
-                           'ledger_' || f.fact)
-                into lowest
-                using least(c.fresh_done, c.fan_out_done, c.backfill_done), floor, c.fresh_done, c.fan_out_done,
-                      c.backfill_done;
-            floor := least(floor, lowest);
+            -- The first partition that holds something pending: a look into each, not a count of it all.
+            for part in select p.lower, p.upper from tailwater.ledger_partitions(f.fact) p
+                         where p.is_attached and not p.is_pending and p.lower < floor
+                           and p.upper > least(c.fresh_done, c.fan_out_done, c.backfill_done) order by p.lower loop
+                execute format('select exists (select from tailwater.%I l where l.batch_id >= $1 and l.batch_id < $2 and '
+                               '(l.lane = 0 and l.batch_id > $3 or l.lane = 1 and l.batch_id > $4 '
+                               'or l.lane = 2 and l.batch_id > $5))', 'ledger_' || f.fact)
+                    into is_needed
+                    using greatest(part.lower, least(c.fresh_done, c.fan_out_done, c.backfill_done) + 1),
+                          least(part.upper, floor), c.fresh_done, c.fan_out_done, c.backfill_done;
+                if is_needed then
+                    floor := least(floor, greatest(part.lower, least(c.fresh_done, c.fan_out_done, c.backfill_done) + 1));
+                    exit;
+                end if;
+            end loop;
         end loop;
         if floor > f.kept_from then
             update tailwater.ledger_floor l set kept_from = floor, kept_since = moment where l.fact = f.fact;
@@ -1077,7 +1087,8 @@ $$;
 
 -- Tells who listens on tailwater_<fact> that there is something new, and returns the number up to which that was looked at.
 create function tailwater.notify_news(pipeline text, since bigint) returns bigint
-language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
+set max_parallel_workers_per_gather = 0 as $$
 declare
     now_at bigint;
     fact text;
@@ -1138,7 +1149,8 @@ $$;
 -- Counts the distinct keys of one hour that is over, of one fact; false where no such hour is left.  A count that the
 -- ledger does not hold whole any more stays unknown.
 create function tailwater.close_hour(pipeline text) returns boolean
-language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
+set max_parallel_workers_per_gather = 0 as $$
 declare
     h record;
     low bigint;
