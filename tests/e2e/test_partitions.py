@@ -15,7 +15,7 @@ MONTHS = """
 @pytest.fixture
 def partitioned(both_plugins, source, mirror, make_pipeline):
     source.sql(MONTHS)
-    pipeline = make_pipeline().publish()
+    pipeline = make_pipeline(apply={"on_error": "stop"}).publish()
     return pipeline.start().wait_until_caught_up()
 
 

@@ -68,7 +68,7 @@ def counts(table):
 @pytest.mark.parametrize("running", [True, False], ids=["handed over", "in place"])
 @pytest.mark.parametrize("purge", PURGES, ids=PURGE_IDS)
 @pytest.mark.parametrize("planted", PLANTED)
-def test_planted(source, mirror, schema, make_pipeline, planted, purge, running):
+def test_p52_planted(source, mirror, schema, make_pipeline, planted, purge, running):
     statement, wanted = PLANTED[planted]
     pipeline = make_pipeline(**purge)
     pipeline.start().wait_until_caught_up()
@@ -134,7 +134,7 @@ def spoil(mirror, chance):
 
 @pytest.mark.parametrize("purge", PURGES, ids=PURGE_IDS)
 @pytest.mark.parametrize("scripts", [TRAFFIC, TRUNCATES], ids=["rows", "truncates"])
-def test_under_traffic(both_plugins, source, mirror, schema, make_pipeline, folder, scripts, purge):
+def test_p51_under_traffic(both_plugins, source, mirror, schema, make_pipeline, folder, scripts, purge):
     """Ten rounds: rows are spoilt, the table is resynced, traffic goes on; equal at the end."""
     pipeline = make_pipeline(**purge).publish()
     pipeline.start().wait_until_caught_up()

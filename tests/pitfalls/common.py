@@ -3,9 +3,15 @@
 from lib import wait
 
 
+STOP = {"on_error": "stop"}
+
+
 def running(make_pipeline, published=(), **keys):
-    """A pipeline that has copied and streams; with pgoutput of all tables that have a key, or these."""
-    pipeline = make_pipeline(**keys).publish(*published)
+    """A pipeline that has copied and streams; with pgoutput of all tables that have a key, or these.
+
+    What it would put a table into quarantine for ends it, so that no test overlooks it.
+    """
+    pipeline = make_pipeline(**{"apply": STOP, **keys}).publish(*published)
     pipeline.start().wait_log(r"\[streaming\]")
     return pipeline.wait_until_caught_up()
 

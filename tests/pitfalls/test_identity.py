@@ -4,7 +4,7 @@ import psycopg2
 import pytest
 
 from lib.pipeline import FAILED, FINDINGS, USAGE
-from pitfalls.common import refused, running, wait_until_repaired
+from pitfalls.common import STOP, refused, running, wait_until_repaired
 
 # How a table says what its rows are known by, and the configuration where it needs a word.
 IDENTITIES = {
@@ -110,7 +110,7 @@ def test_p21_rows_that_are_twice_there(both_plugins, source, mirror, make_pipeli
 def test_p24_triggers_and_rules_on_the_mirror(source, mirror, make_pipeline, thing):
     """Refused at the start, by name: what they do to writes would be found out too late."""
     source.sql("create table t (id int primary key, a int); insert into t values (1, 1)")
-    pipeline = make_pipeline()
+    pipeline = make_pipeline(apply=STOP)
     pipeline.run_until_now()
     mirror.sql("create function f() returns trigger language plpgsql as 'begin return null; end'")
     mirror.sql(thing)
@@ -151,13 +151,13 @@ def test_p63_p64_table_that_becomes_unlogged(both_plugins, source, mirror, make_
     """Its changes are in no WAL any more: each start refuses it."""
     source.sql("create table t (id int primary key)")
     if both_plugins == "pgoutput":
-        pipeline = make_pipeline().publish()
+        pipeline = make_pipeline(apply=STOP).publish()
         pipeline.run_until_now()
         # The server itself refuses while the table is published.
         with pytest.raises(psycopg2.Error, match="publication"):
             source.sql("alter table t set unlogged")
         return
-    pipeline = make_pipeline(tables=["public.t"])
+    pipeline = make_pipeline(tables=["public.t"], apply=STOP)
     pipeline.run_until_now()
     source.sql("alter table t set unlogged; insert into t values (1)")
     refused(pipeline, (USAGE, FINDINGS), "public.t", "unlogged")

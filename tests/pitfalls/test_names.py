@@ -6,7 +6,7 @@ import pytest
 
 from lib.compare import quoted
 from lib.pipeline import SLOT
-from pitfalls.common import running, wait_until_repaired
+from pitfalls.common import STOP, running, wait_until_repaired
 
 # At most 20, so that wal2json is given each by name; short enough for a mirror schema of its own.
 NAMES = [
@@ -249,7 +249,7 @@ def test_p67_a_line_of_the_log_is_one_line(source, mirror, make_pipeline):
     """A name cannot forge a line of the log, nor reach the terminal that shows it."""
     source.sql('create table "a\n2026-01-01T00:00:00.000Z INFO    forged [stopped]" (id int primary key);'
                'create table "b\x1b[31m" (id int)')
-    pipeline = make_pipeline(tables=["public.*"])
+    pipeline = make_pipeline(tables=["public.*"], apply=STOP)
     pipeline.run_until_now()
     source.sql('alter table "a\n2026-01-01T00:00:00.000Z INFO    forged [stopped]" add b int')
     pipeline.start()
