@@ -50,17 +50,35 @@ static bool delete_slice(struct pg *mirror, const char *mirror_schema, const cha
     return true;
 }
 
+/* Under resync tombstones say which keys are gone.  Asked with the clock's row locked, as the mark is
+ * written. */
+static bool is_resynced(struct pg *mirror, const char *mirror_schema, const char *mirror_name,
+                        bool *ret_is, struct error *err)
+{
+    _cleanup_result_ struct pg_result *row = NULL;
+
+    if (!pg_query_row(mirror,
+                      "SELECT EXISTS (SELECT FROM tailwater.mirror_table WHERE mirror_schema = $1 "
+                      "AND mirror_name = $2 AND resync_job IS NOT NULL)",
+                      2, (const char *[]){mirror_schema, mirror_name}, &row, err))
+        return false;
+    *ret_is = pg_bool(row, 0, 0);
+    return true;
+}
+
 bool sweep_slice(struct pg *mirror, const char *pipeline, const char *mirror_schema,
                  const char *mirror_name, int64_t older_than_us, int limit, int64_t *ret_deleted,
                  struct error *err)
 {
     struct error failure = {0}, ignored;
-    int64_t deleted;
+    int64_t deleted = 0;
+    bool is_kept;
 
     if (pg_exec(mirror, "BEGIN; SET LOCAL lock_timeout = '" SWEEP_LOCK_TIMEOUT "'", &failure) &&
         lock_clock(mirror, pipeline, &failure) &&
-        delete_slice(mirror, mirror_schema, mirror_name, older_than_us, limit, &deleted,
-                     &failure) &&
+        is_resynced(mirror, mirror_schema, mirror_name, &is_kept, &failure) &&
+        (is_kept || delete_slice(mirror, mirror_schema, mirror_name, older_than_us, limit, &deleted,
+                                 &failure)) &&
         pg_exec(mirror, "COMMIT", &failure)) {
         *ret_deleted = deleted;
         return true;

@@ -28,7 +28,8 @@
  * Delete up to limit tombstones of the mirror table that are older than older_than_us, by the
  * mirror's clock.  *ret_deleted below limit: there are no more for now; SWEEP_BUSY: a batch has the
  * clock, which may be for as long as a large transaction takes, or another passing trouble
- * (ERROR_RETRY) ended the slice; nothing was deleted, try later.
+ * (ERROR_RETRY) ended the slice; nothing was deleted, try later.  A table under resync keeps its
+ * tombstones: 0.
  * Outside a transaction block.
  */
 bool sweep_slice(struct pg *mirror, const char *pipeline, const char *mirror_schema,
