@@ -263,7 +263,8 @@ static bool wrap_pending(struct apply *apply, const struct pending *pending, str
     } else if (strcmp(err->sqlstate, STATEMENT_MISCOUNTED) == 0) {
         err->kind = ERROR_RETRY;
         error_hint(err, "no triggers, rules or other writers on mirror tables");
-    } else if (strcmp(err->sqlstate, APPLY_NO_PARTITION) == 0 && apply->is_captured) {
+    } else if (strcmp(err->sqlstate, APPLY_NO_PARTITION) == 0 && apply->is_captured &&
+               strstr(err->message, "ledger_") != NULL) {
         err->kind = ERROR_RETRY;
         error_wrap(err, "the ledger has no partition for this batch yet");
     }

@@ -627,6 +627,19 @@ def test_failing_expression_suspends_the_fact(source, mirror, ledger, way):
     pipeline.settle()
 
 
+def test_a_refused_row_is_the_tables_trouble(source, mirror, ledger):
+    """Not its facts': the table is quarantined, and no fact is suspended."""
+    shop = ledger({"order_day": DAY, "order": ORDER}, plugin="pgoutput")
+    mirror.sql("alter table mirror_public.orders add constraint small check (amount < 1000)")
+    source.sql("update orders set amount = 5000, created_at = '2020-01-01' where id = 3")
+    shop.pipeline.wait_log("quarantined", deadline=60)
+    source.sql("update customers set segment = 'q' where id = 2")
+    shop.pipeline.wait_until_caught_up()
+    assert mirror.sql("select name from tailwater.fact where suspended is not null") == []
+    assert "fact_suspended" not in shop.pipeline.events()
+    assert set(shop.keys("order")) == {1, 7}, "what reaches it goes on"
+
+
 # ---- crashes ----
 
 @pytest.mark.parametrize("point", ["after_clock", "after_writes", "after_hops", "before_commit", "after_commit",
@@ -652,9 +665,11 @@ def test_killed_at_a_point(source, mirror, ledger, point):
 def test_a_ledger_without_a_partition(source, mirror, ledger):
     """It is made, and the batch comes again; that is nobody's data error."""
     shop = ledger({"order": ORDER}, plugin="pgoutput")
+    shop.pipeline.wait_log("streaming from")
+    # Unless the keeper comes first, the batch meets a ledger that has no place for its number.
     mirror.sql("update tailwater.clock set batch_id = batch_id + 1000000")
     assert shop.step("update orders set status = 'far' where id = 5") == {5: [0]}
-    assert "no partition" in shop.pipeline.this_run()
+    assert "quarantined" not in shop.pipeline.events()
     shop.pipeline.settle()
 
 
