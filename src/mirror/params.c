@@ -9,6 +9,7 @@
 #include "base/memory.h"
 #include "pg/codec.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 #define KEPT_BYTES      (8 << 20)
@@ -59,6 +60,7 @@ static const struct value *base_key_value(const struct table *table, const struc
     for (int i = 0; i < table->nkeys; i++)
         if (table->keys[i] == column)
             return &base->key[i];
+    assert(!"only columns of the key have base keys");
     return NULL;
 }
 

@@ -198,6 +198,8 @@ static bool quarantined(struct status *status, struct arena *arena)
             first = table;
         is_healing &= table->is_resynced;
     }
+    if (first == NULL)
+        return false;
     status->kind = ERROR_FINDINGS;
     human_duration(status->taken_at_us - first->quarantine.since_us, age);
     return say(status, STATUS_BROKEN, "quarantine",
