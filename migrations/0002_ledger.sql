@@ -1183,4 +1183,51 @@ begin
 end
 $$;
 
+-- What a table that no fact declares yet would cause: for a thousand of its live rows, joined to a node of the fact by
+-- columns = node_columns, how many distinct keys they reach.  Looks at a million joined rows at most.  sampled is null where
+-- the table is not mirrored.
+create function tailwater.sample_candidate(fact text, node smallint, schema text, table_name text, columns text[],
+                                           node_columns text[], out sampled bigint, out keys bigint)
+language plpgsql stable set search_path = pg_catalog, pg_temp set statement_timeout = '30s' as $$
+declare
+    f tailwater.fact := tailwater.find_fact(fact);
+    candidate text;
+    stored text;
+    n record;
+    child text := 'c';
+    child_columns text[] := columns;
+    own_columns text[] := node_columns;
+    joins text := '';
+    key text;
+begin
+    select format('%I.%I', t.mirror_schema, t.mirror_name) into candidate from tailwater.mirror_table t
+        where t.pipeline = f.pipeline and t.schema = sample_candidate.schema and t.name = sample_candidate.table_name
+          and t.state = 'ready';
+    if candidate is null then
+        return;
+    end if;
+    loop
+        select * into strict n from tailwater.fact_node a where a.fact = f.name and a.node = sample_candidate.node;
+        select format('%I.%I', t.mirror_schema, t.mirror_name) into strict stored from tailwater.mirror_table t
+            where t.pipeline = f.pipeline and t.schema = n.schema and t.name = n.table_name;
+        joins := joins || format(' join %s n%s on n%s._deleted_at is null and ', stored, n.node, n.node)
+            || (select string_agg(format('n%s.%I = %s.%I', n.node, j.own, child, j.other), ' and ')
+                  from unnest(own_columns, child_columns) j(own, other));
+        exit when n.parent is null;
+        child := 'n' || n.node;
+        child_columns := n.columns;
+        own_columns := n.parent_columns;
+        node := n.parent;
+    end loop;
+    select string_agg(k.value ->> 'sql', ', ' order by k.i) into key
+        from jsonb_array_elements(f.definition -> 'key') with ordinality k(value, i);
+    execute format('with c as materialized (select * from %s where _deleted_at is null limit 1000), '
+                   'j as (select row(k.*)::text as key from c %s cross join lateral '
+                   '(select %s from (select n0.*) as %I) k limit 1000000) '
+                   'select (select count(*) from c), (select count(distinct j.key) from j)',
+                   candidate, joins, key, n.name)
+        into sampled, keys;
+end
+$$;
+
 revoke execute on all functions in schema tailwater from public;

@@ -45,6 +45,7 @@ struct cli {
     const char *source, *mirror;   /* init: connection strings */
     const char *tables, *pipeline; /* init; NULL where not given */
 
+    bool is_candidates;   /* --candidates: ledger stats */
     const char *consumer; /* --consumer: ledger peek; NULL where not given */
 
     int noperands; /* what stands behind the verb without dashes, as many as its row allows */

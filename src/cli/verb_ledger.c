@@ -3,6 +3,7 @@
  * why, stats; each is a query on the mirror (src/ledger/), and a replicator may or may not run.
  */
 #include "cli/cli.h"
+#include "ledger/candidate.h"
 #include "ledger/inspect.h"
 #include "ledger/ledger_status.h"
 #include "mirror/control.h"
@@ -49,8 +50,22 @@ static bool show_reasons(struct look *look, struct error *err)
                        &look->out, err);
 }
 
+static bool show_candidates(struct look *look, struct error *err)
+{
+    _cleanup_pg_ struct pg *source = NULL;
+
+    return pg_connect(&(struct pg_options){.side = PG_SOURCE,
+                                           .conninfo = look->config->source.conninfo,
+                                           .application = "tailwater ledger"},
+                      &source, err) &&
+           candidate_print(source, look->mirror, look->config->pipeline, look->cli->is_json,
+                           &look->out, err);
+}
+
 static bool show_statistics(struct look *look, struct error *err)
 {
+    if (look->cli->is_candidates)
+        return show_candidates(look, err);
     return inspect_statistics(look->mirror, look->config->pipeline, look->cli->is_json, &look->out,
                               err);
 }
@@ -59,7 +74,7 @@ static const struct action actions[] = {
     {"status", "tailwater ledger status", 0, 0, show_status},
     {"peek", "tailwater ledger peek FACT [--consumer NAME]", 1, 1, show_keys},
     {"why", "tailwater ledger why FACT KEY…", 2, CLI_MAX_OPERANDS - 1, show_reasons},
-    {"stats", "tailwater ledger stats", 0, 0, show_statistics},
+    {"stats", "tailwater ledger stats [--candidates]", 0, 0, show_statistics},
 };
 
 #define NACTIONS ((int) (sizeof(actions) / sizeof(actions[0])))
@@ -95,6 +110,8 @@ static bool check_line(const struct cli *cli, const struct action *action, struc
         wrong = "something is too much";
     else if (cli->consumer != NULL && action->run != show_keys)
         wrong = "--consumer goes with peek";
+    else if (cli->is_candidates && action->run != show_statistics)
+        wrong = "--candidates goes with stats";
     if (wrong == NULL)
         return true;
     error_set(err, ERROR_CONFIG, "ledger %s: %s", action->name, wrong);

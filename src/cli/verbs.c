@@ -84,16 +84,20 @@ static const char ledger_help[] =
     "    tailwater ledger status\n"
     "    tailwater ledger peek order --consumer crm\n"
     "    tailwater ledger why order 4711\n"
-    "    tailwater ledger stats\n"
+    "    tailwater ledger stats --candidates\n"
     "\n"
     "Looks into the ledger: the keys of declared facts that were affected by what was applied.\n"
     "  status          how far each consumer of each fact is, and what is kept\n"
     "  peek FACT       the keys that a consumer has not read yet, or the newest of all\n"
     "  why FACT KEY…   the batches that put a key there: through which dimension, LSN, times\n"
-    "  stats           what each dimension caused, by the hour: rows changed, keys affected\n";
+    "  stats           what each dimension caused, by the hour: rows changed, keys affected;\n"
+    "                  --candidates estimates it for tables that a fact does not declare yet,\n"
+    "                  found by the foreign keys of the source\n";
 
 static const struct cli_option ledger_options[] = {
     {"consumer", 0, "NAME", "peek: what this one has not read", cli_read_text, FIELD(consumer)},
+    {"candidates", 0, NULL, "stats: of tables that are not declared", cli_read_flag,
+     FIELD(is_candidates)},
     {"json", 0, NULL, "as JSON", cli_read_flag, FIELD(is_json)},
 };
 
