@@ -285,8 +285,11 @@ static bool refuse_null_key(const struct table *table, int column, struct error 
               "%s: the key column \"%s\" of a change is NaN or infinite, which wal2json before 2.6 "
               "cannot send",
               table->label, table->columns[column].name);
-    return error_hint(err, "install wal2json 2.6 on the source and run again: nothing is lost; or "
-                           "destroy the pipeline and copy anew with source: {plugin: pgoutput}");
+    return error_hint(err,
+                      "install wal2json 2.6 on the source and start anew, then tailwater resync "
+                      "%s where it was quarantined; or destroy the pipeline and copy anew "
+                      "with source: {plugin: pgoutput}",
+                      table->label);
 }
 
 static bool is_lost_number(const struct table *table, int column, const struct value *value)

@@ -341,7 +341,7 @@ static void report_nan(struct check *check)
         &check->findings, finding, "it does not know numeric-data-types-as-string; %s: %s%s",
         is_asked ? "the source is asked about each null afterwards"
                  : "source.nan_check is off, so they stay null",
-        buf_text(&columns), nkeys > 0 ? "; a key with such a value stops the pipeline" : "");
+        buf_text(&columns), nkeys > 0 ? "; a change whose key has such a value is refused" : "");
     finding_remedy(&check->findings, finding,
                    "install wal2json 2.6 on the source, or source: {plugin: pgoutput}%s",
                    is_asked ? "" : ", or source: {nan_check: auto}");

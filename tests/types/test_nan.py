@@ -232,3 +232,21 @@ def test_p07_it_says_which_it_met(source, output, table, mirror, make_pipeline):
     if level == "warning":
         assert "wal2json 2.6" in found[0]["remedy"] and "pgoutput" in found[0]["remedy"]
     pipeline.settle()
+
+
+@OLD
+def test_p07_as_a_key_in_quarantine(loses, source, mirror, make_pipeline):
+    """Only its table waits; a resync reads the key from the source itself."""
+    source.sql("create table t (k float8 primary key, a int); create table u (id int primary key)")
+    pipeline = running(make_pipeline, tables=["public.t", "public.u"])
+    source.sql("insert into t values ('NaN', 1), (2, 2); insert into u values (1)")
+    wait.until(lambda: mirror.value("select quarantine_reason ~ 'NaN or infinite' from tailwater.mirror_table "
+                                    "where name = 't'"), pipeline.log_tail)
+    source.sql("insert into u values (2)")
+    pipeline.wait_until_caught_up()
+    assert mirror.value("select count(*) from u") == 2 and mirror.value("select count(*) from t") == 0
+    pipeline.ok("resync", "public.t")
+    source.sql("insert into t values (3, 3)")
+    pipeline.wait_until_caught_up()
+    assert mirror.sql("select k::text, a from t order by k") == [("2", 2), ("3", 3), ("NaN", 1)]
+    pipeline.settle()
