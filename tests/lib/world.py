@@ -141,6 +141,7 @@ class Mirrored:
         self.is_stopped = False
         self.restart_at = 0
         self.fault = None
+        self.may_be_quarantined = set()
         self.never_seen = None  # rows of the archive that were gone before the copy
 
     def start(self, fault=None):
@@ -370,6 +371,8 @@ class World:
     def checkpoint(self):
         """All pipelines catch up; all mirrors equal the source."""
         self.calm()
+        for one in self.mirrored:
+            self.bring_back(one)
         target = self.database.lsn()
         for one in self.mirrored:
             self.catch_up(one, target)
@@ -380,12 +383,39 @@ class World:
             if one.pipeline.is_running:
                 one.series.append((time.monotonic() - self.began, *one.measure()))
 
-    def is_done(self, one, target):
+    def quarantined(self, one):
+        """Its quarantined tables; None while that cannot be asked."""
+        try:
+            names = [row[0] for row in one.database.sql(
+                "select name from tailwater.mirror_table where quarantine_lsn is not null")]
+        except psycopg2.Error:
+            one.database.close()
+            return None
+        if set(names) - one.may_be_quarantined:
+            self.fail(f"{one.name}: quarantined though the mirror takes its values: {names}")
+        return names
+
+    def bring_back(self, one):
+        """Quarantined tables come back by resync; changes that were under way may bring one there again."""
+        target = self.database.lsn()
+        for _ in range(5):
+            wait.until(lambda: self.look_after_verbs() or not self.verbs, "verbs have ended", deadline=100)
+            wait.until(lambda: self.is_done(one, target, False), lambda: self.state(one), deadline=120, every=0.1)
+            names = self.quarantined(one)
+            if names == []:
+                one.may_be_quarantined.clear()
+                return
+            for name in names or ():
+                self.note(f"{one.name}: {name} is quarantined; tailwater resync")
+                self.verb(one, "resync", f"public.{name}")
+        self.fail(f"{one.name}: resync does not bring back {names}")
+
+    def is_done(self, one, target, and_repaired=True):
         self.look_after()
         self.step += 1  # time goes on, also for what waits for a step
         try:
-            return one.pipeline.is_running and one.pipeline.is_at(target) and not one.database.value(
-                "select count(*) from tailwater.repair")
+            return one.pipeline.is_running and one.pipeline.is_at(target) and not (
+                and_repaired and one.database.value("select count(*) from tailwater.repair"))
         except psycopg2.Error:
             one.database.close()
             return False
@@ -404,6 +434,7 @@ class World:
         """What both servers know of a pipeline that does not get on."""
         activity = ("select application_name, state, wait_event_type, wait_event, now() - state_change, left(query, 120) "
                     f"from pg_stat_activity where usename = '{REPLICATOR}' and datname = %s order by 1")
+        one.database.close()
         answers = [("repair list", one.database.sql("select * from tailwater.repair limit 5")),
                    ("source", self.source.sql(activity, self.database.name)),
                    ("mirror", self.mirror.sql(activity, one.database.name)),
@@ -522,7 +553,7 @@ class Events:
             self.kill: 5, self.end: 3, self.freeze: 3, self.server: 5, self.cut: 6, self.stall: 4, self.drop: 3,
             self.abandon: 3, self.slow: 3, self.refuse: 2, self.lock_table: 4, self.hold_clock: 2,
             self.old_snapshot: 2, self.disk_full: 3, self.role_limits: 2, self.terminate: 5, self.purge: 3,
-            self.lose_rows: 4, self.rewrite_mirror: 2, self.status: 2}
+            self.lose_rows: 4, self.refuse_values: 6, self.rewrite_mirror: 2, self.status: 2}
 
     def draw(self):
         event = self.chance.choices(list(self.kinds), list(self.kinds.values()))[0]
@@ -741,6 +772,34 @@ class Events:
                 one.database.close()
             self.touch(name, key, keys)
         return f"rows of {name} vanish from the mirror", lose
+
+    def refuse_values(self, one):
+        """The mirror refuses a value of a table that it has: that table is quarantined, and nothing else."""
+        name, steps = self.chance.choice(["words", "plain", "uids", "pairs", "kept"]), self.steps(250)
+
+        def alter(what):
+            with contextlib.suppress(psycopg2.Error):
+                one.database.sql("set lock_timeout = '2s'", user=SUPERUSER)
+                one.database.sql(f"alter table mirror_public.{name} {what}", user=SUPERUSER)
+                return True
+            one.database.close()
+            return False
+
+        def end():
+            if not alter("drop constraint if exists refuses"):
+                self.world.later(5, f"{one.name}: {name} takes all values", end)
+            elif one.database.sql("select from tailwater.mirror_table where name = %s and quarantine_lsn is not null",
+                                  name):
+                self.world.verb(one, "resync", f"public.{name}")
+
+        def begin():
+            with contextlib.suppress(psycopg2.Error):
+                if not one.database.value("select state = 'ready' from tailwater.mirror_table where name = %s", name):
+                    return  # the initial copy refuses what it cannot have
+            if alter("add constraint refuses check (n <> 7) not valid"):
+                one.may_be_quarantined.add(name)
+                self.world.later(steps, f"{one.name}: {name} takes all values; resync if it is quarantined", end)
+        return f"{name} takes no 7", begin
 
     def touch(self, name, key, keys):
         """Every row that is still there has to change: it is done when it is."""
