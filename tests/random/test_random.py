@@ -22,6 +22,7 @@ SAY = print if os.environ.get("TAILWATER_RANDOM_EVENTS") else None  # as they ha
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: f"seed {seed}")
 def test_random_traffic(folder, templates, seed):
     world = World(folder, seed, STEPS, say=SAY, templates=templates, large=300,
