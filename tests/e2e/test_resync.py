@@ -115,7 +115,7 @@ TRAFFIC = {
                 "update other set a = a + 1 where id = :i;\ncommit;"),
 }
 TRUNCATES = {**TRAFFIC, "truncate": (0.2, "truncate t;")}
-TRUNCATES = {name: (max(1, round(weight * 5)), text) for name, (weight, text) in TRUNCATES.items()}
+TRUNCATES = {name: (max(1, round(weight * 20)), text) for name, (weight, text) in TRUNCATES.items()}
 
 
 def spoil(mirror, chance):
@@ -147,7 +147,7 @@ def test_p51_under_traffic(both_plugins, source, mirror, schema, make_pipeline, 
             found = [a + b for a, b in zip(found, counts(answer["tables"][0]))]
             traffic.check()
     # Nobody spoils any more: what is wrong now, one resync must mend.
-    assert sum(found) > 30, found
+    assert sum(found) > 30 or scripts is TRUNCATES, found  # a truncate ends the comparison
     pipeline.wait_until_caught_up()
     wait.until(lambda: not mirror.value("select count(*) from tailwater.repair"), pipeline.log_tail)
     assert difference(source, mirror, "t") == ""
