@@ -16,6 +16,10 @@
 #include <stdio.h>
 #include <string.h>
 
+/* How long a transaction that has the row is waited for: that of an instance whose machine is gone
+ * may stay for as long as the mirror's tcp_keepalives let it.  Then the session starts again. */
+#define TAKE_TIMEOUT "10s"
+
 #define MOVED                                                                                      \
     "batch_id = batch_id + $5, cursor = $4, commit_time = coalesce($6, commit_time), "             \
     "applied_at = clock_timestamp()"
@@ -37,10 +41,12 @@ bool cursor_read(struct cursor *cursor, struct pg *mirror, const char *pipeline,
         "from (select) o left join (select * from a union all select * from k) n on true";
     _cleanup_result_ struct pg_result *result = NULL;
 
-    if (!pg_query_row(mirror,
+    if (!pg_exec(mirror, "set lock_timeout = '" TAKE_TIMEOUT "'", err) ||
+        !pg_query_row(mirror,
                       "update tailwater.clock set writer = gen_random_uuid() where pipeline = $1 "
                       "returning cursor, batch_id, ctid::text, writer",
-                      1, &pipeline, &result, err))
+                      1, &pipeline, &result, err) ||
+        !pg_exec(mirror, "reset lock_timeout", err))
         return error_wrap(err, "taking the clock of pipeline %s", pipeline);
     *cursor = (struct cursor){.pipeline = pipeline};
     cursor->lsn = pg_lsn(result, 0, 0);

@@ -34,7 +34,7 @@ struct cursor {
 /*
  * Become the pipeline's writer: put a new token into the clock, which fences off every earlier
  * session, read it, and prepare the statement that moves it on this connection.  The caller holds
- * the pipeline's lock.  Waits for a transaction that has the row.
+ * the pipeline's lock.  Waits 10 s for a transaction that has the row, then ERROR_RETRY.
  */
 bool cursor_read(struct cursor *cursor, struct pg *mirror, const char *pipeline, struct error *err);
 

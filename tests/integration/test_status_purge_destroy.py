@@ -643,10 +643,11 @@ def test_the_sweep_gives_way_to_a_long_batch(shop, source, mirror, make_pipeline
     pipeline = make_pipeline(purge={"after": "1s"})
     batch = mirror.connect()
     pipeline.run_until_now()
-    # a tombstone that is due as soon as the replicator starts
-    mirror.sql("update mirror_public.orders set _deleted_at = now() - interval '1 hour' where id = 1")
-    batch.cursor().execute("select from tailwater.clock for update")
     pipeline.start()
+    wait.until(lambda: "streaming" in pipeline.events(), pipeline.log_tail, deadline=30)
+    batch.cursor().execute("select from tailwater.clock for update")
+    # a tombstone that is due with the first sweep, which comes some seconds after the start
+    mirror.sql("update mirror_public.orders set _deleted_at = now() - interval '1 hour' where id = 1")
     since = time.monotonic()
     while time.monotonic() - since < 8:
         wait.until(lambda: pipeline._alive_or(lambda: mirror.value(

@@ -477,7 +477,7 @@ static const struct one strings[] = {
 #define INSERT HEAD ",\"columns\":[" ID "," TEXT "]}"
 #define VALUE(value)                                                                               \
     HEAD ",\"columns\":[" ID ",{\"name\":\"t\",\"typeoid\":25,\"value\":" value ",\"position\":2}" \
-                                                                                "]}"
+         "]}"
 #define NUMBER(value)                                                                              \
     HEAD ",\"columns\":[{\"name\":\"id\",\"typeoid\":23,\"value\":" value ",\"position\":1}," TEXT \
          "]}"
