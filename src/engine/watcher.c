@@ -287,6 +287,8 @@ void *watcher_run(void *arg)
     /* A statement in progress at the end is cancelled. */
     pg_limit(watch.watcher->lock, SWEEP_TIMEOUT_MS, watch.watcher->stop_fd);
     run_duties(&watch, duties, sizeof(duties) / sizeof(duties[0]));
+    /* The connection outlives the session, and the descriptor does not. */
+    pg_limit(watch.watcher->lock, 0, -1);
     return NULL;
 }
 
