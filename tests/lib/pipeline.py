@@ -207,9 +207,17 @@ class Pipeline:
     def stop(self, deadline=30):
         """End it as an operator would; it must say 0."""
         if self.is_running:
+            wait.until(lambda: not self.is_running or self._catches(signal.SIGTERM), "a handler of SIGTERM", 30,
+                       every=0.01)
             self.process.send_signal(signal.SIGTERM)
             code = self.wait_exit(deadline)
             assert code == DONE, f"SIGTERM: exit {code}\n{self.log_tail()}"
+
+    def _catches(self, number):
+        """Just started, it has no handler yet, and would die of the signal."""
+        with open(f"/proc/{self.process.pid}/status") as f:
+            caught = int(re.search(r"^SigCgt:\s*(\w+)", f.read(), re.M).group(1), 16)
+        return bool(caught & 1 << (number - 1))
 
     def kill(self):
         if self.process is not None:
