@@ -327,7 +327,8 @@ def test_equal_entries_merge(source, mirror, ledger):
             shop.pipeline.wait_until_caught_up()
         wait.until(lambda: len(fan_outs(shop)) == 2, lambda: str(fan_outs(shop)))
         begun, waiting = fan_outs(shop)
-        assert begun[2] + waiting[2] == 5 and waiting[2] >= 3, "one is begun, one stands for all later ones"
+        # how many came before the first was begun is the expander's pace
+        assert begun[2] + waiting[2] == 5, "one is begun, one stands for all later ones"
         assert complete(shop)[0] == since
     wait_expanded(shop)
     assert shop.keys("order", since, lane=1) == {1: [1], 7: [1]}
