@@ -4,22 +4,14 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "engine/pause.h"
 #include "ledger/expansion.h"
-
-#include <poll.h>
 
 #define TURN_MS        50
 #define EAGER_US       2000000
 #define LOOK_US        5000000
 #define FIRST_PAUSE_MS 1000
 #define LONGEST_MS     60000
-
-static void sleep_ms(const struct expander *expander, int ms)
-{
-    struct pollfd fd = {.fd = expander->wake_fd, .events = POLLIN};
-
-    poll(&fd, 1, ms);
-}
 
 static int64_t count_entries(const struct expander *expander)
 {
@@ -50,7 +42,7 @@ static bool work_off(struct expander *expander, struct expansion *expansion, str
 }
 
 /* Until it fails or the session ends. */
-static bool serve(struct expander *expander, struct error *err)
+static bool serve(struct expander *expander, const struct pause *pause, struct error *err)
 {
     const struct expansion_options options = {.conninfo = expander->config->mirror.conninfo,
                                               .pipeline = expander->config->pipeline,
@@ -74,7 +66,7 @@ static bool serve(struct expander *expander, struct error *err)
             looked_us = now;
             is_ok = work_off(expander, expansion, err);
         }
-        sleep_ms(expander, TURN_MS);
+        pause_for(pause, TURN_MS);
     }
     expansion_free(expansion);
     return is_ok;
@@ -83,20 +75,19 @@ static bool serve(struct expander *expander, struct error *err)
 void *expander_run(void *arg)
 {
     struct expander *expander = arg;
-    int pause_ms = FIRST_PAUSE_MS;
+    struct pause pause = {expander->wake_fd, FIRST_PAUSE_MS, LONGEST_MS, 0};
     struct error err;
 
     /* Facts without dimensions defer nothing. */
     while (!*expander->stop && expander->facts->count > 0) {
         const int64_t began_us = clock_tick_us();
 
-        if (serve(expander, &err) || *expander->stop)
+        if (serve(expander, &pause, &err) || *expander->stop)
             break;
         log_error(LOG_WARNING, "fan_out_failed", &err);
         if (clock_tick_us() - began_us > LONGEST_MS * 1000)
-            pause_ms = FIRST_PAUSE_MS;
-        sleep_ms(expander, pause_ms);
-        pause_ms = pause_ms * 2 > LONGEST_MS ? LONGEST_MS : pause_ms * 2;
+            pause_reset(&pause);
+        pause_after_failure(&pause);
     }
     return NULL;
 }

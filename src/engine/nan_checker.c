@@ -3,21 +3,14 @@
 #include "engine/nan_checker.h"
 
 #include "base/log.h"
+#include "engine/pause.h"
 #include "sync/nan.h"
 
 #include <inttypes.h>
-#include <poll.h>
 
 #define TURN_MS        100
 #define FIRST_PAUSE_MS 1000
 #define LONGEST_MS     60000
-
-static void sleep_ms(const struct nan_checker *checker, int ms)
-{
-    struct pollfd fd = {.fd = checker->wake_fd, .events = POLLIN};
-
-    poll(&fd, 1, ms);
-}
 
 static bool check(const struct nan_checker *checker, struct nan_check *nan_check,
                   bool *ret_is_waiting, struct error *err)
@@ -44,7 +37,7 @@ void *nan_checker_run(void *arg)
                                         .wake_fd = checker->wake_fd};
     struct nan_check *nan_check;
     int64_t done = -1; /* rows in doubt counted before the last good round */
-    int pause_ms = FIRST_PAUSE_MS;
+    struct pause pause = {checker->wake_fd, FIRST_PAUSE_MS, LONGEST_MS, 0};
     struct error err;
 
     if (checker->config->source.nan_check == NAN_CHECK_OFF)
@@ -55,16 +48,15 @@ void *nan_checker_run(void *arg)
         bool is_waiting = false;
 
         if (seen == done) {
-            sleep_ms(checker, TURN_MS);
+            pause_for(&pause, TURN_MS);
         } else if (check(checker, nan_check, &is_waiting, &err)) {
             done = is_waiting ? -1 : seen;
-            pause_ms = FIRST_PAUSE_MS;
+            pause_reset(&pause);
             if (is_waiting)
-                sleep_ms(checker, TURN_MS);
+                pause_for(&pause, TURN_MS);
         } else if (!*checker->stop) {
             log_error(LOG_WARNING, "nan_check_failed", &err);
-            sleep_ms(checker, pause_ms);
-            pause_ms = pause_ms * 2 > LONGEST_MS ? LONGEST_MS : pause_ms * 2;
+            pause_after_failure(&pause);
         }
     }
     nan_check_free(nan_check);

@@ -3,21 +3,14 @@
 #include "engine/repairer.h"
 
 #include "base/log.h"
+#include "engine/pause.h"
 #include "sync/repair.h"
 
 #include <inttypes.h>
-#include <poll.h>
 
 #define TURN_MS        200
 #define FIRST_PAUSE_MS 1000
 #define LONGEST_MS     60000
-
-static void sleep_ms(const struct repairer *repairer, int ms)
-{
-    struct pollfd fd = {.fd = repairer->wake_fd, .events = POLLIN};
-
-    poll(&fd, 1, ms);
-}
 
 /* One good round, or as many as it takes until the list is empty. */
 static bool repair(const struct repairer *repairer, struct error *err)
@@ -45,21 +38,20 @@ void *repairer_run(void *arg)
 {
     const struct repairer *repairer = arg;
     int64_t done = -1; /* incomplete rows counted before the last good round */
-    int pause_ms = FIRST_PAUSE_MS;
+    struct pause pause = {repairer->wake_fd, FIRST_PAUSE_MS, LONGEST_MS, 0};
     struct error err;
 
     while (!*repairer->stop) {
         const int64_t seen = repairer->statistics->incomplete;
 
         if (seen == done) {
-            sleep_ms(repairer, TURN_MS);
+            pause_for(&pause, TURN_MS);
         } else if (repair(repairer, &err)) {
             done = seen;
-            pause_ms = FIRST_PAUSE_MS;
+            pause_reset(&pause);
         } else if (!*repairer->stop) {
             log_error(LOG_WARNING, "repair_failed", &err);
-            sleep_ms(repairer, pause_ms);
-            pause_ms = pause_ms * 2 > LONGEST_MS ? LONGEST_MS : pause_ms * 2;
+            pause_after_failure(&pause);
         }
     }
     return NULL;

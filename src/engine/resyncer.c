@@ -11,11 +11,11 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "engine/pause.h"
 #include "mirror/job.h"
 #include "sync/resync.h"
 
 #include <inttypes.h>
-#include <poll.h>
 #include <string.h>
 
 #define TURN_MS        500
@@ -27,15 +27,7 @@ struct work_place {
     struct pg *mirror; /* to read jobs and to say how far they are */
     int64_t job;
     struct job_table *table; /* what is being worked on */
-    int pause_ms;
 };
-
-static void sleep_ms(const struct resyncer *resyncer, int ms)
-{
-    struct pollfd fd = {.fd = resyncer->wake_fd, .events = POLLIN};
-
-    poll(&fd, 1, ms);
-}
 
 static bool connect_mirror(struct work_place *place, struct error *err)
 {
@@ -221,21 +213,21 @@ static bool turn(struct work_place *place, bool *ret_any, struct error *err)
 
 void *resyncer_run(void *arg)
 {
-    struct work_place place = {.resyncer = arg, .pause_ms = FIRST_PAUSE_MS};
+    struct work_place place = {.resyncer = arg};
     const struct resyncer *resyncer = arg;
+    struct pause pause = {resyncer->wake_fd, FIRST_PAUSE_MS, LONGEST_MS, 0};
     struct error err;
 
     while (!*resyncer->stop && !*resyncer->finished) {
         bool any = false;
 
         if (turn(&place, &any, &err)) {
-            place.pause_ms = FIRST_PAUSE_MS;
+            pause_reset(&pause);
             if (!any)
-                sleep_ms(resyncer, TURN_MS);
+                pause_for(&pause, TURN_MS);
         } else if (!*resyncer->stop) {
             log_error(LOG_WARNING, "resync_interrupted", &err);
-            sleep_ms(resyncer, place.pause_ms);
-            place.pause_ms = place.pause_ms * 2 > LONGEST_MS ? LONGEST_MS : place.pause_ms * 2;
+            pause_after_failure(&pause);
         }
     }
     pg_free(place.mirror);
