@@ -68,3 +68,23 @@ bool snapshot_import(struct pg *reader, const char *name, struct error *err)
         (void) pg_exec(reader, "ROLLBACK", &ignored);
     return error_wrap(err, "importing snapshot %s", name);
 }
+
+bool snapshot_take(const struct pg_options *connection, const char *purpose, const char *pipeline,
+                   int timeout_ms, int wake_fd, struct pg *reader, lsn_t *ret_lsn,
+                   struct error *err)
+{
+    _cleanup_snapshot_ struct snapshot *snapshot = NULL;
+    char name[SLOT_NAME_SIZE];
+    const struct slot_create_options slot = {.slot = name,
+                                             .plugin = "pgoutput",
+                                             .is_temporary = true,
+                                             .timeout_ms = timeout_ms,
+                                             .wake_fd = wake_fd};
+
+    if (!slot_temporary_name(purpose, pipeline, name, err) ||
+        !snapshot_open(connection, &slot, &snapshot, err) ||
+        !snapshot_import(reader, snapshot_name(snapshot), err))
+        return false;
+    *ret_lsn = snapshot_lsn(snapshot);
+    return true;
+}

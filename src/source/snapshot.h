@@ -39,4 +39,13 @@ static inline void snapshot_cleanup(struct snapshot **snapshot)
  */
 bool snapshot_import(struct pg *reader, const char *name, struct error *err);
 
+/*
+ * The snapshot of a job beside the stream, for one reader: made under a temporary slot of pgoutput
+ * (it comes with the server, and nothing is decoded) over a connection like connection, imported,
+ * and let go.  purpose and pipeline name the slot.
+ */
+bool snapshot_take(const struct pg_options *connection, const char *purpose, const char *pipeline,
+                   int timeout_ms, int wake_fd, struct pg *reader, lsn_t *ret_lsn,
+                   struct error *err);
+
 #endif

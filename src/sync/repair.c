@@ -175,24 +175,13 @@ static bool import_snapshot(struct repair *repair, struct error *err)
         /* Rows by key and by nothing else; refused, not filtered, where row security is on. */
         .settings = "-c row_security=off -c enable_seqscan=off -c enable_hashjoin=off "
                     "-c enable_mergejoin=off -c max_parallel_workers_per_gather=0"};
-    _cleanup_snapshot_ struct snapshot *snapshot = NULL;
-    char slot[SLOT_NAME_SIZE];
 
-    /* pgoutput comes with the server, and nothing will be decoded. */
     if (!pg_connect(&connection, &repair->source, err))
         return false;
     pg_limit(repair->source, -1, repair->options->wake_fd);
-    if (!slot_temporary_name("repair", config->pipeline, slot, err) ||
-        !snapshot_open(&connection,
-                       &(struct slot_create_options){.slot = slot,
-                                                     .plugin = "pgoutput",
-                                                     .is_temporary = true,
-                                                     .timeout_ms = SLOT_TIMEOUT_MS,
-                                                     .wake_fd = repair->options->wake_fd},
-                       &snapshot, err) ||
-        !snapshot_import(repair->source, snapshot_name(snapshot), err))
+    if (!snapshot_take(&connection, "repair", config->pipeline, SLOT_TIMEOUT_MS,
+                       repair->options->wake_fd, repair->source, &repair->lsn, err))
         return false;
-    repair->lsn = snapshot_lsn(snapshot);
     lsn_text(repair->lsn, repair->lsn_text);
     return true;
 }

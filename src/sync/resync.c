@@ -151,21 +151,10 @@ static bool import_snapshot(struct resync *resync, struct error *err)
     const struct config *config = resync->options->config;
     const struct pg_options connection = {
         .side = PG_SOURCE, .conninfo = config->source.conninfo, .application = "tailwater resync"};
-    _cleanup_snapshot_ struct snapshot *snapshot = NULL;
-    char slot[SLOT_NAME_SIZE];
 
-    /* pgoutput comes with the server, and nothing will be decoded. */
-    if (!slot_temporary_name("resync", config->pipeline, slot, err) ||
-        !snapshot_open(&connection,
-                       &(struct slot_create_options){.slot = slot,
-                                                     .plugin = "pgoutput",
-                                                     .is_temporary = true,
-                                                     .timeout_ms = SLOT_TIMEOUT_MS,
-                                                     .wake_fd = resync->options->wake_fd},
-                       &snapshot, err) ||
-        !snapshot_import(resync->source, snapshot_name(snapshot), err))
+    if (!snapshot_take(&connection, "resync", config->pipeline, SLOT_TIMEOUT_MS,
+                       resync->options->wake_fd, resync->source, &resync->lsn, err))
         return false;
-    resync->lsn = snapshot_lsn(snapshot);
     lsn_text(resync->lsn, resync->lsn_text);
     resync->progress.lsn = resync->lsn;
     return true;
