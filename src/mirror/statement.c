@@ -319,6 +319,19 @@ static void add_condition(struct buf *sql, const struct table *table, unsigned f
         buf_add(sql, " and s.rank = 1");
 }
 
+/* Ends the branch d or i: it is counted, or gives what the captures need, was or is the row live first. */
+static void add_returning(struct buf *sql, const struct table *table,
+                          const struct capture_list *captures, const char *live, char letter)
+{
+    if (captures == NULL) {
+        buf_add(sql, " returning 1)");
+        return;
+    }
+    buf_printf(sql, " returning %s", live);
+    capture_add_columns(sql, table, captures, "m", letter);
+    buf_add_char(sql, ')');
+}
+
 static void add_removal(struct buf *sql, const struct table *table, unsigned flags,
                         const struct capture_list *captures)
 {
@@ -333,14 +346,7 @@ static void add_removal(struct buf *sql, const struct table *table, unsigned fla
     }
     buf_add(sql, "m.ctid = s.tid and ");
     add_condition(sql, table, flags, COUNT_TO_REMOVE);
-    buf_add(sql, " returning ");
-    if (captures) {
-        buf_add(sql, "s.live as f");
-        capture_add_columns(sql, table, captures, "m", 'o');
-        buf_add_char(sql, ')');
-    } else {
-        buf_add(sql, "1)");
-    }
+    add_returning(sql, table, captures, "s.live as f", 'o');
 }
 
 static void add_update(struct buf *sql, const struct table *table, unsigned flags,
@@ -388,14 +394,7 @@ static void add_insert(struct buf *sql, const struct table *table, unsigned flag
                leaves_tombstones(table, flags) ? "case when s.g then s.t end"
                                                : "null::timestamptz");
     add_condition(sql, table, flags, COUNT_TO_INSERT);
-    buf_add(sql, " returning ");
-    if (captures) {
-        buf_add(sql, "m._deleted_at is null as t");
-        capture_add_columns(sql, table, captures, "m", 'n');
-        buf_add_char(sql, ')');
-    } else {
-        buf_add(sql, "1)");
-    }
+    add_returning(sql, table, captures, "m._deleted_at is null as t", 'n');
 }
 
 static void add_repair(struct buf *sql, const struct table *table, unsigned flags,
