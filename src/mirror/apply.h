@@ -3,8 +3,8 @@
  * one):
  *
  *   1. clock     the fence, the batch number                              cursor.c
- *   2. writes    per table, probing the mirror once per row               statement.c, params.c,
- * bulk.c
+ *   2. writes    per table, probing the mirror once per row
+ *                                                          statement.c, params.c, bulk.c
  *   3. captures  what the writes took of the rows is followed (capture.h): the ledger
  *   4. cursor    its last position, where it was not known at the start
  *   5. commit
