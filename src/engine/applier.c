@@ -14,7 +14,7 @@ static void count(struct statistics *statistics, const struct batch *batch,
     statistics->inserted += counts->inserted;
     statistics->updated += counts->updated;
     statistics->deleted += counts->deleted;
-    statistics->incomplete += counts->incomplete;
+    statistics->repairs_wanted += counts->incomplete;
     statistics->doubts += counts->doubts;
     if (batch->in_transaction)
         return;

@@ -18,7 +18,7 @@ static bool check(const struct nan_checker *checker, struct nan_check *nan_check
     struct nan_result result;
     const bool is_fine = nan_check_run(nan_check, &result, err);
 
-    checker->statistics->incomplete += result.found;
+    checker->statistics->repairs_wanted += result.found;
     if (result.asked > 0)
         log_event(LOG_DEBUG, "nan_checked",
                   "asked the source about numbers in %" PRId64 " rows that came as null: %" PRId64

@@ -1,5 +1,5 @@
-/* A round is due when the applier has counted incomplete rows since the last good one.  Failures
- * are retried with back-off. */
+/* A round is due when repairs_wanted has moved since the last good one began.  Failures are retried
+ * with back-off. */
 #include "engine/repairer.h"
 
 #include "base/log.h"
@@ -37,12 +37,12 @@ static bool repair(const struct repairer *repairer, struct error *err)
 void *repairer_run(void *arg)
 {
     const struct repairer *repairer = arg;
-    int64_t done = -1; /* incomplete rows counted before the last good round */
+    int64_t done = -1; /* repairs_wanted before the last good round */
     struct pause pause = {repairer->wake_fd, FIRST_PAUSE_MS, LONGEST_MS, 0};
     struct error err;
 
     while (!*repairer->stop) {
-        const int64_t seen = repairer->statistics->incomplete;
+        const int64_t seen = repairer->statistics->repairs_wanted;
 
         if (seen == done) {
             pause_for(&pause, TURN_MS);

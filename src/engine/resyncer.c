@@ -153,6 +153,8 @@ static bool resync(struct work_place *place, const struct table *table, struct e
         return give_up(place, &options, &last, &failure, err);
     }
     take_progress(place->table, &last);
+    /* What a quarantine kept on the repair list is due again. */
+    resyncer->statistics->repairs_wanted++;
     return resync_purge(&options, &last, err) && end_table(place, NULL, err);
 }
 

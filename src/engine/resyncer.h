@@ -8,6 +8,7 @@
 #include "batch/table.h"
 #include "config/config.h"
 #include "engine/handover.h"
+#include "engine/statistics.h"
 
 #include <stdatomic.h>
 
@@ -15,6 +16,7 @@ struct resyncer {
     const struct config *config;
     const struct table_list *list;
     struct handover *handover;
+    struct statistics *statistics;
     const atomic_bool *stop; /* of the session */
     int wake_fd;             /* readable once stop is raised */
     int64_t job;             /* what the session is for; 0: nothing in particular */

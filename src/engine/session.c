@@ -262,6 +262,7 @@ static bool run_threads(struct session *s, struct error *err)
     struct resyncer resyncer = {.config = o->config,
                                 .list = list,
                                 .handover = s->handover,
+                                .statistics = &s->statistics,
                                 .stop = &s->is_over,
                                 .wake_fd = s->over_fd,
                                 .job = o->job,

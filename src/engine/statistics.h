@@ -17,9 +17,9 @@ struct statistics {
         applied_commit_us; /* commit time on the source of the newest transaction visible here */
     _Atomic int64_t changes, transactions, batches;
     _Atomic int64_t inserted, updated, deleted;
-    _Atomic int64_t doubts; /* rows in doubt listed for the nan checker */
-    _Atomic int64_t
-        incomplete; /* keys put on the repair list, by the applier and the nan checker */
+    _Atomic int64_t doubts;         /* rows in doubt listed for the nan checker */
+    _Atomic int64_t repairs_wanted; /* moves when the repair list may have something to do: keys put
+                                       on it, or a table of it back from quarantine */
     _Atomic int64_t visible_lag_us; /* commit on the source to visible here, of the newest batch */
 };
 

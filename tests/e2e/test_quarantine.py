@@ -331,6 +331,25 @@ def test_killed_in_between(source, mirror, schema, make_pipeline, point):
     assert view(mirror) == before
 
 
+def test_rows_to_repair_wait_for_the_table(source, mirror, schema, pipeline):
+    """What was on the repair list when the table was left out is fetched once it is back."""
+    pipeline.start(fault="repair_after_fetch=error").wait_until_caught_up()
+    mirror.sql("delete from mirror_public.bad where id = 1")
+    source.sql("update bad set a = 2 where id = 1")  # big is unchanged, and not sent
+    listed = "select count(*) from tailwater.repair"
+    wait.until(lambda: mirror.value(listed), pipeline.log_tail)
+    mirror.sql("alter table mirror_public.bad add constraint small check (a < 1000)")
+    source.sql("update bad set a = 5000 where id = 3")
+    wait_quarantined(pipeline)
+    pipeline.kill()
+    pipeline.start().wait_until_caught_up()
+    assert mirror.value(listed) == 1
+    mirror.sql("alter table mirror_public.bad drop constraint small")
+    pipeline.ok("resync", "bad")
+    wait.until(lambda: not mirror.value(listed), pipeline.log_tail)
+    pipeline.settle()
+
+
 def test_others_are_not_slowed_down(source, mirror, schema, pipeline):
     """Once a table is left out, the others' latency is what it was."""
     pipeline.start().wait_until_caught_up()
