@@ -23,16 +23,6 @@ create table tailwater.fan_out (
 );
 create index on tailwater.fan_out (fact, node, digest) where begun_at is null;
 
--- Lane 1 of a fact has the keys of all changes up to this batch, and this position of the source.
-create function tailwater.fan_out_complete(fact text, out batch_id bigint, out lsn pg_lsn)
-language sql stable as $$
-    select coalesce(min(e.batch_id) - 1, min(c.batch_id)), coalesce(min(e.lsn), min(c.cursor))
-      from tailwater.fact f
-      join tailwater.clock c on c.pipeline = f.pipeline
-      left join tailwater.fan_out e on e.fact = f.name and e.generation = f.generation
-     where f.name = fan_out_complete.fact
-$$;
-
 -- One value of a key by a query over the text of a row's columns, or TW003 and the fact's name: for finding out whose fault
 -- it is when a row is refused.
 create function tailwater.guard_key(fact text, query text, columns text[]) returns text
@@ -47,4 +37,4 @@ exception when others then
 end
 $$;
 
-revoke execute on function tailwater.fan_out_complete(text), tailwater.guard_key(text, text, text[]) from public;
+revoke execute on function tailwater.guard_key(text, text, text[]) from public;

@@ -1,5 +1,5 @@
 /*
- * Everything is gathered by two functions of the control schema; JSON is made by the server.
+ * Everything is gathered by three functions of the control schema; JSON is made by the server.
  */
 #include "ledger/ledger_status.h"
 
@@ -12,9 +12,14 @@
 #define NUMBER(macro) TEXT(macro)
 #define MAX_KEYS      NUMBER(LEDGER_STATUS_MAX_KEYS)
 
-static const char facts_sql[] = "select name, \"table\", array_to_string(key, ', '), generation, "
-                                "reason, kept_from, partitions, bytes "
-                                "from tailwater.fact_states($1) order by name";
+#define FACTS "tailwater.fact_states($1) f join tailwater.ledger_complete($1) c on c.fact = f.name "
+
+static const char facts_sql[] =
+    "select f.name, f.\"table\", array_to_string(f.key, ', '), f.generation, f.reason, "
+    "f.kept_from, f.partitions, f.bytes, c.batch_id, c.lsn, c.missing, c.fan_out_batch, "
+    "c.fan_out_lsn, c.fan_outs, c.fan_out_keys, "
+    "(extract(epoch from clock_timestamp() - c.fan_out_since) * 1000000)::bigint "
+    "from " FACTS "order by f.name";
 
 enum {
     FACT_NAME,
@@ -24,7 +29,15 @@ enum {
     FACT_REASON,
     FACT_KEPT_FROM,
     FACT_PARTITIONS,
-    FACT_BYTES
+    FACT_BYTES,
+    FACT_BATCH,
+    FACT_LSN,
+    FACT_MISSING,
+    FACT_FAN_OUT_BATCH,
+    FACT_FAN_OUT_LSN,
+    FACT_FAN_OUTS,
+    FACT_FAN_OUT_KEYS,
+    FACT_FAN_OUT_US
 };
 
 /* Ages in microseconds, by the mirror's clock. */
@@ -59,12 +72,15 @@ enum {
 };
 
 static const char json_sql[] =
-    "with c as (select * from tailwater.consumer_states($1, " MAX_KEYS
+    "with s as (select * from tailwater.consumer_states($1, " MAX_KEYS
     ")) select json_build_object("
     "'batch', (select batch_id from tailwater.clock where pipeline = $1), 'facts', "
-    "coalesce((select json_agg(to_jsonb(f) || jsonb_build_object('consumers', "
-    "coalesce((select jsonb_agg(to_jsonb(c) - 'fact' order by c.name) from c "
-    "where c.fact = f.name), '[]')) order by f.name) from tailwater.fact_states($1) f), '[]'))";
+    "coalesce((select json_agg(to_jsonb(f) || jsonb_build_object("
+    "'complete', jsonb_build_object('batch', c.batch_id, 'lsn', c.lsn, 'missing', c.missing), "
+    "'fan_out', jsonb_build_object('batch', c.fan_out_batch, 'lsn', c.fan_out_lsn, "
+    "'pending', c.fan_outs, 'keys_written', c.fan_out_keys, 'since', c.fan_out_since), "
+    "'consumers', coalesce((select jsonb_agg(to_jsonb(s) - 'fact' order by s.name) from s "
+    "where s.fact = f.name), '[]')) order by f.name) from " FACTS "), '[]'))";
 
 static bool query(struct pg *mirror, const char *sql, const char *pipeline,
                   struct pg_result **ret_rows, struct error *err)
@@ -72,6 +88,39 @@ static bool query(struct pg *mirror, const char *sql, const char *pipeline,
     return pg_query(mirror, sql, 1, &pipeline, ret_rows, err) ||
            error_wrap(err, "looking at the ledger of pipeline %s", pipeline);
 }
+
+/* ---- facts, and the consumers of each ---- */
+
+struct states {
+    struct pg_result *facts, *consumers; /* both in the order of the facts' names */
+    int next;                            /* consumer, of those not yet taken */
+};
+
+static void states_release(struct states *states)
+{
+    pg_result_free(states->facts);
+    pg_result_free(states->consumers);
+}
+#define _cleanup_states_ _cleanup_(states_release)
+
+static bool states_read(struct pg *mirror, const char *pipeline, struct states *states,
+                        struct error *err)
+{
+    return query(mirror, facts_sql, pipeline, &states->facts, err) &&
+           query(mirror, consumers_sql, pipeline, &states->consumers, err);
+}
+
+/* The next consumer of this fact; -1 past its last one.  Facts are gone through in their order. */
+static int states_take(struct states *states, int fact)
+{
+    if (states->next == pg_rows(states->consumers) ||
+        strcmp(pg_text(states->consumers, states->next, OF_FACT),
+               pg_text(states->facts, fact, FACT_NAME)) != 0)
+        return -1;
+    return states->next++;
+}
+
+/* ---- JSON ---- */
 
 bool ledger_status_json(struct pg *mirror, const char *pipeline, struct buf *json,
                         struct error *err)
@@ -134,6 +183,28 @@ static void add_consumer(struct buf *text, const struct pg_result *row, int i)
         buf_printf(text, "; last ack %s ago\n", human_duration(pg_int(row, i, OF_ACKED_US), age));
 }
 
+/* Through which batch and position its keys are complete, and why not further. */
+static void add_complete(struct buf *text, const struct pg_result *row, int i)
+{
+    char age[HUMAN_TEXT_SIZE];
+
+    buf_printf(text, "  complete through batch %s, %s", pg_text(row, i, FACT_BATCH),
+               pg_text(row, i, FACT_LSN));
+    if (!pg_is_null(row, i, FACT_MISSING))
+        buf_printf(text, " (%s)", pg_text(row, i, FACT_MISSING));
+    if (pg_int(row, i, FACT_FAN_OUTS) > 0)
+        buf_printf(text,
+                   "; with fan-outs through batch %s, %s: %s pending, the oldest for %s, %s keys "
+                   "written so far",
+                   pg_text(row, i, FACT_FAN_OUT_BATCH), pg_text(row, i, FACT_FAN_OUT_LSN),
+                   pg_text(row, i, FACT_FAN_OUTS),
+                   human_duration(pg_int(row, i, FACT_FAN_OUT_US), age),
+                   pg_text(row, i, FACT_FAN_OUT_KEYS));
+    else
+        buf_add(text, ", fan-outs included");
+    buf_add_char(text, '\n');
+}
+
 static void add_fact(struct buf *text, const struct pg_result *row, int i)
 {
     char bytes[HUMAN_TEXT_SIZE];
@@ -141,6 +212,8 @@ static void add_fact(struct buf *text, const struct pg_result *row, int i)
     buf_printf(text, "%s: %s, key %s; %s\n", pg_text(row, i, FACT_NAME),
                pg_text(row, i, FACT_TABLE), pg_text(row, i, FACT_KEY),
                pg_is_null(row, i, FACT_REASON) ? "ready" : pg_text(row, i, FACT_REASON));
+    if (!pg_is_null(row, i, FACT_BATCH))
+        add_complete(text, row, i);
     buf_printf(text, "  kept from batch %s on: %s in %s partitions; generation %s\n",
                pg_text(row, i, FACT_KEPT_FROM), human_bytes(pg_int(row, i, FACT_BYTES), bytes),
                pg_text(row, i, FACT_PARTITIONS), pg_text(row, i, FACT_GENERATION));
@@ -149,23 +222,20 @@ static void add_fact(struct buf *text, const struct pg_result *row, int i)
 bool ledger_status_text(struct pg *mirror, const char *pipeline, struct buf *text,
                         struct error *err)
 {
-    _cleanup_result_ struct pg_result *facts = NULL, *consumers = NULL;
-    int next = 0;
+    _cleanup_states_ struct states states = {0};
 
-    if (!query(mirror, facts_sql, pipeline, &facts, err) ||
-        !query(mirror, consumers_sql, pipeline, &consumers, err))
+    if (!states_read(mirror, pipeline, &states, err))
         return false;
-    if (pg_rows(facts) == 0)
+    if (pg_rows(states.facts) == 0)
         buf_printf(text, "pipeline %s keeps no ledger: no facts are declared\n", pipeline);
-    for (int i = 0; i < pg_rows(facts); i++) {
-        const int first = next;
+    for (int i = 0; i < pg_rows(states.facts); i++) {
+        int consumer = states_take(&states, i);
 
-        add_fact(text, facts, i);
-        while (next < pg_rows(consumers) &&
-               strcmp(pg_text(consumers, next, OF_FACT), pg_text(facts, i, FACT_NAME)) == 0)
-            add_consumer(text, consumers, next++);
-        if (next == first)
+        add_fact(text, states.facts, i);
+        if (consumer < 0)
             buf_add(text, "  no consumers\n");
+        for (; consumer >= 0; consumer = states_take(&states, i))
+            add_consumer(text, states.consumers, consumer);
     }
     return true;
 }
@@ -215,25 +285,27 @@ static void note_fact(const struct pg_result *facts, int i, const struct totals 
                    human_duration(totals->oldest_us, age));
     else if (totals->consumers > 0 && totals->stale + totals->owing == 0)
         buf_add(&text, ", up to date");
+    if (pg_int(facts, i, FACT_FAN_OUTS) > 0)
+        buf_printf(&text, "; %s fan-outs pending for %s", pg_text(facts, i, FACT_FAN_OUTS),
+                   human_duration(pg_int(facts, i, FACT_FAN_OUT_US), age));
+    if (!pg_is_null(facts, i, FACT_MISSING))
+        buf_printf(&text, "; %s", pg_text(facts, i, FACT_MISSING));
     notes_add(lines, "%s", buf_text(&text));
 }
 
 bool ledger_status_summary(struct pg *mirror, const char *pipeline, struct notes *lines,
                            struct error *err)
 {
-    _cleanup_result_ struct pg_result *facts = NULL, *consumers = NULL;
-    int next = 0;
+    _cleanup_states_ struct states states = {0};
 
-    if (!query(mirror, facts_sql, pipeline, &facts, err) ||
-        !query(mirror, consumers_sql, pipeline, &consumers, err))
+    if (!states_read(mirror, pipeline, &states, err))
         return false;
-    for (int i = 0; i < pg_rows(facts); i++) {
+    for (int i = 0; i < pg_rows(states.facts); i++) {
         struct totals totals = {0};
 
-        while (next < pg_rows(consumers) &&
-               strcmp(pg_text(consumers, next, OF_FACT), pg_text(facts, i, FACT_NAME)) == 0)
-            add_totals(&totals, consumers, next++);
-        note_fact(facts, i, &totals, lines);
+        for (int of; (of = states_take(&states, i)) >= 0;)
+            add_totals(&totals, states.consumers, of);
+        note_fact(states.facts, i, &totals, lines);
     }
     return true;
 }

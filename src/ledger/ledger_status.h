@@ -1,6 +1,6 @@
 /*
- * How the ledger is: per fact whether keys can be given, what is kept, and how far each consumer
- * is.  Counts of pending keys stop at LEDGER_STATUS_MAX_KEYS.  Reads only; locks nothing.
+ * How the ledger is: per fact whether keys can be given, through which batch and position they are
+ * complete, fan-outs included, what is kept, and how far each consumer is.  Counts of pending keys stop at LEDGER_STATUS_MAX_KEYS.  Reads only; locks nothing.
  */
 #ifndef TAILWATER_LEDGER_STATUS_H
 #define TAILWATER_LEDGER_STATUS_H

@@ -92,7 +92,9 @@ static bool write_mark(struct pg *mirror, const char *pipeline, const struct cul
                   &failed, err) ||
         !pg_query(mirror,
                   "UPDATE tailwater.mirror_table SET "
-                  "quarantine_lsn = least(quarantine_lsn, $4::pg_lsn), quarantined_at = now(), "
+                  "quarantine_lsn = least(quarantine_lsn, $4::pg_lsn), quarantine_batch = "
+                  "least(quarantine_batch, (SELECT batch_id FROM tailwater.clock "
+                  "WHERE pipeline = $1)), quarantined_at = now(), "
                   "quarantine_xid = $5::bigint, quarantine_commit_time = timestamptz 'epoch' + "
                   "$6::bigint * interval '1 microsecond', "
                   "quarantine_sqlstate = $7, quarantine_reason = $8, resync_job = NULL "
@@ -137,7 +139,7 @@ bool quarantine_end(struct pg *mirror, const char *pipeline, const struct table 
     snprintf(relid, sizeof(relid), "%" PRIu32, table->relid);
     return update_one(mirror,
                       "UPDATE tailwater.mirror_table SET quarantine_lsn = NULL, "
-                      "quarantined_at = NULL, quarantine_xid = NULL, "
+                      "quarantine_batch = NULL, quarantined_at = NULL, quarantine_xid = NULL, "
                       "quarantine_commit_time = NULL, quarantine_sqlstate = NULL, "
                       "quarantine_reason = NULL, resync_job = NULL, relid = $5::oid, "
                       "resynced_at = now(), resynced_lsn = $4::pg_lsn "

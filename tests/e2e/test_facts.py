@@ -641,6 +641,110 @@ def test_a_refused_row_is_the_tables_trouble(source, mirror, ledger):
     assert set(shop.keys("order")) == {1, 7}, "what reaches it goes on"
 
 
+# ---- quarantine ----
+
+REPORT = """
+    select o.id, o.status, o.amount, c.segment, n.name, (select max(p.paid_at) from payments p where p.order_id = o.id)
+      from orders o left join customers c on c.id = o.customer_id left join countries n on n.id = c.country_id"""
+
+
+class Report:
+    """What a consumer keeps of REPORT, by the keys that it gets."""
+
+    def __init__(self, mirror):
+        self.mirror, self.rows = mirror, {}
+        mirror.sql("select tailwater.subscribe('report', 'order', start => 'all')")
+        self.refresh()
+
+    def refresh(self):
+        """Every window there is; the keys of all of them."""
+        refreshed = set()
+        while window := self.mirror.sql("select claim_id, everything from tailwater.claim('report', 'order')"):
+            (claim_id, everything), = window
+            keys = set(self.rows) | set(self.everything()) if everything else \
+                {key for key, in self.mirror.sql("select * from tailwater.keys_order('report')")}
+            now = self.everything(list(keys))
+            self.rows = {key: row for key, row in {**self.rows, **now}.items() if key in now or key not in keys}
+            refreshed |= keys
+            self.mirror.sql("select tailwater.ack('report', 'order', %s)", claim_id)
+        return refreshed
+
+    def everything(self, keys=None):
+        return {row[0]: row for row in self.mirror.sql(
+            REPORT + ("" if keys is None else " where o.id = any (%s)"), *([] if keys is None else [keys]))}
+
+    def is_right(self):
+        return self.rows == self.everything()
+
+
+def test_a_quarantined_dimension(source, mirror, ledger):
+    """What it misses meanwhile gives its keys when it is resynced: of the rows that differ, by their old and new links,
+    and of no others.  So nobody has to rebuild everything."""
+    shop = ledger({"order": ORDER}, plugin="pgoutput")
+    report = Report(mirror)
+    mirror.sql("alter table mirror_public.customers add constraint small check (segment <> 'bad')")
+    before = shop.now()
+    source.sql("update customers set segment = 'bad' where id = 2")  # orders 1, 7
+    shop.pipeline.wait_log("quarantined", deadline=60)
+    source.sql("update customers set country_id = 3 where id = 3;"   # orders 2, 8
+               "delete from customers where id = 4;"                 # orders 3, 9
+               "update customers set id = 60 where id = 6;"          # orders 5, 11, as it was
+               "update customers set note = 'new';"                  # not watched
+               "insert into customers values (70, 1, 'a')")
+    source.sql("insert into orders values (100, 60, 'new', 1), (101, 70, 'new', 1), (102, 1, 'new', 1)")
+    source.sql("update orders set customer_id = 5 where id = 3;"     # another one than its customer is gone
+               "update countries set tax = 9 where id = 2")          # customers 1, 4 by what the mirror has: 6, 12; 3, 9
+    shop.pipeline.wait_until_caught_up()
+    wait.until(lambda: report.refresh() >= {9} or report.is_right(), "keys by way of countries")
+    assert set(shop.keys("order", before)) == {100, 101, 102, 3, 6, 9, 12}
+    assert report.is_right(), "for the mirror as it is"
+    found = shop.pipeline.ok("ledger", "status", "--json").json()["facts"][0]
+    assert found["state"] == "ready" and found["complete"]["missing"] == "public.customers is quarantined"
+    marked = mirror.value("select quarantine_lsn::text from tailwater.mirror_table where name = 'customers'")
+    assert found["complete"]["lsn"] == marked and before <= found["complete"]["batch"] < shop.now()
+    assert found["fan_out"]["lsn"] == marked
+
+    mirror.sql("alter table mirror_public.customers drop constraint small")
+    since = shop.now()
+    shop.pipeline.ok("resync", "public.customers")
+    keys = shop.keys("order", since)
+    assert keys == {key: [2] for key in (1, 7, 2, 8, 9, 5, 11, 100, 101)}, keys
+    assert {kind for kind, in mirror.sql("select kind from tailwater.batch where batch_id > %s and keys > 0", since)} \
+        == {"resync"}
+    assert shop.everything("order") == ["the fact is new"]
+    assert report.refresh() == set(keys) and report.is_right()
+    found = shop.pipeline.ok("ledger", "status", "--json").json()["facts"][0]
+    assert found["complete"]["missing"] is None and found["complete"]["batch"] >= max(
+        batch for batch, in mirror.sql("select batch_id from tailwater.ledger_order"))
+    assert shop.step("update customers set segment = 'after' where id = 60") == {100: [2]}
+    shop.pipeline.settle()
+
+
+def test_a_quarantined_table_of_the_fact(source, mirror, ledger):
+    """Truncated, filled and changed while it was left out: old keys and new keys of what differs."""
+    shop = ledger({"order": ORDER, "order_day": DAY}, plugin="pgoutput")
+    report = Report(mirror)
+    mirror.sql("alter table mirror_public.orders add constraint small check (amount < 1000)")
+    source.sql("update orders set amount = 5000 where id = 3")
+    shop.pipeline.wait_log("quarantined", deadline=60)
+    kept = source.sql("create table kept as select * from orders; select id from orders where id < 6")
+    source.sql("truncate orders; insert into orders select * from kept where id < 6;"
+               "update orders set created_at = '2020-02-02 12:00+00' where id = 4; insert into orders values (50, 1)")
+    shop.pipeline.wait_until_caught_up()
+    assert len(kept) == 5 and report.refresh() == set() and report.is_right()
+    mirror.sql("alter table mirror_public.orders drop constraint small")
+    since = shop.now()
+    shop.pipeline.ok("resync", "public.orders")
+    keys = shop.keys("order", since)
+    assert keys == {key: [0] for key in (3, 50, *range(6, 13))}, "4 has moved to another day, which is not watched"
+    days = set(shop.keys("order_day", since))
+    assert days == {datetime.date(2020, 2, 2), datetime.date(2024, 3, 31)}, days
+    assert report.refresh() == set(keys) and report.is_right()
+    assert shop.everything("order") == ["the fact is new"]
+    source.sql("drop table kept")
+    shop.pipeline.settle()
+
+
 # ---- crashes ----
 
 @pytest.mark.parametrize("point", ["after_clock", "after_writes", "after_hops", "before_commit", "after_commit",

@@ -984,6 +984,58 @@ def test_ledger_status(looked):
     assert "not ready: public.customers" in looked.look("status").out
 
 
+def test_ledger_status_says_how_far_it_is_complete(looked):
+    """Through which batch and position: fan-outs, quarantined tables and rows to be repaired hold it back."""
+    def complete():
+        text = looked.look("status").out.splitlines()[1].strip()
+        fact = looked.look("status", "--json").json()["facts"][0]
+        found = looked.sql("select batch_id, lsn::text from tailwater.fan_out_complete('orders')")
+        assert found == [(fact["fan_out"]["batch"], fact["fan_out"]["lsn"])]
+        return text, fact["complete"], fact["fan_out"]
+
+    for day in (1, 2, 3):
+        looked.write("orders", [(1, datetime.date(2026, 3, day))])
+    looked.sql("update tailwater.clock set cursor = '0/200'")
+    text, whole, fan_out = complete()
+    assert text == "complete through batch 3, 0/200, fan-outs included"
+    assert whole == {"batch": 3, "lsn": "0/200", "missing": None}
+    assert fan_out == {"batch": 3, "lsn": "0/200", "pending": 0, "keys_written": 0, "since": None}
+
+    looked.sql("insert into tailwater.fan_out (fact, generation, node, batch_id, lsn, links, digest, keys) values "
+               "('orders', 1, 1, 3, '0/180', '{}', '', 2000), ('orders', 1, 1, 2, '0/150', '{}', '', 0), "
+               "('orders', 0, 1, 1, '0/100', '{}', '', 7)")
+    text, whole, fan_out = complete()
+    assert text.startswith("complete through batch 3, 0/200; with fan-outs through batch 1, 0/150: 2 pending, the oldest "
+                           "for ") and text.endswith(", 2000 keys written so far"), text
+    assert whole == {"batch": 3, "lsn": "0/200", "missing": None}
+    assert fan_out.pop("since").startswith("20")
+    assert fan_out == {"batch": 1, "lsn": "0/150", "pending": 2, "keys_written": 2000}
+    assert "2 fan-outs pending for" in looked.pipeline.verb("status").out
+
+    # A table of another fact's, then one of this one.
+    looked.sql("insert into tailwater.repair (pipeline, schema, name, key, lsn) values ('main', 'public', 'others', '{1}', "
+               "'0/120')")
+    looked.sql("delete from tailwater.fan_out")
+    assert complete()[1] == {"batch": 3, "lsn": "0/200", "missing": None}
+    looked.sql("update tailwater.batch set lsn_to = pg_lsn '0/100' + 50 * batch_id")
+    looked.sql("insert into tailwater.repair (pipeline, schema, name, key, lsn) select 'main', 'public', 'customers', "
+               "'{1}', l from unnest('{0/170,0/165}'::pg_lsn[]) l")
+    text, whole, fan_out = complete()
+    assert text == "complete through batch 2, 0/165 (2 rows of public.customers are being fetched), fan-outs included"
+    assert fan_out["batch"] == 2 and whole["missing"] == "2 rows of public.customers are being fetched"
+    looked.sql("delete from tailwater.repair; update tailwater.mirror_table set quarantine_lsn = '0/110', "
+               "quarantine_batch = 2 where name = 'customers'")
+    text, whole, fan_out = complete()
+    assert text == "complete through batch 1, 0/110 (public.customers is quarantined), fan-outs included"
+    assert whole == {"batch": 1, "lsn": "0/110", "missing": "public.customers is quarantined"}
+    assert fan_out["batch"] == 1 and fan_out["lsn"] == "0/110"
+
+    looked.sql("update tailwater.fact set suspended = 'why'")
+    assert looked.look("status").out.splitlines()[1].strip().startswith("kept from")
+    fact = looked.look("status", "--json").json()["facts"][0]
+    assert fact["complete"]["batch"] is None and fact["fan_out"]["batch"] is None
+
+
 def test_ledger_peek(looked):
     looked.subscribe("crm", "orders")
     looked.write("orders", [(1, DAY), (2, DAY)])
