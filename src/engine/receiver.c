@@ -379,13 +379,19 @@ static bool is_idle_position_due(const struct receiver *r)
             clock_tick_us() - r->idle_stored_us >= IDLE_POSITION_US);
 }
 
+/* A transaction that has to be a batch alone is complete. */
+static bool is_alone(const struct receiver *r)
+{
+    return r->final_lsn <= r->options->careful_until && !r->is_inside && !batch_is_empty(r->open);
+}
+
 /*
  * Far behind, a batch is worth a moment's wait: what comes now is old already, and each commit costs
  * both servers the same however few rows it has.  Both times are the source's clock.
  */
 static bool is_gathering(struct receiver *r)
 {
-    if (r->sent_at_us - r->open->last_commit_time_us < BEHIND_US ||
+    if (is_alone(r) || r->sent_at_us - r->open->last_commit_time_us < BEHIND_US ||
         r->open->nchanges >= GATHERED_CHANGES)
         return false;
     if (r->gathering_since_us == 0)
@@ -453,12 +459,6 @@ static bool take_event(struct receiver *r, const struct stream_event *event, str
         return true;
     }
     return true;
-}
-
-/* A transaction that has to be a batch alone is complete. */
-static bool is_alone(const struct receiver *r)
-{
-    return r->final_lsn <= r->options->careful_until && !r->is_inside && !batch_is_empty(r->open);
 }
 
 /*

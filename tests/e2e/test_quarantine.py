@@ -193,6 +193,9 @@ def test_two_tables_at_once(both_plugins, source, mirror, schema, make_pipeline)
         for i in range(1, 6):
             source.sql(f"update good set a = {i}; update bad set a = {i * 300} where id = 1;"
                        f"update worse set a = {i * 220} where id = 1")
+        # So far behind that a batch gathers transactions before it is applied.
+        committed = time.monotonic()
+        wait.until(lambda: time.monotonic() - committed > 1.1, "more than a second behind")
     wait_quarantined(pipeline, "bad")
     wait_quarantined(pipeline, "worse")
     pipeline.wait_until_caught_up()
