@@ -1,8 +1,9 @@
 """docs/ledger.md: its examples run as they stand there, in the page's order, and do what it says.
 
 A block's info string says who runs it: "sql source" (the application), "sql tailwater", "sql reports" and
-"psql reports" on the mirror, "yaml" into the configuration, "python", and "dbt", of which a few
-lines here render what it needs of the template language.
+"psql reports" on the mirror, "yaml" in the configuration, "python", and "dbt", of which a few
+lines here render what it needs of the template language.  "keys FACT" is what the ledger got since the last of these
+blocks, "result" what the last statement gave.  Every block that has one is run by some test here.
 """
 
 import os
@@ -14,6 +15,7 @@ import pytest
 
 from lib import wait
 from lib.cluster import READER, REPLICATOR, ROOT
+from lib.pipeline import to_yaml
 
 PAGE = os.path.join(ROOT, "docs", "ledger.md")
 
@@ -21,19 +23,70 @@ RESULT = "select b.id, b.customer, b.amount, coalesce(sum(p.paid), 0) from bills
          "on p.bill_id = b.id group by 1, 2, 3 order by 1"
 
 
-def blocks(kind):
+def read_page():
+    """(chapter, section, info string, text) of each block, in order; a section's name is its chapter's where it has none."""
+    found, chapter, section, info, text = [], None, None, None, []
     with open(PAGE) as page:
-        return re.findall(rf"^```{kind}\n(.*?)^```$", page.read(), re.M | re.S)
+        for line in page:
+            if line.startswith("```") and info is None:
+                info, text = line[3:].strip(), []
+            elif line.startswith("```"):
+                found.append((chapter, section, info, "".join(text)))
+                info = None
+            elif info is not None:
+                text.append(line)
+            elif line.startswith("## "):
+                chapter = section = line[3:].strip()
+            elif line.startswith("### "):
+                section = line[4:].strip()
+    return found
 
 
-def facts():
-    """The page's YAML, which is small, as the configuration's dictionaries."""
-    text, *_ = blocks("yaml")
-    assert text.split() == """facts: bill: table: public.bills key: [id] watch: [customer, amount] dimensions: -
-        {table: public.payments, join: payments.bill_id = bills.id, watch: [paid]} mirror: readers:
-        [reports]""".split(), "the page's YAML is written out here too"
-    return {"bill": {"table": "public.bills", "key": ["id"], "watch": ["customer", "amount"], "dimensions": [
-        {"table": "public.payments", "join": "payments.bill_id = bills.id", "watch": ["paid"]}]}}
+BLOCKS = read_page()
+FIRST, DECLARING, GRANT, STEPS, SQL, PSQL, PYTHON, DBT, REPLAY, EXAMPLES = (
+    "A first fact", "Declaring facts", "Who may consume", "Consuming, step by step", "In SQL, in one transaction", "In psql",
+    "In Python, for a system elsewhere", "In dbt", "Replay", "Worked examples")
+
+# The blocks that the tests below take by name; those of EXAMPLES are all run by test_example().
+TAKEN = {(FIRST, "sql source"), (FIRST, "yaml"), (DECLARING, "yaml"), (GRANT, "sql tailwater"), (STEPS, "sql reports"),
+         (SQL, "sql reports"), (PSQL, "psql reports"), (PYTHON, "python"), (DBT, "dbt"), (REPLAY, "sql reports")}
+
+
+def blocks(section, info):
+    assert (section, info) in TAKEN
+    found = [text for _, in_section, kind, text in BLOCKS if (in_section, kind) == (section, info)]
+    assert found, f"no block {info} under {section}"
+    return found
+
+
+def test_every_block_is_run():
+    assert {(section, info) for chapter, section, info, _ in BLOCKS if info and chapter != EXAMPLES} == TAKEN
+
+
+def configure(pipeline, text):
+    """The page's YAML goes into the pipeline's configuration as it stands there."""
+    write = pipeline.write_config
+
+    def write_all():
+        config = pipeline.config()
+        mirror = to_yaml({"mirror": config.pop("mirror")})
+        facts, _, rest = text.partition("mirror:\n")
+        assert rest in ("", f"  readers: [{READER}]\n")
+        write(f"{to_yaml(config)}\n{facts}{mirror}\n  readers: [{READER}]\n")
+
+    pipeline.write_config = write_all
+    write_all()
+
+
+def start(source, make_pipeline, tables, text):
+    """A running pipeline with these tables and facts, whose reader may consume."""
+    source.sql(tables)
+    pipeline = make_pipeline(ledger={"replay_window": "24h", "stale_after": "7d", "stale_keys": 100000000})
+    configure(pipeline, text)
+    pipeline.start().wait_until_caught_up()
+    pipeline.mirror.sql(*blocks(GRANT, "sql tailwater"), user=REPLICATOR)
+    pipeline.mirror.sql(f"create schema report authorization {READER}")
+    return pipeline
 
 
 class Shop:
@@ -54,21 +107,14 @@ class Shop:
 
 @pytest.fixture
 def shop(source, make_pipeline):
-    for text in blocks("sql source"):
-        source.sql(text)
-    pipeline = make_pipeline(facts=facts(), mirror={"readers": [READER]},
-                             ledger={"replay_window": "24h", "stale_after": "7d", "stale_keys": 100000000})
-    pipeline.start().wait_until_caught_up()
-    shop = Shop(pipeline)
-    (grant,) = blocks("sql tailwater")
-    shop.mirror.sql(grant, user=REPLICATOR)
-    shop.mirror.sql(f"create schema report authorization {READER}")
+    (tables,), (text,) = blocks(FIRST, "sql source"), blocks(FIRST, "yaml")
+    shop = Shop(start(source, make_pipeline, tables, text))
     yield shop
     shop.mirror.sql("select tailwater.revoke_consumer(%s)", READER, user=REPLICATOR)
 
 
 def test_sql(shop):
-    subscribe, function, call, replay = blocks("sql reports")
+    (subscribe,), (function, call), (replay,) = (blocks(section, "sql reports") for section in (STEPS, SQL, REPLAY))
     shop.reports(subscribe)
     shop.reports(function)
     assert shop.reports(call)[0][0] is not None and shop.is_right()
@@ -99,7 +145,7 @@ def test_sql(shop):
 
 
 def test_psql(shop, tmp_path):
-    (script,) = blocks("psql reports")
+    (script,) = blocks(PSQL, "psql reports")
 
     def run():
         return subprocess.run(["psql", "-XqAt", shop.mirror.conninfo(READER)], input=script, text=True,
@@ -117,7 +163,7 @@ def test_psql(shop, tmp_path):
 
 
 def test_python(shop):
-    (text,) = blocks("python")
+    (text,) = blocks(PYTHON, "python")
     names = {}
     exec(text, names)  # pylint: disable=exec-used
     sent = []
@@ -203,6 +249,73 @@ def test_candidates(shop):
     shop.mirror.sql("select tailwater.grant_consumer(%s)", READER, user=REPLICATOR)
 
 
+# ---- worked examples ----
+
+class Example:
+    """One section of the page, block by block."""
+
+    def __init__(self, source, make_pipeline, section):
+        self.blocks = [(info, text) for chapter, in_section, info, text in BLOCKS
+                       if chapter == EXAMPLES and in_section == section]
+        (_, tables), (_, text) = self.blocks[:2]
+        self.source, self.pipeline = source, start(source, make_pipeline, tables, text)
+        self.mirror = self.pipeline.mirror
+        self.fact = self.mirror.value("select name from tailwater.fact")
+        self.mirror.sql("select tailwater.subscribe('test', %s)", self.fact)
+        self.rows = None
+
+    def new_keys(self):
+        found = set()
+        while window := self.mirror.sql("select claim_id from tailwater.claim('test', %s)", self.fact):
+            found |= {" | ".join(map(str, key)) for key in self.mirror.sql(f"select * from tailwater.keys_{self.fact}('test')")}
+            self.mirror.sql("select tailwater.ack('test', %s, %s)", self.fact, window[0])
+        return found
+
+    def run(self):
+        for info, text in self.blocks[2:]:
+            kind, _, argument = info.partition(" ")
+            if info == "sql source":
+                self.source.sql(text)
+                self.pipeline.wait_until_caught_up()
+            elif info == "sql reports":
+                self.rows = self.mirror.sql(text, user=READER)
+            elif kind == "keys":
+                assert argument == self.fact
+                found, wanted = set(), set(text.splitlines())
+                wait.until(lambda: wanted <= found or found.update(self.new_keys()), lambda: f"{wanted}, not {found}")
+                assert found | self.new_keys() == wanted
+            else:
+                assert kind == "result", info
+                lines = [" | ".join("" if value is None else str(value) for value in row).rstrip() for row in self.rows]
+                assert lines == [line.rstrip() for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("section", list(dict.fromkeys(
+    section for chapter, section, info, _ in BLOCKS if chapter == EXAMPLES and info)))
+def test_example(source, make_pipeline, section):
+    example = Example(source, make_pipeline, section)
+    kinds = [info.partition(" ")[0] for info, _ in example.blocks]
+    assert kinds[:2] == ["sql", "yaml"] and {"keys", "result"} <= set(kinds)
+    example.run()
+    assert example.mirror.sql("select * from tailwater.claim('report', %s)", example.fact, user=READER) == []
+    example.mirror.sql("select tailwater.revoke_consumer(%s)", READER, user=REPLICATOR)
+
+
+def test_the_declaration(source, make_pipeline):
+    """The facts of the reference are taken as they stand there."""
+    source.sql("""
+        create table countries (id int primary key, name text);
+        create table customers (id bigint primary key, country_id int, segment text);
+        create table orders (id bigint primary key, customer_id bigint, status text, amount numeric, created_at timestamptz);
+        create table payments (id bigint primary key, order_id bigint, status text, paid_at date)""")
+    pipeline = make_pipeline()
+    configure(pipeline, *blocks(DECLARING, "yaml"))
+    pipeline.run_until_now()
+    found = pipeline.ok("check", "--json").json()["findings"]
+    assert [f["level"] for f in found if f["name"].startswith("fact")] == ["ok"], found
+    assert pipeline.mirror.sql("select name from tailwater.fact order by 1") == [("order",), ("order_day",)]
+
+
 # ---- dbt ----
 
 
@@ -239,7 +352,7 @@ def run_dbt(shop, text):
 
 
 def test_dbt(shop):
-    (text,) = blocks("dbt")
+    (text,) = blocks(DBT, "dbt")
     right = "select b.id, b.customer, b.amount - coalesce(sum(p.paid), 0) from bills b left join payments p on " \
             "p.bill_id = b.id group by b.id, b.customer, b.amount order by 1"
     shop.reports("select tailwater.subscribe('dbt', 'bill', start => 'all')")
