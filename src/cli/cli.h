@@ -32,9 +32,12 @@ struct cli {
     bool is_help;            /* --help: main answers it, no verb sees it */
     bool is_logged;          /* errors are log lines: the verb writes a log */
 
-    bool is_json;           /* --json: check, status, purge, resync, ledger, version */
+    bool is_json;           /* --json: check, status, purge, verify, resync, ledger, version */
     bool is_watching;       /* --watch: status */
-    bool is_dry_run;        /* --dry-run: purge, destroy */
+    bool is_dry_run;        /* --dry-run: purge, resync, destroy */
+    bool is_all;            /* --all: resync */
+    bool is_forced;         /* --force: resync */
+    bool is_showing_values; /* --values: verify, resync */
     int64_t older_than_us;  /* --older-than: purge; -1 where not given */
     enum cli_until until;   /* --until: run */
     lsn_t until_lsn;        /* UNTIL_LSN */
@@ -90,6 +93,7 @@ int verb_status(struct cli *cli);
 int verb_purge(struct cli *cli);
 int verb_ledger(struct cli *cli);
 int verb_resync(struct cli *cli);
+int verb_verify(struct cli *cli);
 int verb_destroy(struct cli *cli);
 int verb_version(struct cli *cli);
 int verb_help(struct cli *cli);

@@ -101,16 +101,43 @@ static const struct cli_option ledger_options[] = {
     {"json", 0, NULL, "as JSON", cli_read_flag, FIELD(is_json)},
 };
 
+static const char verify_help[] =
+    "    tailwater verify\n"
+    "    tailwater verify public.orders --values\n"
+    "\n"
+    "Compares mirror tables with the source, all of them or those named, while both are busy: "
+    "each\n"
+    "table at one snapshot, every row.  Lists the keys of rows that are missing in the mirror, "
+    "are\n"
+    "different there (with the columns) or too many.  Changes nothing.  A running replicator does "
+    "it\n"
+    "and is followed here: an interrupt leaves it at work.  With none running this command does "
+    "it.\n"
+    "Exit code 0: no difference; 3: some; 1: a table could not be compared.\n";
+
+static const struct cli_option verify_options[] = {
+    {"values", 0, NULL, "show the values that differ", cli_read_flag, FIELD(is_showing_values)},
+    {"json", 0, NULL, "the result as JSON", cli_read_flag, FIELD(is_json)},
+};
+
 static const char resync_help[] =
     "    tailwater resync public.orders\n"
+    "    tailwater resync --all --dry-run\n"
     "\n"
     "Makes mirror tables equal to the source again, row by row, while the stream goes on and "
     "reports\n"
     "read them; ends their quarantine.  A running replicator does it and is followed here: an\n"
     "interrupt leaves it at work.  With none running this command does it, and ends.\n"
+    "Removes no row of a table of which more than resync.max_delete_fraction would go.\n"
     "Exit code 1: a table could not be made equal.\n";
 
 static const struct cli_option resync_options[] = {
+    {"all", 0, NULL, "all tables of the pipeline", cli_read_flag, FIELD(is_all)},
+    {"dry-run", 0, NULL, "compare only: as tailwater verify", cli_read_flag, FIELD(is_dry_run)},
+    {"force", 0, NULL, "remove however many rows the source does not have", cli_read_flag,
+     FIELD(is_forced)},
+    {"values", 0, NULL, "--dry-run: show the values that differ", cli_read_flag,
+     FIELD(is_showing_values)},
     {"json", 0, NULL, "the result as JSON", cli_read_flag, FIELD(is_json)},
 };
 
@@ -157,8 +184,10 @@ const struct cli_verb verbs_all[] = {
      .run = verb_purge},
     {"ledger", "look at affected keys and their consumers", ledger_help, OPTIONS(ledger_options),
      true, .operand = "ACTION …", .max_operands = CLI_MAX_OPERANDS, .run = verb_ledger},
+    {"verify", "compare tables with the source", verify_help, OPTIONS(verify_options), true,
+     .operand = "[TABLE …]", .max_operands = CLI_MAX_OPERANDS, .run = verb_verify},
     {"resync", "make tables equal to the source again", resync_help, OPTIONS(resync_options), true,
-     .operand = "TABLE …", .max_operands = CLI_MAX_OPERANDS, .run = verb_resync},
+     .operand = "[TABLE …]", .max_operands = CLI_MAX_OPERANDS, .run = verb_resync},
     {"destroy", "end the pipeline, and remove what it made", destroy_help, OPTIONS(destroy_options),
      true, .run = verb_destroy},
     {"version", "print the version", version_help, OPTIONS(version_options), .run = verb_version},

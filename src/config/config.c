@@ -139,6 +139,9 @@ static const struct value_key keys[] = {
     {"apply.on_error", value_read_word, AT(apply.on_error), .words = on_errors,
      .fallback = "quarantine"},
 
+    {"resync.max_delete_fraction", value_read_fraction, AT(resync.max_delete_fraction),
+     .fallback = "0.5"},
+
     {"copy.workers", value_read_int, AT(copy.workers), .min = 1, .max = 32, .fallback = "2"},
 
     {"log.format", value_read_word, AT(log.format), .words = formats, .fallback = "text"},

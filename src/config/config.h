@@ -170,6 +170,10 @@ struct config {
         enum apply_on_error on_error; /* what a table's data error does; default quarantine */
     } apply;
     struct {
+        double
+            max_delete_fraction; /* of a table's rows that a resync removes unasked; default 0.5 */
+    } resync;
+    struct {
         int workers; /* default 2; 1…32 */
     } copy;
     struct {

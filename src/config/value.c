@@ -373,6 +373,36 @@ VALUE_READER(int)
     return true;
 }
 
+/* Digits and one point: no exponent, no sign, no locale. */
+VALUE_READER(fraction)
+{
+    const char *text = scalar_text(reader, key, node, err);
+    double value = 0, unit = 1;
+    bool has_point = false, has_digit = false;
+
+    if (text == NULL)
+        return false;
+    for (const char *p = text; *p != '\0'; p++) {
+        if (*p == '.' && !has_point) {
+            has_point = true;
+            continue;
+        }
+        if (*p < '0' || *p > '9' || p - text > 12)
+            return value_fail(reader, key, node, err, "not a fraction (0.5)");
+        has_digit = true;
+        if (has_point)
+            unit /= 10;
+        value = has_point ? value + (*p - '0') * unit : value * 10 + (*p - '0');
+    }
+    if (!has_digit)
+        return value_fail(reader, key, node, err, "not a fraction (0.5)");
+    if (value > 1)
+        return value_fail(reader, key, node, err, "%s is out of range: 0 to 1",
+                          value_quote(reader->arena, text));
+    *(double *) field_of(key, base) = value;
+    return true;
+}
+
 VALUE_READER(size)
 {
     return scalar_quantity(reader, key, node, &a_size, field_of(key, base), err);

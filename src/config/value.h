@@ -50,6 +50,7 @@ VALUE_READER(word);         /* an enum: one of words */
 VALUE_READER(bool);         /* bool */
 VALUE_READER(int);          /* int */
 VALUE_READER(long);         /* int64_t */
+VALUE_READER(fraction);     /* double, 0 to 1 */
 VALUE_READER(size);         /* int64_t, bytes */
 VALUE_READER(rate);         /* int64_t, bytes per second */
 VALUE_READER(duration);     /* int64_t, microseconds */

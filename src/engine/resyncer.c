@@ -25,7 +25,7 @@
 struct work_place {
     struct resyncer *resyncer;
     struct pg *mirror; /* to read jobs and to say how far they are */
-    int64_t job;
+    const struct job *job;
     struct job_table *table; /* what is being worked on */
 };
 
@@ -81,7 +81,7 @@ static bool progress(void *context, const struct resync_progress *progress, stru
 
     place->table->state = JOB_RUNNING;
     take_progress(place->table, progress);
-    return job_say(place->mirror, place->job, place->table, err);
+    return job_say(place->mirror, place->job->id, place->table, err);
 }
 
 /* ---- one table ---- */
@@ -91,6 +91,20 @@ static bool is_passing(const struct error *err)
 {
     return err->kind == ERROR_SOURCE || err->kind == ERROR_MIRROR || err->kind == ERROR_RETRY ||
            err->kind == ERROR_BUSY;
+}
+
+static void log_end(const struct job *job, const struct job_table *table)
+{
+    const bool is_verify = job->kind == JOB_VERIFY;
+    const int64_t differences = table->rows_missing + table->rows_different + table->rows_extra;
+
+    log_event(is_verify && differences > 0 ? LOG_WARNING : LOG_INFO,
+              is_verify ? "verified" : "resynced",
+              "%s.%s %s to the source as of " LSN_FORMAT ": %" PRId64 " rows read, %" PRId64
+              " missing, %" PRId64 " different, %" PRId64 " extra",
+              table->schema, table->name,
+              is_verify && differences > 0 ? "is not equal" : "is equal", LSN_ARGS(table->lsn),
+              table->rows_read, table->rows_missing, table->rows_different, table->rows_extra);
 }
 
 static bool end_table(struct work_place *place, const struct error *failure, struct error *err)
@@ -103,15 +117,15 @@ static bool end_table(struct work_place *place, const struct error *failure, str
         table->sqlstate = failure->sqlstate;
         table->error = failure->message;
         table->hint = failure->hint;
-        log_error(LOG_ERROR, "resync_failed", failure);
+        log_error(LOG_ERROR, place->job->kind == JOB_VERIFY ? "verify_failed" : "resync_failed",
+                  failure);
     } else {
-        log_event(LOG_INFO, "resynced",
-                  "%s.%s is equal to the source as of " LSN_FORMAT ": %" PRId64
-                  " rows read, %" PRId64 " missing, %" PRId64 " different, %" PRId64 " extra",
-                  table->schema, table->name, LSN_ARGS(table->lsn), table->rows_read,
-                  table->rows_missing, table->rows_different, table->rows_extra);
+        log_end(place->job, table);
+        if (!job_note_compared(place->mirror, place->resyncer->config->pipeline, place->job->kind,
+                               table, err))
+            return false;
     }
-    return job_say(place->mirror, place->job, table, err);
+    return job_say(place->mirror, place->job->id, table, err);
 }
 
 /* It cannot be done: the table is as it was, or better. */
@@ -121,8 +135,8 @@ static bool give_up(struct work_place *place, const struct resync_options *optio
     struct side_batch side = {.kind = SIDE_GIVE_UP, .table = options->table};
 
     if (failure->hint[0] == '\0')
-        error_hint(failure, "remove the cause, then run: tailwater resync -c %s %s",
-                   options->config->file, options->table->label);
+        error_hint(failure, "remove the cause, then run: tailwater %s -c %s %s",
+                   job_kind_name(place->job->kind), options->config->file, options->table->label);
     return apply(place, &side, err) && resync_purge(options, reached, err) &&
            end_table(place, failure, err);
 }
@@ -133,7 +147,11 @@ static bool resync(struct work_place *place, const struct table *table, struct e
     const struct resync_options options = {.config = resyncer->config,
                                            .tables = resyncer->list,
                                            .table = table,
-                                           .job = place->job,
+                                           .job = place->job->id,
+                                           .nr = place->table->nr,
+                                           .is_verify = place->job->kind == JOB_VERIFY,
+                                           .shows_values = place->job->shows_values,
+                                           .is_forced = place->job->is_forced,
                                            .stop = resyncer->stop,
                                            .wake_fd = resyncer->wake_fd,
                                            .apply = apply,
@@ -143,8 +161,10 @@ static bool resync(struct work_place *place, const struct table *table, struct e
     struct resync_progress last;
     struct error failure;
 
-    log_event(LOG_INFO, "resync_started", "%s is compared with the source (job %" PRId64 ")",
-              table->label, place->job);
+    log_event(LOG_INFO, options.is_verify ? "verify_started" : "resync_started",
+              "%s is compared with the source (job %" PRId64 ")", table->label, place->job->id);
+    if (!job_forget_differences(place->mirror, place->job->id, place->table->nr, err))
+        return false;
     if (!resync_run(&options, &last, &failure)) {
         if (is_passing(&failure)) {
             *err = failure;
@@ -165,6 +185,14 @@ static bool work_table(struct work_place *place, struct error *err)
     const struct table *table = table_list_find(list, wanted->schema, wanted->name);
     struct error failure;
 
+    if (place->job->kind == JOB_VERIFY && wanted->is_quarantined) {
+        error_set(&failure, ERROR_FAILED,
+                  "%s.%s is quarantined: it is not equal, and known not to be", wanted->schema,
+                  wanted->name);
+        error_hint(&failure, "run: tailwater resync -c %s %s.%s", place->resyncer->config->file,
+                   wanted->schema, wanted->name);
+        return end_table(place, &failure, err);
+    }
     if (table != NULL && strcmp(table->name, wanted->name) == 0 &&
         strcmp(table->schema, wanted->schema) == 0)
         return resync(place, table, err);
@@ -177,7 +205,7 @@ static bool work_table(struct work_place *place, struct error *err)
 
 static bool work_job(struct work_place *place, struct job *job, struct error *err)
 {
-    place->job = job->id;
+    place->job = job;
     if (!job_begin(place->mirror, job->id, err))
         return false;
     for (int i = 0; i < job->ntables; i++) {

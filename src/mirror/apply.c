@@ -904,6 +904,8 @@ static bool write_side(struct apply *apply, const struct side_batch *side, struc
     case SIDE_END:
     case SIDE_GIVE_UP:
         return write_mark(apply, side, err);
+    case SIDE_ASK:
+        return true;
     }
     return false;
 }
@@ -916,6 +918,7 @@ static bool take_mark(struct apply *apply, const struct side_batch *side, struct
     switch (side->kind) {
     case SIDE_ROWS:
     case SIDE_PURGE:
+    case SIDE_ASK:
         return true;
     case SIDE_RESYNC:
     case SIDE_END:
@@ -941,8 +944,9 @@ bool apply_side(struct apply *apply, struct side_batch *side, struct error *err)
 
     apply->counts = (struct apply_counts){0};
     apply->culprit = (struct culprit){0};
-    side->is_void = side->kind == SIDE_ROWS && apply->truncated_at[side->table->index] >= side->lsn;
-    if (side->is_void)
+    side->is_void = (side->kind == SIDE_ROWS || side->kind == SIDE_ASK) &&
+                    apply->truncated_at[side->table->index] >= side->lsn;
+    if (side->is_void || side->kind == SIDE_ASK)
         return true;
     if (!begin(apply, err))
         return false;

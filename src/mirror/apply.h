@@ -72,14 +72,15 @@ enum side_kind {
     SIDE_RESYNC,  /* the table is under resync from here on, for job; left out no longer */
     SIDE_ROWS,    /* rows of a snapshot: written where the mirror's are older, or absent */
     SIDE_END,     /* the resync's end: nothing of the table is left out (quarantine.h) */
-    SIDE_GIVE_UP, /* its end without success: left out again, if it was */
+    SIDE_GIVE_UP, /* its end without success, or of a verify: left out again, if it was */
+    SIDE_ASK,     /* nothing is written: is it void? */
     SIDE_PURGE    /* remove tombstones that the resync alone needed */
 };
 
 struct side_batch {
     enum side_kind kind;
     const struct table *table;
-    lsn_t lsn;   /* consistent point of the snapshot: SIDE_ROWS, SIDE_END */
+    lsn_t lsn;   /* consistent point of the snapshot: SIDE_ROWS, SIDE_END, SIDE_ASK */
     int64_t job; /* SIDE_RESYNC */
     /* SIDE_ROWS: complete rows, and keys that are gone; their lsn is the snapshot's.  The caller's. */
     struct batch_row **rows;
@@ -87,7 +88,8 @@ struct side_batch {
     const char *addresses; /* SIDE_PURGE: of tombstones, as the text of a tid[] */
     /* answers */
     struct apply_counts counts;
-    bool is_void; /* SIDE_ROWS: the table was truncated after the snapshot, nothing was written */
+    bool is_void; /* SIDE_ROWS, SIDE_ASK: the table was truncated after the snapshot, nothing was
+                     written */
 };
 
 /* Outside of a transaction that is written in pieces.  Failures as apply_batch(). */

@@ -163,8 +163,11 @@ struct control_table {
     int64_t copied_rows;
     int64_t copied_at_us;
     struct control_quarantine quarantine;
-    bool is_resynced;       /* a resync is under way */
-    int64_t resynced_at_us; /* when the last one ended; 0: never */
+    bool is_resynced;             /* a resync is under way */
+    int64_t resynced_at_us;       /* when the last one ended; 0: never */
+    int64_t resynced_differences; /* rows that it wrote; -1 unknown */
+    int64_t verified_at_us;       /* when the last verify ended; 0: never */
+    int64_t verified_differences; /* that it found; -1 unknown */
     /* control_sync_tables() only: why the source's table is not the one that was copied; NULL: it is. */
     struct error *refusal;
     int64_t estimated_rows,

@@ -118,15 +118,16 @@ static bool insert_missing(struct pg *mirror, int nparams, const char *const *pa
 #define US(column) "coalesce((extract(epoch FROM " column ") * 1000000)::bigint, 0)"
 
 /* The columns of mirror_table that read_row() takes. */
+/* clang-format off */
 #define ROW_COLUMNS                                                                                \
     "m.schema, m.name, m.relid, m.mirror_schema, m.mirror_name, m.view_schema, m.view_name, "      \
-    "m.state, m.copy_lsn, m.copied_rows, " US("m.copied_at") ", m.quarantine_lsn, " US(            \
-        "m.quarantined_at") ", " US("m.quarantine_commit_time") ", m.quarantine_xid, "             \
-                                                                "m.quarantine_sqlstate, "          \
-                                                                "m.quarantine_reason, "            \
-                                                                "m.resync_job IS NOT NULL, " US(   \
-                                                                    "m.resynced_at")
-#define NROW_COLUMNS 19
+    "m.state, m.copy_lsn, m.copied_rows, " US("m.copied_at") ", m.quarantine_lsn, "                \
+    US("m.quarantined_at") ", " US("m.quarantine_commit_time") ", m.quarantine_xid, "              \
+    "m.quarantine_sqlstate, m.quarantine_reason, m.resync_job IS NOT NULL, "                       \
+    US("m.resynced_at") ", coalesce(m.resynced_differences, -1), " US("m.verified_at")             \
+    ", coalesce(m.verified_differences, -1)"
+#define NROW_COLUMNS 22
+/* clang-format on */
 
 static bool read_row(const struct pg_result *rows, int row, struct arena *arena,
                      struct control_table *ret_table, struct error *err)
@@ -155,6 +156,9 @@ static bool read_row(const struct pg_result *rows, int row, struct arena *arena,
                        .reason = arena_strdup(arena, pg_text(rows, row, 16))},
         .is_resynced = pg_bool(rows, row, 17),
         .resynced_at_us = pg_int(rows, row, 18),
+        .resynced_differences = pg_int(rows, row, 19),
+        .verified_at_us = pg_int(rows, row, 20),
+        .verified_differences = pg_int(rows, row, 21),
         .estimated_rows = -1,
         .total_bytes = -1,
     };

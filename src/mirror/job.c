@@ -9,6 +9,13 @@ static const char *const names[] = {[JOB_WAITING] = "waiting",
                                     [JOB_DONE] = "done",
                                     [JOB_FAILED] = "failed"};
 
+static const char *const kinds[] = {[JOB_RESYNC] = "resync", [JOB_VERIFY] = "verify"};
+
+const char *job_kind_name(enum job_kind kind)
+{
+    return kinds[kind];
+}
+
 const char *job_state_name(enum job_state state)
 {
     return names[state];
@@ -40,30 +47,33 @@ static void add_element(struct buf *array, const char *text)
     buf_add_char(array, '"');
 }
 
-bool job_ask(struct pg *mirror, const char *pipeline, int ntables, const char *const *schemas,
-             const char *const *table_names, int64_t *ret_id, struct error *err)
+bool job_ask(struct pg *mirror, const char *pipeline, const struct job_wish *wish, int64_t *ret_id,
+             struct error *err)
 {
-    _cleanup_buf_ struct buf schema_array = {0}, name_array = {0};
+    _cleanup_buf_ struct buf schemas = {0}, table_names = {0};
     _cleanup_result_ struct pg_result *row = NULL;
 
-    for (int i = 0; i < ntables; i++) {
-        add_element(&schema_array, schemas[i]);
-        add_element(&name_array, table_names[i]);
+    for (int i = 0; i < wish->ntables; i++) {
+        add_element(&schemas, wish->schemas[i]);
+        add_element(&table_names, wish->names[i]);
     }
-    buf_add(&schema_array, "}");
-    buf_add(&name_array, "}");
+    buf_add(&schemas, schemas.len == 0 ? "{}" : "}");
+    buf_add(&table_names, table_names.len == 0 ? "{}" : "}");
     if (!pg_query_row(mirror,
                       "WITH old AS (DELETE FROM tailwater.job WHERE pipeline = $1 "
                       "AND ended_at < now() - interval '30 days'), "
-                      "new AS (INSERT INTO tailwater.job (pipeline, kind) VALUES ($1, 'resync') "
-                      "RETURNING id), "
+                      "new AS (INSERT INTO tailwater.job (pipeline, kind, is_forced, shows_values) "
+                      "VALUES ($1, $4, $5::boolean, $6::boolean) RETURNING id), "
                       "tables AS (INSERT INTO tailwater.job_table (job, nr, schema, name) "
                       "SELECT new.id, u.nr, u.schema, u.name FROM new, "
                       "unnest($2::text[], $3::text[]) WITH ORDINALITY AS u(schema, name, nr)) "
                       "SELECT id FROM new",
-                      3, (const char *[]){pipeline, buf_text(&schema_array), buf_text(&name_array)},
+                      6,
+                      (const char *[]){pipeline, buf_text(&schemas), buf_text(&table_names),
+                                       kinds[wish->kind], wish->is_forced ? "t" : "f",
+                                       wish->shows_values ? "t" : "f"},
                       &row, err))
-        return error_wrap(err, "asking for a resync");
+        return error_wrap(err, "asking for a %s", kinds[wish->kind]);
     *ret_id = pg_int(row, 0, 0);
     return true;
 }
@@ -75,10 +85,13 @@ static bool read_tables(struct pg *mirror, struct arena *arena, struct job *job,
     _cleanup_result_ struct pg_result *rows = NULL;
 
     if (!pg_query(mirror,
-                  "SELECT nr, schema, name, state, step, lsn, coalesce((extract(epoch FROM "
-                  "coalesce(ended_at, now()) - started_at) * 1000000)::bigint, 0), bytes, "
-                  "bytes_done, rows_read, rows_missing, rows_different, rows_extra, sqlstate, "
-                  "error, hint FROM tailwater.job_table WHERE job = $1::bigint ORDER BY nr",
+                  "SELECT t.nr, t.schema, t.name, t.state, t.step, t.lsn, coalesce((extract(epoch "
+                  "FROM coalesce(t.ended_at, now()) - t.started_at) * 1000000)::bigint, 0), "
+                  "t.bytes, t.bytes_done, t.rows_read, t.rows_missing, t.rows_different, "
+                  "t.rows_extra, t.sqlstate, t.error, t.hint, m.quarantine_lsn IS NOT NULL "
+                  "FROM tailwater.job_table t JOIN tailwater.job j ON j.id = t.job "
+                  "LEFT JOIN tailwater.mirror_table m ON (m.pipeline, m.schema, m.name) = "
+                  "(j.pipeline, t.schema, t.name) WHERE t.job = $1::bigint ORDER BY t.nr",
                   1, params, &rows, err))
         return false;
     job->ntables = pg_rows(rows);
@@ -101,9 +114,12 @@ static bool read_tables(struct pg *mirror, struct arena *arena, struct job *job,
             .sqlstate = arena_strdup(arena, pg_text(rows, i, 13)),
             .error = arena_strdup(arena, pg_text(rows, i, 14)),
             .hint = arena_strdup(arena, pg_text(rows, i, 15)),
+            .is_quarantined = pg_bool(rows, i, 16),
         };
     return true;
 }
+
+#define COLUMNS "id, state, kind, is_forced, shows_values"
 
 static bool read_job(struct pg *mirror, const char *sql, const char *param, struct arena *arena,
                      struct job *ret_job, struct error *err)
@@ -116,6 +132,9 @@ static bool read_job(struct pg *mirror, const char *sql, const char *param, stru
     if (pg_rows(row) > 0) {
         job.id = pg_int(row, 0, 0);
         job.state = parse_state(pg_text(row, 0, 1));
+        job.kind = strcmp(pg_text(row, 0, 2), kinds[JOB_VERIFY]) == 0 ? JOB_VERIFY : JOB_RESYNC;
+        job.is_forced = pg_bool(row, 0, 3);
+        job.shows_values = pg_bool(row, 0, 4);
         if (!read_tables(mirror, arena, &job, err))
             return error_wrap(err, "reading the jobs");
     }
@@ -128,7 +147,7 @@ bool job_read(struct pg *mirror, int64_t id, struct arena *arena, struct job *re
 {
     char text[24];
 
-    return read_job(mirror, "SELECT id, state FROM tailwater.job WHERE id = $1::bigint",
+    return read_job(mirror, "SELECT " COLUMNS " FROM tailwater.job WHERE id = $1::bigint",
                     number(text, id), arena, ret_job, err);
 }
 
@@ -136,7 +155,7 @@ bool job_next(struct pg *mirror, const char *pipeline, struct arena *arena, stru
               struct error *err)
 {
     return read_job(mirror,
-                    "SELECT id, state FROM tailwater.job WHERE pipeline = $1 "
+                    "SELECT " COLUMNS " FROM tailwater.job WHERE pipeline = $1 "
                     "AND state IN ('asked', 'running') ORDER BY id LIMIT 1",
                     pipeline, arena, ret_job, err);
 }
@@ -197,4 +216,73 @@ bool job_say(struct pg *mirror, int64_t id, const struct job_table *table, struc
                     "WHERE job = $1::bigint AND nr = $2::integer",
                     14, params, &done, err) ||
            error_wrap(err, "job %s", texts[0]);
+}
+
+bool job_forget_differences(struct pg *mirror, int64_t id, int nr, struct error *err)
+{
+    char texts[2][24];
+    const char *params[] = {number(texts[0], id), number(texts[1], nr)};
+    _cleanup_result_ struct pg_result *done = NULL;
+
+    return pg_query(mirror,
+                    "DELETE FROM tailwater.job_difference WHERE job = $1::bigint "
+                    "AND nr = $2::integer",
+                    2, params, &done, err) ||
+           error_wrap(err, "job %s", texts[0]);
+}
+
+bool job_note_compared(struct pg *mirror, const char *pipeline, enum job_kind kind,
+                       const struct job_table *table, struct error *err)
+{
+    char count[24], lsn[LSN_TEXT_SIZE];
+    const char *params[] = {
+        pipeline, table->schema, table->name,
+        number(count, table->rows_missing + table->rows_different + table->rows_extra),
+        lsn_text(table->lsn, lsn)};
+    _cleanup_result_ struct pg_result *done = NULL;
+
+    /* A resync has said when and at which position in the transaction that ended it. */
+    return kind == JOB_VERIFY
+               ? pg_query(mirror,
+                          "UPDATE tailwater.mirror_table SET verified_at = now(), "
+                          "verified_differences = $4::bigint, verified_lsn = $5::pg_lsn "
+                          "WHERE (pipeline, schema, name) = ($1, $2, $3)",
+                          5, params, &done, err)
+               : pg_query(mirror,
+                          "UPDATE tailwater.mirror_table SET resynced_differences = $4::bigint "
+                          "WHERE (pipeline, schema, name) = ($1, $2, $3)",
+                          4, params, &done, err);
+}
+
+bool job_read_differences(struct pg *mirror, int64_t id, int nr, struct arena *arena,
+                          int *ret_count, struct job_difference **ret_differences,
+                          struct error *err)
+{
+    char texts[2][24];
+    const char *params[] = {number(texts[0], id), number(texts[1], nr)};
+    _cleanup_result_ struct pg_result *rows = NULL;
+    struct job_difference *differences;
+
+    if (!pg_query(
+            mirror,
+            "SELECT kind, (SELECT string_agg(k || '=' || v, ', ') FROM jsonb_each_text(key) "
+            "AS e(k, v)) || CASE WHEN columns IS NULL THEN '' ELSE ': ' || (SELECT string_agg("
+            "c, ', ') FROM jsonb_array_elements_text(columns) AS c) END || "
+            "coalesce('; source ' || source::text, '') || coalesce('; mirror ' || mirror::text, "
+            "''), "
+            "jsonb_build_object('kind', kind, 'key', key, 'columns', columns) || CASE WHEN source "
+            "IS NULL THEN '{}' ELSE jsonb_build_object("
+            "'source', source) END || CASE WHEN mirror IS NULL THEN '{}' ELSE jsonb_build_object("
+            "'mirror', mirror) END FROM tailwater.job_difference WHERE job = $1::bigint "
+            "AND nr = $2::integer ORDER BY id",
+            2, params, &rows, err))
+        return error_wrap(err, "reading what differs");
+    differences = arena_new(arena, struct job_difference, pg_rows(rows));
+    for (int i = 0; i < pg_rows(rows); i++)
+        differences[i] = (struct job_difference){.kind = arena_strdup(arena, pg_text(rows, i, 0)),
+                                                 .text = arena_strdup(arena, pg_text(rows, i, 1)),
+                                                 .json = arena_strdup(arena, pg_text(rows, i, 2))};
+    *ret_count = pg_rows(rows);
+    *ret_differences = differences;
+    return true;
 }

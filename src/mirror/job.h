@@ -16,6 +16,17 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+enum job_kind { JOB_RESYNC, JOB_VERIFY };
+
+/* What is asked for. */
+struct job_wish {
+    enum job_kind kind;
+    bool is_forced;    /* resync: whatever resync.max_delete_fraction says */
+    bool shows_values; /* verify: differences carry the rows' values */
+    int ntables;
+    const char *const *schemas, *const *names; /* side by side */
+};
+
 enum job_state { JOB_WAITING, JOB_RUNNING, JOB_DONE, JOB_FAILED };
 
 struct job_table {
@@ -27,10 +38,13 @@ struct job_table {
     int64_t elapsed_us; /* since it began, by the mirror's clock; to its end where it has ended */
     int64_t bytes, bytes_done, rows_read, rows_missing, rows_different, rows_extra;
     const char *sqlstate, *error, *hint; /* "" */
+    bool is_quarantined;                 /* now */
 };
 
 struct job {
     int64_t id; /* 0: there is none */
+    enum job_kind kind;
+    bool is_forced, shows_values;
     enum job_state state;
     int ntables;
     struct job_table *tables;
@@ -39,9 +53,12 @@ struct job {
 /* "waiting", "running", "done", "failed" */
 const char *job_state_name(enum job_state state);
 
-/* A new job for the tables, schemas and names side by side. */
-bool job_ask(struct pg *mirror, const char *pipeline, int ntables, const char *const *schemas,
-             const char *const *names, int64_t *ret_id, struct error *err);
+/* "resync", "verify" */
+const char *job_kind_name(enum job_kind kind);
+
+/* A new job. */
+bool job_ask(struct pg *mirror, const char *pipeline, const struct job_wish *wish, int64_t *ret_id,
+             struct error *err);
 
 /* The job of that id; ret_job->id 0 where there is none. */
 bool job_read(struct pg *mirror, int64_t id, struct arena *arena, struct job *ret_job,
@@ -59,5 +76,23 @@ bool job_end(struct pg *mirror, int64_t id, struct error *err);
 
 /* What table says of itself: state, step, positions, counts, error. */
 bool job_say(struct pg *mirror, int64_t id, const struct job_table *table, struct error *err);
+
+/* A table of a verify begins, or starts over: what it found so far is forgotten. */
+bool job_forget_differences(struct pg *mirror, int64_t id, int nr, struct error *err);
+
+/* The table was compared, and had so many differences at lsn: its last verify, or resync. */
+bool job_note_compared(struct pg *mirror, const char *pipeline, enum job_kind kind,
+                       const struct job_table *table, struct error *err);
+
+/* What is kept of the differences that a verify found in a table, in order. */
+struct job_difference {
+    const char *kind; /* "missing", "different", "extra" */
+    const char *text; /* "id=5: status, paid_at", and the values where they are kept */
+    const char *json; /* {"kind": …, "key": {…}, "columns": […], "source": {…}, "mirror": {…}} */
+};
+
+bool job_read_differences(struct pg *mirror, int64_t id, int nr, struct arena *arena,
+                          int *ret_count, struct job_difference **ret_differences,
+                          struct error *err);
 
 #endif

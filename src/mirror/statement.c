@@ -485,6 +485,108 @@ void statement_look(const struct table *table, lsn_t lsn, struct buf *ret_sql)
     add_key_join(ret_sql, table, "m", 'c');
 }
 
+/* One of the table's columns per element of an array. */
+static void add_each(struct buf *sql, const struct table *table, bool is_key,
+                     void (*add)(struct buf *sql, const struct table *table, int i))
+{
+    const int count = is_key ? table->nkeys : table->ncolumns;
+
+    buf_add(sql, "array[");
+    for (int i = 0; i < count; i++) {
+        buf_add(sql, i ? ", " : "");
+        add(sql, table, is_key ? table->keys[i] : i);
+    }
+    buf_add(sql, "]::text[]");
+}
+
+static void add_name(struct buf *sql, const struct table *table, int i)
+{
+    pg_add_literal(sql, table->columns[i].name);
+}
+
+static void add_name_if_different(struct buf *sql, const struct table *table, int i)
+{
+    buf_add(sql, "case when row(");
+    add_column(sql, "m", &table->columns[i]);
+    buf_add(sql, ")::record *<> row(");
+    add_sent(sql, table, 'c', i);
+    buf_add(sql, ")::record then ");
+    add_name(sql, table, i);
+    buf_add(sql, " end");
+}
+
+static void add_source_text(struct buf *sql, const struct table *table, int i)
+{
+    buf_printf(sql, "u.c%d::text", i);
+    (void) table;
+}
+
+static void add_mirror_text(struct buf *sql, const struct table *table, int i)
+{
+    add_column(sql, "m", &table->columns[i]);
+    buf_add(sql, "::text");
+}
+
+/* {"column": "value"} of those that differ; of all where the other side has none. */
+static void add_values(struct buf *sql, const char *values, const char *without)
+{
+    buf_printf(sql,
+               "case when f.is_shown and f.kind <> '%s' then (select jsonb_object_agg(v.k, v.v) "
+               "from unnest(f.names, f.%s) v(k, v) where f.kind <> 'different' or v.k = any "
+               "(f.columns)) end",
+               without, values);
+}
+
+void statement_explain(const struct table *table, lsn_t lsn, struct buf *ret_sql)
+{
+    const int n = table->ncolumns;
+
+    buf_add(ret_sql, "with f as materialized (select case when u.g then case when m._deleted_at "
+                     "is null and ");
+    buf_printf(ret_sql,
+               "m._lsn < '" LSN_FORMAT "' then 'extra' end when m.ctid is null or (m._deleted_at "
+               "is not null and m._lsn < '" LSN_FORMAT
+               "') then 'missing' when m._lsn < '" LSN_FORMAT "' and ",
+               LSN_ARGS(lsn), LSN_ARGS(lsn), LSN_ARGS(lsn));
+    add_differs(ret_sql, table, 0);
+    buf_add(ret_sql, " then 'different' end as kind, ");
+    add_each(ret_sql, table, true, add_name);
+    buf_add(ret_sql, " as key_names, ");
+    add_each(ret_sql, table, true, add_source_text);
+    buf_add(ret_sql, " as key, ");
+    add_each(ret_sql, table, false, add_name);
+    buf_add(ret_sql, " as names, array_remove(");
+    add_each(ret_sql, table, false, add_name_if_different);
+    buf_add(ret_sql, ", null) as columns, ");
+    add_each(ret_sql, table, false, add_source_text);
+    buf_add(ret_sql, " as source, ");
+    add_each(ret_sql, table, false, add_mirror_text);
+    buf_printf(ret_sql, " as mirror, $%d::bool as is_shown from unnest(", n + 5);
+    for (int i = 0; i < n; i++)
+        buf_printf(ret_sql, "$%d::%s[], ", i + 1, array_type(&table->columns[i]));
+    buf_printf(ret_sql, "$%d::bool[]) as u(", n + 1);
+    for (int i = 0; i < n; i++)
+        buf_printf(ret_sql, "c%d, ", i);
+    buf_add(ret_sql, "g) left join ");
+    add_mirror(ret_sql, table);
+    buf_add(ret_sql, " m on ");
+    add_key_join(ret_sql, table, "m", 'c');
+    buf_printf(
+        ret_sql,
+        "), i as (insert into tailwater.job_difference (job, nr, kind, key, columns, source, "
+        "mirror) select $%d::bigint, $%d::integer, f.kind, jsonb_object(f.key_names, f.key), "
+        "case when f.kind = 'different' then to_jsonb(f.columns) end, ",
+        n + 2, n + 3);
+    add_values(ret_sql, "source", "extra");
+    buf_add(ret_sql, ", ");
+    add_values(ret_sql, "mirror", "missing");
+    buf_printf(ret_sql,
+               " from f where f.kind is not null limit $%d::bigint) select "
+               "count(*) filter (where kind = 'missing'), count(*) filter (where kind = "
+               "'different'), count(*) filter (where kind = 'extra') from f",
+               n + 4);
+}
+
 void statement_purge(const struct table *table, struct buf *ret_sql)
 {
     buf_add(ret_sql, "delete from ");

@@ -80,6 +80,14 @@ void statement_look(const struct table *table, lsn_t lsn, struct buf *ret_sql);
 
 enum statement_look { LOOK_FINE, LOOK_MISSING, LOOK_DIFFERENT };
 
+/*
+ * An explanation: the same question of rows that are probably not, keys that the snapshot does not have
+ * among them.  Parameters: the columns' arrays, which rows are gone (bool[]), job, number of the
+ * table in it, how many answers may be kept (bigint), whether with values (bool).  What differs goes
+ * to tailwater.job_difference.  Result: one row, how many are missing, different, extra.
+ */
+void statement_explain(const struct table *table, lsn_t lsn, struct buf *ret_sql);
+
 /* Removes tombstones by their address: $1 tid[]. */
 void statement_purge(const struct table *table, struct buf *ret_sql);
 

@@ -150,6 +150,9 @@ static void add_tables(struct buf *json, const struct status *status)
         add_lsn(json, "copied_as_of", table->copy_lsn), NEXT();
         add_time(json, "copied_at", table->copied_at_us), NEXT();
         add_time(json, "resynced_at", table->resynced_at_us), NEXT();
+        add_count(json, "resynced_differences", table->resynced_differences), NEXT();
+        add_time(json, "verified_at", table->verified_at_us), NEXT();
+        add_count(json, "verified_differences", table->verified_differences), NEXT();
         add_flag(json, "under_resync", table->is_resynced), NEXT();
         add_quarantine(json, &table->quarantine);
         buf_add_char(json, '}');

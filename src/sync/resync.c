@@ -24,11 +24,11 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/memory.h"
-#include "mirror/params.h"
 #include "mirror/statement.h"
 #include "source/snapshot.h"
 #include "sync/columns.h"
 #include "sync/copy_text.h"
+#include "sync/look.h"
 #include "sync/plan.h"
 #include "sync/rate.h"
 #include "sync/seen.h"
@@ -66,8 +66,8 @@ struct resync {
     bool is_over; /* the table was truncated past CP: what the stream wrote since is all there is */
     struct seen *seen;
     struct chunk read, wrong;
-    struct params params;
-    struct statement_slot *slots;
+    struct look *look;
+    int64_t extra_rows; /* of the mirror, that S does not have; counted before they are removed */
     struct resync_progress progress;
     int64_t said_us;
 };
@@ -179,6 +179,40 @@ static bool wait_cursor(struct resync *resync, struct error *err)
     }
 }
 
+/* Rows that are known to be incomplete are somebody's work already: a verify lets it be done. */
+static bool wait_repairs(struct resync *resync, struct error *err)
+{
+    const struct table *table = resync->table;
+    const char *params[] = {resync->options->config->pipeline, table->schema, table->name, NULL,
+                            NULL};
+    _cleanup_result_ struct pg_result *newest = NULL;
+
+    if (!resync->options->is_verify)
+        return true;
+    if (!pg_query_row(resync->probe,
+                      "SELECT (SELECT max(id) FROM tailwater.repair), "
+                      "(SELECT max(id) FROM tailwater.doubt)",
+                      0, NULL, &newest, err))
+        return false;
+    params[3] = pg_is_null(newest, 0, 0) ? "0" : pg_text(newest, 0, 0);
+    params[4] = pg_is_null(newest, 0, 1) ? "0" : pg_text(newest, 0, 1);
+    for (;;) {
+        _cleanup_result_ struct pg_result *left = NULL;
+
+        if (!say(resync, "waiting for rows that are being fetched from the source", err) ||
+            !pg_query_row(resync->probe,
+                          "SELECT EXISTS (SELECT FROM tailwater.repair WHERE (pipeline, schema, "
+                          "name) = ($1, $2, $3) AND id <= $4::bigint) OR EXISTS (SELECT FROM "
+                          "tailwater.doubt WHERE (pipeline, schema, name) = ($1, $2, $3) "
+                          "AND id <= $5::bigint)",
+                          5, params, &left, err))
+            return false;
+        if (!pg_bool(left, 0, 0))
+            return true;
+        nanosleep(&(struct timespec){.tv_nsec = POLL_US * 1000}, NULL);
+    }
+}
+
 static bool find_storage(struct resync *resync, struct buf *ret_node, struct error *err)
 {
     _cleanup_result_ struct pg_result *result = NULL;
@@ -195,7 +229,33 @@ static bool find_storage(struct resync *resync, struct buf *ret_node, struct err
 
 /* ---- what is wrong goes to the applier ---- */
 
-static bool write_wrong(struct resync *resync, struct error *err)
+/* What is still so, now that it has waited; unless the table was truncated since. */
+static bool report_wrong(struct resync *resync, struct error *err)
+{
+    const struct resync_options *options = resync->options;
+    const struct look_asker asker = {options->job, options->nr, options->shows_values};
+    struct resync_progress *progress = &resync->progress;
+    const int64_t kept = progress->rows_missing + progress->rows_different + progress->rows_extra;
+    struct side_batch side = {.kind = SIDE_ASK, .table = resync->table, .lsn = resync->lsn};
+    struct look_counts counts;
+
+    if (!pg_exec(resync->probe, "BEGIN", err) ||
+        !look_explain(resync->look, resync->wrong.rows, resync->wrong.nrows, &asker,
+                      kept < RESYNC_KEPT_DIFFERENCES ? RESYNC_KEPT_DIFFERENCES - kept : 0, &counts,
+                      err) ||
+        !options->apply(options->context, &side, err) ||
+        !pg_exec(resync->probe, side.is_void ? "ROLLBACK" : "COMMIT", err))
+        return false;
+    resync->is_over = side.is_void;
+    if (side.is_void)
+        return true;
+    progress->rows_missing += counts.missing;
+    progress->rows_different += counts.different;
+    progress->rows_extra += counts.extra;
+    return true;
+}
+
+static bool repair_wrong(struct resync *resync, struct error *err)
 {
     struct side_batch side = {.kind = SIDE_ROWS,
                               .table = resync->table,
@@ -203,14 +263,21 @@ static bool write_wrong(struct resync *resync, struct error *err)
                               .rows = resync->wrong.rows,
                               .nrows = resync->wrong.nrows};
 
-    if (resync->is_over || resync->wrong.nrows == 0)
-        return true;
     if (!resync->options->apply(resync->options->context, &side, err))
         return false;
     resync->is_over = side.is_void;
     resync->progress.rows_missing += side.counts.inserted;
     resync->progress.rows_different += side.counts.updated;
     resync->progress.rows_extra += side.counts.deleted;
+    return true;
+}
+
+static bool write_wrong(struct resync *resync, struct error *err)
+{
+    if (resync->is_over || resync->wrong.nrows == 0)
+        return true;
+    if (!(resync->options->is_verify ? report_wrong : repair_wrong)(resync, err))
+        return false;
     chunk_clear(&resync->wrong);
     return true;
 }
@@ -253,35 +320,6 @@ static bool is_much_wrong(const struct resync *resync)
 
 /* ---- the source's rows ---- */
 
-static bool prepare_look(struct resync *resync, struct error *err)
-{
-    _cleanup_buf_ struct buf sql = {0};
-    _cleanup_result_ struct pg_result *prepared = NULL, *sync = NULL;
-
-    for (int i = 0; i < resync->table->ncolumns; i++)
-        resync->slots[i] = (struct statement_slot){PARAM_COLUMN, i};
-    statement_look(resync->table, resync->lsn, &sql);
-    return pg_pipeline_enter(resync->probe, err) &&
-           pg_send_prepare(resync->probe, "look", buf_text(&sql), err) &&
-           pg_pipeline_sync(resync->probe, err) &&
-           pg_pipeline_next(resync->probe, &prepared, err) &&
-           pg_pipeline_next(resync->probe, &sync, err) && pg_pipeline_leave(resync->probe, err);
-}
-
-static bool look_up(struct resync *resync, struct pg_result **ret_found, struct error *err)
-{
-    _cleanup_result_ struct pg_result *sync = NULL;
-    struct params *params = &resync->params;
-
-    params_fill(params, resync->table, resync->slots, resync->table->ncolumns, resync->read.rows,
-                resync->read.nrows);
-    return pg_pipeline_enter(resync->probe, err) &&
-           pg_send_prepared(resync->probe, "look", params->count, params->params, err) &&
-           pg_pipeline_sync(resync->probe, err) &&
-           pg_pipeline_next(resync->probe, ret_found, err) &&
-           pg_pipeline_next(resync->probe, &sync, err) && pg_pipeline_leave(resync->probe, err);
-}
-
 /* The chunk's rows beside the mirror's. */
 static bool compare_chunk(struct resync *resync, struct error *err)
 {
@@ -289,8 +327,8 @@ static bool compare_chunk(struct resync *resync, struct error *err)
 
     if (resync->read.nrows == 0)
         return true;
-    if (!look_up(resync, &found, err))
-        return error_wrap(err, "comparing");
+    if (!look_at(resync->look, resync->read.rows, resync->read.nrows, &found, err))
+        return false;
     for (int i = 0; i < pg_rows(found); i++) {
         const struct batch_row *row = resync->read.rows[pg_int(found, i, 0) - 1];
 
@@ -367,7 +405,7 @@ static bool compare_rows(struct resync *resync, struct error *err)
     is_wanted[resync->table->index] = true;
     if (!plan_make(resync->source, resync->options->tables, is_wanted, ITEM_BYTES, &arena, &plan,
                    err) ||
-        !prepare_look(resync, err))
+        !look_new(resync->probe, resync->table, resync->lsn, &resync->look, err))
         return false;
     resync->progress.bytes = plan.bytes;
     for (int i = 0; i < plan.nitems && !resync->is_over; i++)
@@ -458,19 +496,33 @@ static bool ask_source(const struct resync *resync, const struct pg_result *keys
     return is_ok;
 }
 
-static bool remove_extra(struct resync *resync, const char *addresses, struct error *err)
+/* The keys of rows at addresses, and which of them S does not have. */
+static bool find_extra(struct resync *resync, const char *addresses, struct pg_result **ret_keys,
+                       struct pg_result **ret_absent, struct error *err)
+{
+    return read_keys(resync, addresses, ret_keys, err) &&
+           (pg_rows(*ret_keys) == 0 || ask_source(resync, *ret_keys, ret_absent, err));
+}
+
+static bool count_extra(struct resync *resync, const char *addresses, struct error *err)
+{
+    _cleanup_result_ struct pg_result *keys = NULL, *absent = NULL;
+
+    if (!find_extra(resync, addresses, &keys, &absent, err))
+        return false;
+    resync->extra_rows += pg_rows(keys) == 0 ? 0 : pg_rows(absent);
+    return true;
+}
+
+static bool take_extra(struct resync *resync, const char *addresses, struct error *err)
 {
     const struct table *table = resync->table;
     _cleanup_result_ struct pg_result *keys = NULL, *absent = NULL;
     _cleanup_free_ struct value *key = memory_alloc((size_t) table->nkeys * sizeof(*key));
 
-    if (!read_keys(resync, addresses, &keys, err))
+    if (!find_extra(resync, addresses, &keys, &absent, err))
         return false;
-    if (pg_rows(keys) == 0)
-        return true;
-    if (!ask_source(resync, keys, &absent, err))
-        return false;
-    for (int i = 0; i < pg_rows(absent); i++) {
+    for (int i = 0; pg_rows(keys) > 0 && i < pg_rows(absent); i++) {
         const int row = (int) pg_int(absent, i, 0) - 1;
 
         for (int k = 0; k < table->nkeys; k++)
@@ -526,22 +578,49 @@ static bool scan(struct resync *resync, const char *query, int at_once,
            pg_exec(resync->scan, "COMMIT", err);
 }
 
+/* A table of which so much is gone may have been read from the wrong source.  What S has, the mirror
+ * has by now. */
+static bool check_fraction(const struct resync *resync, struct error *err)
+{
+    const double allowed = resync->options->config->resync.max_delete_fraction;
+    const int64_t rows = resync->progress.rows_read + resync->extra_rows;
+
+    if (resync->options->is_forced || (double) resync->extra_rows <= allowed * (double) rows)
+        return true;
+    error_set(err, ERROR_FINDINGS,
+              "the source does not have %" PRId64 " of the mirror's %" PRId64
+              " rows: more than resync.max_delete_fraction (%g) lets a resync remove; none was "
+              "removed",
+              resync->extra_rows, rows, allowed);
+    return error_hint(err,
+                      "look whether it is the right source; if it is: tailwater resync -c %s "
+                      "--force %s",
+                      resync->options->config->file, resync->table->label);
+}
+
+/* Counted first, then removed; most of the time there are none. */
 static bool compare_extra(struct resync *resync, struct error *err)
 {
     const struct table *table = resync->table;
     _cleanup_buf_ struct buf query = {0};
+    bool is_ok;
 
     if (resync->is_over || table->deletes == DELETES_IGNORE || table->truncate == TRUNCATE_IGNORE)
         return true;
     buf_add(&query, "SELECT ctid FROM ");
     add_mirror_name(&query, table);
     buf_printf(&query, " WHERE _deleted_at IS NULL AND _lsn < '%s'", resync->lsn_text);
-    return pg_exec(resync->source,
-                   "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; "
-                   "SET LOCAL enable_mergejoin = off",
-                   err) &&
-           say(resync, "looking for rows that the source does not have", err) &&
-           scan(resync, buf_text(&query), ASK_KEYS, remove_extra, err);
+    is_ok = pg_exec(resync->source,
+                    "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; "
+                    "SET LOCAL enable_mergejoin = off",
+                    err) &&
+            say(resync, "looking for rows that the source does not have", err);
+    if (!is_ok || resync->options->is_verify)
+        return is_ok && scan(resync, buf_text(&query), ASK_KEYS, take_extra, err);
+    if (!scan(resync, buf_text(&query), ASK_KEYS, count_extra, err))
+        return false;
+    return resync->extra_rows == 0 || (check_fraction(resync, err) &&
+                                       scan(resync, buf_text(&query), ASK_KEYS, take_extra, err));
 }
 
 /* ---- tombstones ---- */
@@ -591,8 +670,10 @@ static bool run(struct resync *resync, struct error *err)
     return connect_all(resync, err) && say(resync, "waiting for a snapshot of the source", err) &&
            mark(resync, SIDE_RESYNC, err) && FAULT(resync_after_mark, err) &&
            import_snapshot(resync, err) && FAULT(resync_after_snapshot, err) &&
-           wait_cursor(resync, err) && compare(resync, err) && FAULT(resync_before_end, err) &&
-           mark(resync, SIDE_END, err) && FAULT(resync_after_end, err);
+           wait_cursor(resync, err) && wait_repairs(resync, err) && compare(resync, err) &&
+           FAULT(resync_before_end, err) &&
+           mark(resync, resync->options->is_verify ? SIDE_GIVE_UP : SIDE_END, err) &&
+           FAULT(resync_after_end, err);
 }
 
 bool resync_run(const struct resync_options *options, struct resync_progress *ret_progress,
@@ -604,10 +685,10 @@ bool resync_run(const struct resync_options *options, struct resync_progress *re
         .rate = rate_new(options->config->source.max_read_rate_bytes),
         .seen = seen_new(SEEN_BYTES),
         .read.rows = memory_alloc(CHUNK_ROWS * sizeof(struct batch_row *)),
-        .wrong.rows = memory_alloc((PENDING_ROWS + ASK_KEYS) * sizeof(struct batch_row *)),
-        .slots = memory_alloc((size_t) options->table->ncolumns * sizeof(struct statement_slot))};
+        .wrong.rows = memory_alloc((PENDING_ROWS + ASK_KEYS) * sizeof(struct batch_row *))};
     const bool is_ok = run(&resync, err);
 
+    look_free(resync.look);
     pg_free(resync.source);
     pg_free(resync.probe);
     pg_free(resync.scan);
@@ -617,8 +698,7 @@ bool resync_run(const struct resync_options *options, struct resync_progress *re
     arena_release(&resync.wrong.arena);
     free(resync.read.rows);
     free(resync.wrong.rows);
-    params_release(&resync.params);
-    free(resync.slots);
     *ret_progress = resync.progress;
-    return is_ok || error_wrap(err, "resync of %s", options->table->label);
+    return is_ok || error_wrap(err, "%s of %s", options->is_verify ? "verify" : "resync",
+                               options->table->label);
 }

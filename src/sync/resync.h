@@ -9,7 +9,8 @@
  * that this is so.
  *
  * Nothing here writes to the mirror's tables: what is missing, different or too many goes to the
- * applier as side batches, each guarded by _lsn < CP.
+ * applier as side batches, each guarded by _lsn < CP.  A verify is the same without these: what
+ * differs is counted, and kept with the job.
  */
 #ifndef TAILWATER_RESYNC_H
 #define TAILWATER_RESYNC_H
@@ -28,14 +29,18 @@ struct resync_progress {
     lsn_t lsn;                 /* CP; 0 before there is one */
     int64_t bytes, bytes_done; /* of the source's table, by its size on disk */
     int64_t rows_read;         /* of the source */
-    int64_t rows_missing, rows_different, rows_extra; /* written */
+    int64_t rows_missing, rows_different, rows_extra; /* written, or found by a verify */
 };
 
 struct resync_options {
-    const struct config *config; /* servers, source.max_read_rate */
+    const struct config *config; /* servers, source.max_read_rate, resync.max_delete_fraction */
     const struct table_list *tables;
     const struct table *table;
     int64_t job;
+    int nr;            /* of the table in the job */
+    bool is_verify;    /* nothing is written */
+    bool shows_values; /* the differences of a verify carry them */
+    bool is_forced;    /* removes as much as it finds */
     const atomic_bool *stop;
     int wake_fd; /* readable once stop is raised; -1: none */
 
@@ -54,8 +59,11 @@ struct resync_options {
  *
  * Errors: ERROR_SOURCE, ERROR_MIRROR, ERROR_RETRY (also: the source's table was truncated or
  * rewritten meanwhile): the same again from the start may work, the table stays under resync.
- * Anything else: it cannot be done; the caller gives up (SIDE_GIVE_UP).
+ * Anything else: it cannot be done; the caller gives up (SIDE_GIVE_UP).  ERROR_FINDINGS is more to
+ * remove than max_delete_fraction allows; no row was removed then.
  */
+#define RESYNC_KEPT_DIFFERENCES 10000 /* of a table, by a verify; the others are counted */
+
 bool resync_run(const struct resync_options *options, struct resync_progress *ret_progress,
                 struct error *err);
 
