@@ -278,20 +278,6 @@ bool catalog_table_check(struct catalog_builder *builder, const struct choice *c
 
 /* ---- second pass: columns ---- */
 
-/* How a key of that type is compared: an extension's own = is not on the pinned search_path. */
-static const char *equality(const struct catalog_builder *builder, uint32_t oid)
-{
-    const struct source_type *type = catalog_types_find(builder->types, oid);
-    _cleanup_buf_ struct buf text = {0};
-
-    if (type == NULL || type->kind != 'b' || type->extension == 0)
-        return "=";
-    buf_add(&text, "OPERATOR(");
-    pg_add_ident(&text, type->schema);
-    buf_add(&text, ".=)");
-    return arena_strdup(builder->arena, buf_text(&text));
-}
-
 static void warn_as_text(struct catalog_builder *builder, const struct source_relation *relation,
                          const struct source_column *column, struct resolved_type type)
 {
@@ -323,7 +309,7 @@ static void build_column(struct catalog_builder *builder, const struct choice *c
     }
     to->type = catalog_types_name(types, type.oid, type.typmod);
     to->cast_type = catalog_types_name(types, type.oid, -1);
-    to->equality = equality(builder, type.oid);
+    to->equality = catalog_types_equality(types, type.oid);
     to->wire = catalog_types_wire(types, type.oid);
     to->element_oid = to->wire == WIRE_CAST || to->wire == WIRE_TEXT ? 0 : type.oid;
     /* The type's storage, not the column's: values from before SET STORAGE PLAIN are still out of

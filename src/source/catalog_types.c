@@ -345,6 +345,21 @@ bool catalog_types_is_bytewise(const struct catalog_types *types, struct resolve
     return is_bytewise_builtin(type);
 }
 
+/* An array of an extension's type is the extension's too from PostgreSQL 17 on, but not its =. */
+const char *catalog_types_equality(const struct catalog_types *types, uint32_t oid)
+{
+    const struct source_type *type = catalog_types_find(types, oid);
+    _cleanup_buf_ struct buf text = {0};
+
+    if (type == NULL || type->kind != 'b' || type->extension == 0 ||
+        array_element(types, type) != NULL)
+        return "=";
+    buf_add(&text, "OPERATOR(");
+    pg_add_ident(&text, type->schema);
+    buf_add(&text, ".=)");
+    return arena_strdup(types->arena, buf_text(&text));
+}
+
 uint32_t catalog_types_extension(const struct catalog_types *types, uint32_t oid)
 {
     const struct source_type *type = catalog_types_find(types, oid);

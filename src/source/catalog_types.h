@@ -116,6 +116,10 @@ enum column_wire catalog_types_wire(const struct catalog_types *types, uint32_t 
 bool catalog_types_is_bytewise(const struct catalog_types *types, struct resolved_type type,
                                uint32_t collation);
 
+/* How keys of the type are compared: an extension's own = is not on the pinned search_path.  In the
+ * types' arena. */
+const char *catalog_types_equality(const struct catalog_types *types, uint32_t oid);
+
 /* The extension that the type, or its element, belongs to; 0 for none. */
 uint32_t catalog_types_extension(const struct catalog_types *types, uint32_t oid);
 
