@@ -2,15 +2,17 @@
 
 Cheap by default: every worker has one pair of clusters for its whole session, and every test a
 database of its own in each.  A test that stops, kills or reconfigures servers takes own_servers.
-Folders are under /tmp (socket paths are short; TAILWATER_TEST_TMP is another place) and are removed,
-but for those of failed tests.
+Folders are where memory is the disk if there is room, and are removed; those of failed tests
+are moved to /tmp.  TAILWATER_TEST_TMP is another place for both; socket paths must be short.
 """
 
+import fcntl
 import itertools
 import os
 import random
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 
@@ -27,6 +29,7 @@ HAS_WAL2JSON = SERVERS["source"] is None
 NO_WAL2JSON = "wal2json is not available for this server"
 
 LOG_TAIL = 40
+TEMPLATES = "TAILWATER_TEST_TEMPLATES"
 numbers = itertools.count(1)
 
 
@@ -41,7 +44,7 @@ def pytest_runtest_makereport(item, call):
         lines = text().splitlines()
         report.sections.append((title, "\n".join(lines[-LOG_TAIL:])))
     if getattr(item, "folder", None):
-        report.sections.append(("kept", item.folder))
+        report.sections.append(("kept", os.path.join(KEPT, os.path.basename(item.folder))))
 
 
 def has_failed(item):
@@ -49,10 +52,32 @@ def has_failed(item):
                for when in ("setup", "call"))
 
 
+def fast_place():
+    """A third of what a test costs on a disk is the making of its databases' files."""
+    try:
+        room = os.statvfs("/dev/shm")
+        with open("/proc/meminfo") as f:
+            available = int(re.search(r"MemAvailable: *(\d+) kB", f.read()).group(1)) << 10
+    except (OSError, AttributeError):
+        return KEPT
+    enough = min(room.f_bavail * room.f_frsize, available) >= 6 << 30
+    return "/dev/shm" if enough and os.access("/dev/shm", os.W_OK) else KEPT
+
+
+KEPT = os.environ.get("TAILWATER_TEST_TMP", "/tmp")
+PLACE = os.environ.get("TAILWATER_TEST_TMP") or fast_place()
+
+
 def new_folder(prefix):
-    folder = tempfile.mkdtemp(prefix=prefix, dir=os.environ.get("TAILWATER_TEST_TMP", "/tmp"))
+    folder = tempfile.mkdtemp(prefix=prefix, dir=PLACE)
     os.chmod(folder, 0o755)
     return folder
+
+
+def keep(folder):
+    """A failed test's folder, in a place that is not memory; nothing of it runs any more."""
+    if PLACE != KEPT:
+        subprocess.run(["mv", folder, KEPT], check=True)
 
 
 def watch(item, title, text):
@@ -98,11 +123,18 @@ class Servers:
 
 @pytest.fixture(scope="session")
 def templates():
-    """What every source, and every mirror, is a copy of: initdb takes its time."""
-    folder = new_folder("tailwater-initdb-")
-    yield [Cluster(os.path.join(folder, side), bindir=bindir).create()
-           for side, bindir in SERVERS.items()]
-    shutil.rmtree(folder, ignore_errors=True)
+    """What every source, and every mirror, is a copy of: initdb takes its time, and runs once for all workers."""
+    folder, made = os.environ[TEMPLATES], []
+    with open(os.path.join(folder, "lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for side, bindir in SERVERS.items():
+            cluster = Cluster(os.path.join(folder, side), bindir=bindir)
+            done = os.path.join(folder, f"{side}.done")
+            if not os.path.exists(done):
+                cluster.create()
+                open(done, "w").close()
+            made.append(cluster)
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +146,9 @@ def servers(request, templates):
         yield pair.start()
     finally:
         pair.stop()
-        if request.session.testsfailed == 0:
+        if request.session.testsfailed:
+            keep(pair.folder)
+        else:
             shutil.rmtree(pair.folder, ignore_errors=True)
 
 
@@ -137,7 +171,9 @@ def folder(request):
     path = new_folder("tailwater-" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:24] + "-")
     request.node.folder = path
     yield path
-    if not has_failed(request.node):
+    if has_failed(request.node):
+        keep(path)
+    else:
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -226,8 +262,15 @@ def release():
 def pytest_configure(config):
     # One for all workers: it is in the names of tests.
     os.environ.setdefault("TAILWATER_SEED", str(random.randrange(10**6)))
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        os.environ[TEMPLATES] = new_folder("tailwater-initdb-")
     if not os.access(BINARY, os.X_OK) and not config.option.collectonly:
         sys.stderr.write(f"note: no program at {BINARY}; set TAILWATER=…/tailwater\n")
+
+
+def pytest_unconfigure(config):
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(os.environ[TEMPLATES], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items):

@@ -349,12 +349,17 @@ class Pipeline:
         self.settle_stopped(tables)
 
     def settle_stopped(self, tables=None, compare=True):
-        """The end of every test: a further run finds nothing to do and changes no stored row."""
+        """The end of every test: a run with nothing to do changes no stored row.
+
+        The first one may have had something left to do; then another must not.
+        """
         self.stop()
-        self.run_until_now()
         before = self.snapshot()
         self.run_until_now()
-        assert self.snapshot() == before, "a run with nothing to do changed mirror rows"
+        after = self.snapshot()
+        if after != before:
+            self.run_until_now()
+            assert self.snapshot() == after, "a run with nothing to do changed mirror rows"
         if compare:
             self.compare(tables)
 
