@@ -7,7 +7,7 @@
 #include "base/clock.h"
 
 static void count(struct statistics *statistics, const struct batch *batch,
-                  const struct apply_counts *counts)
+                  const struct writer_counts *counts)
 {
     statistics->changes += batch->nchanges;
     statistics->transactions += batch->ntransactions;
@@ -28,7 +28,7 @@ static void count(struct statistics *statistics, const struct batch *batch,
 
 static bool apply_work(struct applier *applier, const struct work *work, struct error *err)
 {
-    struct apply_counts counts = {0};
+    struct writer_counts counts = {0};
 
     if (work->side != NULL)
         return apply_side(applier->apply, work->side, err);

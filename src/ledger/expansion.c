@@ -174,7 +174,7 @@ static bool write_page(struct expansion *expansion, const struct entry *entry,
     if (!write_once(expansion, entry, page, &keys, err)) {
         _cleanup_result_ struct pg_result *made = NULL;
 
-        if (strcmp(err->sqlstate, APPLY_NO_PARTITION) != 0 ||
+        if (strcmp(err->sqlstate, WRITER_NO_PARTITION) != 0 ||
             !pg_query(expansion->mirror, "select tailwater.add_partitions($1)", 1,
                       &expansion->options->pipeline, &made, err) ||
             !write_once(expansion, entry, page, &keys, err))

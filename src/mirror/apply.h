@@ -4,7 +4,7 @@
  *
  *   1. clock     the fence, the batch number                              cursor.c
  *   2. writes    per table, probing the mirror once per row
- *                                                          statement.c, params.c, bulk.c
+ *                                               writer.c, statement.c, params.c, bulk.c
  *   3. captures  what the writes took of the rows is followed (capture.h): the ledger
  *   4. cursor    its last position, where it was not known at the start
  *   5. commit
@@ -21,20 +21,11 @@
 #include "batch/batch.h"
 #include "mirror/capture.h"
 #include "mirror/cursor.h"
-#include "mirror/params.h"
 #include "mirror/quarantine.h"
+#include "mirror/writer.h"
 #include "pg/pg.h"
 
-struct apply_counts {
-    int64_t inserted, updated, deleted, incomplete;
-    int64_t doubts; /* rows listed in tailwater.doubt */
-};
-
 struct apply;
-
-/* The SQLSTATE of a ledger without a partition for the batch's number: making partitions and the
- * same batch again is all it takes. */
-#define APPLY_NO_PARTITION "23514"
 
 /*
  * Takes pg over, a connection to the mirror, also where it fails.  cursor is the caller's, read,
@@ -59,7 +50,7 @@ void apply_doubt_nulls(struct apply *apply);
 struct pg *apply_connection(struct apply *apply);
 
 /* *ret_counts is added to. */
-bool apply_batch(struct apply *apply, const struct batch *batch, struct apply_counts *ret_counts,
+bool apply_batch(struct apply *apply, const struct batch *batch, struct writer_counts *ret_counts,
                  struct error *err);
 
 /*
@@ -87,7 +78,7 @@ struct side_batch {
     int nrows;
     const char *addresses; /* SIDE_PURGE: of tombstones, as the text of a tid[] */
     /* answers */
-    struct apply_counts counts;
+    struct writer_counts counts;
     bool is_void; /* SIDE_ROWS, SIDE_ASK: the table was truncated after the snapshot, nothing was
                      written */
 };

@@ -147,7 +147,6 @@ void params_fill(struct params *params, const struct table *table,
 {
     reserve(params, nslots);
     params->count = nslots;
-    params->bytes = 0;
     for (int i = 0; i < nslots; i++) {
         struct buf *buf = &params->bufs[i];
         bool is_binary = true;
@@ -164,7 +163,6 @@ void params_fill(struct params *params, const struct table *table,
         }
         params->params[i] = (struct pg_param){
             .data = buf->data, .len = buf->len, .is_binary = is_binary};
-        params->bytes += buf->len;
     }
 }
 

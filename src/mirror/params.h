@@ -14,7 +14,6 @@ struct params {
     struct buf *bufs; /* one per parameter */
     struct pg_param *params;
     int count, size;
-    size_t bytes; /* of all */
 };
 
 void params_release(struct params *params);

@@ -206,6 +206,16 @@ class World:
             self.mirrored.append(one)
         return self
 
+    @property
+    def ballast(self):
+        """What fills the mirror's disk."""
+        return os.path.join(self.disk, "ballast")
+
+    def make_room(self):
+        if self.disk:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.ballast)
+
     def make_small_disk(self):
         """A file system that can be filled, for the mirror's tables; it takes root to mount one."""
         path = os.path.join(self.folder, "disk")
@@ -614,6 +624,8 @@ class Events:
 
         def start():
             if cluster.pid is None:
+                if side == "mirror":
+                    self.world.make_room()  # its recovery writes, and gives up on a full disk
                 cluster.start()
 
         def stop():
@@ -816,13 +828,8 @@ class Events:
         def fill():
             if not world.disk:
                 return
-            ballast = os.path.join(world.disk, "ballast")
-            with open(ballast, "wb", buffering=0) as f, contextlib.suppress(OSError):
+            with open(world.ballast, "wb", buffering=0) as f, contextlib.suppress(OSError):
                 while True:
                     f.write(bytes(65536))
-
-            def free():
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(ballast)
-            world.later(steps, "the mirror's disk has room", free)
+            world.later(steps, "the mirror's disk has room", world.make_room)
         return "the mirror's disk is full" + ("" if world.disk else " (SKIPPED: not root)"), fill
