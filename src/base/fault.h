@@ -31,6 +31,10 @@
     X(fan_out_after_begin, "fan-out: an entry is begun, no key written")                           \
     X(fan_out_after_page, "fan-out: a page of keys committed, position not saved")                 \
     X(fan_out_before_end, "fan-out: all keys written, the entry is still there")                   \
+    X(retention_after_stale, "ledger keeper: consumers marked stale, nothing else done")           \
+    X(retention_after_floor, "ledger keeper: floors raised, nothing removed")                      \
+    X(retention_after_detach, "ledger keeper: a partition is detached, not dropped")               \
+    X(retention_after_drop, "ledger keeper: partitions dropped, their batches' rows remain")       \
     X(quarantine_before_mark, "run: a table's data were refused, it is not yet marked")            \
     X(quarantine_after_mark, "run: the table is marked, the next session has not begun")           \
     X(resync_after_mark, "resync: the table is under resync, no snapshot yet")                     \

@@ -5,6 +5,8 @@
  */
 #include "ledger/partitions.h"
 
+#include "base/fault.h"
+
 #include <string.h>
 
 bool partitions_add(struct pg *mirror, const char *pipeline, int *ret_made, struct error *err)
@@ -38,7 +40,8 @@ static bool detach(struct pg *mirror, const struct partition *partition, struct 
     pg_add_qualified(&ledger, "tailwater", buf_text(&parent));
     pg_add_qualified(&name, "tailwater", partition->name);
     return pg_execf(mirror, err, "alter table %s detach partition %s %s", buf_text(&ledger),
-                    buf_text(&name), partition->is_detaching ? "finalize" : "concurrently");
+                    buf_text(&name), partition->is_detaching ? "finalize" : "concurrently") &&
+           FAULT(retention_after_detach, err);
 }
 
 static bool drop(struct pg *mirror, const struct partition *partition, struct error *err)

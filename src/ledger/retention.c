@@ -5,6 +5,7 @@
  */
 #include "ledger/retention.h"
 
+#include "base/fault.h"
 #include "ledger/partitions.h"
 
 #include <inttypes.h>
@@ -62,7 +63,9 @@ static bool prune(struct pg *mirror, const char *pipeline, struct error *err)
 bool retention_run(struct pg *mirror, const char *pipeline, const struct retention_limits *limits,
                    struct buf *stale, int *ret_removed, struct error *err)
 {
-    return mark_stale(mirror, pipeline, limits, stale, err) &&
+    return mark_stale(mirror, pipeline, limits, stale, err) && FAULT(retention_after_stale, err) &&
            raise_floors(mirror, pipeline, limits->replay_window_us, err) &&
-           partitions_remove(mirror, pipeline, ret_removed, err) && prune(mirror, pipeline, err);
+           FAULT(retention_after_floor, err) &&
+           partitions_remove(mirror, pipeline, ret_removed, err) &&
+           FAULT(retention_after_drop, err) && prune(mirror, pipeline, err);
 }

@@ -1,15 +1,20 @@
 """The ledger's storage and its functions for consumers, on batches written by hand."""
 
 import datetime
+import os
 import random
+import subprocess
+import sys
 import threading
 
 import psycopg2
 import pytest
 
 from lib import wait
+from lib.cluster import ROOT
 from lib.ledger import (BACKFILL, EVERYTHING, FAN_OUT, FRESH, INVALID, ISOLATION, NOT_OPEN, OUTSIDE,
                         UNKNOWN, Ledger, Waiting, refused)
+from lib.pipeline import fault_points
 
 
 @pytest.fixture
@@ -58,6 +63,45 @@ def test_the_same_window_again_after_a_crash(ledger):
     again = ledger.claim("crm", "orders")
     assert (again.id, again.first, again.last) == (window.id, window.first, window.last)
     assert ledger.keys("crm", "orders") == [1]
+
+
+CONSUMER = os.path.join(ROOT, "tests", "lib", "consumer_main.py")
+STEPS = ("connected", "claimed", "read", "worked", "ending", "ended")
+
+
+def consume(ledger, how, end="ack", step=""):
+    done = subprocess.run([sys.executable, CONSUMER, ledger.mirror.conninfo("postgres"), how, end, step], timeout=60,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == (-9 if step else 0), done.stdout
+
+
+@pytest.mark.parametrize("how, end", [("together", "ack"), ("apart", "ack"), ("together", "release"), ("apart", "release")])
+def test_a_consumer_is_killed(ledger, how, end):
+    """Between any two of its steps: no key is lost, and none is twice in a window."""
+    ledger.mirror.sql("create table public.work (n serial, process int, window_id text, keys bigint[])")
+    ledger.subscribe("crm", "orders")
+
+    def work():
+        return ledger.mirror.sql("select window_id, array(select unnest(keys) order by 1) from public.work order by n")
+
+    for i, step in enumerate(STEPS):
+        ledger.mirror.sql("truncate public.work")
+        fresh, fan_out = [10 * i, 10 * i + 1], [10 * i, 10 * i + 2]
+        ledger.write("orders", [*fresh, *fresh])
+        consume(ledger, how, end, step)
+        died = work()
+        window = ledger.value("select claim_id::text from tailwater.consumer")
+        assert (window is not None) == (how == "apart" and step not in ("connected", "ended")), step
+        assert [keys for _, keys in died] == [fresh] * (
+            step == "ended" or how == "apart" and step in ("worked", "ending")), step
+        ledger.write("orders", fan_out, lane=FAN_OUT)
+        consume(ledger, how)
+        done = work()[len(died):]
+        assert window in (None, done[0][0]), "the same window again"
+        if end == "ack" and step == "ended":
+            done = died + done
+        assert [keys for _, keys in done] == [fresh, fan_out], step
+        assert ledger.claim("crm", "orders") is None
 
 
 def test_a_second_claim_waits_and_gets_the_same(ledger):
@@ -614,6 +658,42 @@ def test_a_partition_that_somebody_reads_goes_later(ledger):
         ledger.sql("set lock_timeout = '2s'")
         fill_partition(ledger, [2])
     assert ledger.retain() == "removed 2\n\n"
+
+
+@pytest.mark.parametrize("point", [p for p in fault_points() if p.startswith("retention_")])
+def test_retention_is_killed(ledger, point):
+    """Between any two steps: what a consumer has not read stays, what nobody needs goes the next time."""
+    for consumer in ("keen", "slow", "lost"):
+        ledger.subscribe(consumer, "orders")
+    fill_partition(ledger, [1, 2])
+    lost = ledger.claim("lost", "orders")
+    assert ledger.take_all("keen", "orders") == ledger.take_all("slow", "orders") == [(FRESH, [1, 2])]
+    age(ledger, "2 hours")
+    second = fill_partition(ledger, [3, 4])
+    third = fill_partition(ledger, [5])
+    ledger.take_all("keen", "orders")
+    limits = {"age_us": 3600 * 10**6}
+    # A stale one pins for a minute more.
+    if point != "retention_after_stale":
+        ledger.retain(10**15, **limits)
+        ledger.sql("update tailwater.consumer set stale_since = stale_since - interval '2 minutes'")
+    ledger.retain(**limits, fault=point)
+    if point == "retention_after_stale":
+        ledger.sql("update tailwater.consumer set stale_since = stale_since - interval '2 minutes'")
+    # Who is behind has all that is owed, also before the next round.
+    window = ledger.claim("slow", "orders", 2)
+    assert ledger.keys("slow", "orders") == [3, 4] and window.last == second
+    ledger.write("orders", [6])
+    assert ledger.retain(**limits) == f"removed {int(point != 'retention_after_drop')}\n\n"
+    assert ledger.partitions("orders")[0] <= second < ledger.partitions("orders")[1] <= third
+    assert ledger.value("select min(batch_id) from tailwater.batch") == second
+    assert ledger.value("select count(*) from tailwater.ledger_partitions('orders') where not is_attached") == 0
+    ledger.ack("slow", "orders", window)
+    assert ledger.take_all("slow", "orders") == [(FRESH, [5, 6])]
+    assert ledger.take_all("keen", "orders") == [(FRESH, [6])]
+    with refused(NOT_OPEN, "stale"):
+        ledger.ack("lost", "orders", lost)
+    assert ledger.take_all("lost", "orders") == ["everything"]
 
 
 def test_old_everything_rows_go_but_the_newest(ledger):

@@ -43,15 +43,17 @@ class Ledger:
         if migrate:
             self.tool("migrate", "pipeline=7000000000000000000,shop,slot,wal2json", "slot=0/100")
 
-    def tool(self, *steps):
+    def tool(self, *steps, fault=None):
+        """fault: where it kills itself, which it then must."""
         done = subprocess.run([TOOL, self.mirror.conninfo(), self.name, *steps],
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, timeout=60)
-        assert done.returncode == 0, done.stdout
+                              stderr=subprocess.STDOUT, text=True, timeout=60,
+                              env={**os.environ, "TAILWATER_FAULT": f"{fault}=kill" if fault else ""})
+        assert done.returncode == (-9 if fault else 0), done.stdout
         return done.stdout
 
-    def retain(self, window_us=0, age_us=10**15, keys=10**12):
-        return self.tool(f"retain={window_us}:{age_us}:{keys}")
+    def retain(self, window_us=0, age_us=10**15, keys=10**12, fault=None):
+        return self.tool(f"retain={window_us}:{age_us}:{keys}", fault=fault)
 
     def sql(self, query, *params, user=REPLICATOR):
         return self.mirror.sql(query, *params, user=user)
