@@ -258,7 +258,7 @@ static bool add_values(struct buf *values, const struct pg_result *result, int c
                        struct error *err)
 {
     const char *text = pg_text(result, 0, column);
-    const size_t len = (size_t) pg_text_len(result, 0, column);
+    const size_t len = pg_text_len(result, 0, column);
 
     if (len < 2 || text[0] != '{' || text[len - 1] != '}')
         return error_set(err, ERROR_BUG, "link values that are no plain array");
@@ -504,7 +504,7 @@ static void values_take_result(struct values *values, const struct pg_result *re
     *values = (struct values){.count = count};
     for (int i = 0; i < count; i++)
         buf_add_bytes(&values->arrays[i], pg_text(result, 0, column + i),
-                      (size_t) pg_text_len(result, 0, column + i));
+                      pg_text_len(result, 0, column + i));
 }
 
 /* ---- deferring ---- */

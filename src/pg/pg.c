@@ -449,9 +449,9 @@ const char *pg_text(const struct pg_result *result, int row, int column)
     return text ? text : "";
 }
 
-int pg_text_len(const struct pg_result *result, int row, int column)
+size_t pg_text_len(const struct pg_result *result, int row, int column)
 {
-    return PQgetlength(pg_raw(result), row, column);
+    return (size_t) PQgetlength(pg_raw(result), row, column);
 }
 
 int64_t pg_int(const struct pg_result *result, int row, int column)

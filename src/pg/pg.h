@@ -86,7 +86,7 @@ int pg_rows(const struct pg_result *result);
 bool pg_is_null(const struct pg_result *result, int row, int column);
 /* Valid as long as the result; "" for NULL. */
 const char *pg_text(const struct pg_result *result, int row, int column);
-int pg_text_len(const struct pg_result *result, int row, int column);
+size_t pg_text_len(const struct pg_result *result, int row, int column);
 int64_t pg_int(const struct pg_result *result, int row, int column); /* NULL or not a number: 0 */
 bool pg_bool(const struct pg_result *result, int row, int column);
 lsn_t pg_lsn(const struct pg_result *result, int row, int column); /* NULL: 0 */

@@ -12,8 +12,7 @@
 static inline const char *catalog_rows_text(struct arena *arena, const struct pg_result *rows,
                                             int row, int column)
 {
-    return arena_strndup(arena, pg_text(rows, row, column),
-                         (size_t) pg_text_len(rows, row, column));
+    return arena_strndup(arena, pg_text(rows, row, column), pg_text_len(rows, row, column));
 }
 
 static inline uint32_t catalog_rows_oid(const struct pg_result *rows, int row, int column)

@@ -66,8 +66,7 @@ bool timeline_find_switch(struct pg *replication, int old, int current, lsn_t *r
         buf_printf(&command, "TIMELINE_HISTORY %d", current);
         if (!pg_query_row(replication, buf_text(&command), 0, NULL, &result, err))
             return error_wrap(err, "reading the history of the source's timeline %d", current);
-        if (timeline_parse(pg_text(result, 0, 1), (size_t) pg_text_len(result, 0, 1), old,
-                           ret_switch))
+        if (timeline_parse(pg_text(result, 0, 1), pg_text_len(result, 0, 1), old, ret_switch))
             return true;
     }
     return error_set(err, ERROR_SLOT,

@@ -286,19 +286,19 @@ static void slice_add(struct slice *slice, const struct table *table,
                       const struct pg_result *result, int row)
 {
     const char *entries = pg_text(result, row, table->ncolumns);
-    const int len = pg_text_len(result, row, table->ncolumns);
+    const size_t len = pg_text_len(result, row, table->ncolumns);
 
     for (int i = 0; i < table->ncolumns; i++) {
         const bool is_null = pg_is_null(result, row, i);
 
         codec_text_array_add(&slice->values[i], is_null ? NULL : pg_text(result, row, i),
                              (uint32_t) pg_text_len(result, row, i));
-        slice->bytes += (size_t) pg_text_len(result, row, i);
+        slice->bytes += pg_text_len(result, row, i);
     }
     codec_text_array_add(&slice->row_ids, entries, (uint32_t) len);
     /* "{1,7}" without its braces */
     buf_add_char(&slice->ids, slice->ids.len == 0 ? '{' : ',');
-    buf_add_bytes(&slice->ids, entries + 1, (size_t) len - 2);
+    buf_add_bytes(&slice->ids, entries + 1, len - 2);
     slice->nrows++;
 }
 
