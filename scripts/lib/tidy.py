@@ -32,16 +32,16 @@ def commands(build, root):
 
 
 def included(directory, command):
-    """The files that a compilation reads, from the compiler itself."""
-    words, skip = [command[0], "-MM"], False
-    for word in command[1:]:
+    """The files that a compilation reads, from the compiler itself, which ccache may stand before."""
+    words, skip = [], False
+    for word in command:
         if skip or word in ("-MD", "-c"):
             skip = False
         elif word in ("-o", "-MF", "-MQ"):
             skip = True
         else:
             words.append(word)
-    out = subprocess.run(words, cwd=directory, stdout=subprocess.PIPE, check=True, text=True).stdout
+    out = subprocess.run([*words, "-MM"], cwd=directory, stdout=subprocess.PIPE, check=True, text=True).stdout
     return [os.path.join(directory, name) for name in out.replace("\\\n", " ").split(":", 1)[1].split()]
 
 
