@@ -1,10 +1,17 @@
 """The test library itself: a comparison that finds nothing because it looks at nothing is worse
 than none."""
 
+import os
+import re
+import subprocess
+import sys
+
 import pytest
 
 from lib import wait
+from lib.cluster import ROOT
 from lib.compare import compare, difference
+from lib.pipeline import fault_points
 
 
 def make(database, rows, user="postgres"):
@@ -58,3 +65,23 @@ def test_own_servers_survive_a_kill(own_servers, source):
 def test_until_has_a_deadline():
     with pytest.raises(wait.Deadline, match="never"):
         wait.until(lambda: False, "never", deadline=0.05)
+
+
+def test_every_fault_point_is_visited():
+    """The code has each once, and some test is named after it: it ends the program there, and would
+    fail if it did not come to it.  (Random traffic visits them too, which nobody can rely on.)"""
+    source = ""
+    for folder, _, names in os.walk(os.path.join(ROOT, "src")):
+        for name in names:
+            if name.endswith(".c"):
+                with open(os.path.join(folder, name)) as f:
+                    source += f.read()
+    assert sorted(re.findall(r"\bFAULT\((\w+), ", source)) == sorted(fault_points())
+
+    listed = subprocess.run([sys.executable, "-m", "pytest", "-c", "tests/pytest.ini", "-q", "--collect-only",
+                             "-p", "no:cacheprovider", "-p", "no:xdist", "tests/e2e", "tests/pitfalls"],
+                            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert listed.returncode == 0, listed.stdout
+    visited = {word for parameters in re.findall(r"::\w+\[(.*)\]$", listed.stdout, re.M)
+               for word in parameters.split("-")}
+    assert set(fault_points()) <= visited
