@@ -14,6 +14,7 @@
 #include "ledger/partitions.h"
 #include "ledger/retention.h"
 #include "ledger/statistic.h"
+#include "ledger/store.h"
 #include "pg/pg.h"
 
 #include <inttypes.h>
@@ -32,6 +33,7 @@
 #define SUMMARIZE_US 5000000
 #define FLUSH_US     5000000
 #define RETENTION_US 10000000
+#define LEDGERS_US   2000000
 #define HOURS_US     60000000
 
 struct keep {
@@ -105,6 +107,23 @@ static bool close_hours(struct keep *keep, struct error *err)
 {
     return statistic_close_hours(keep->mirror, keep->keeper->config->pipeline, keep->keeper->stop,
                                  err);
+}
+
+/* Nothing may stream while a ledger is made. */
+static bool make_ledgers(struct keep *keep, struct error *err)
+{
+    const struct fact *fact;
+    struct error again;
+
+    if (!store_find_free(keep->mirror, keep->keeper->facts, &fact, err))
+        return false;
+    if (fact != NULL) {
+        error_set(&again, ERROR_RETRY,
+                  "nobody reads the former ledger of fact %s any more: it is made anew",
+                  fact->name);
+        handover_fail(keep->keeper->handover, &again, NULL);
+    }
+    return true;
 }
 
 /* ---- the loop ---- */
@@ -195,6 +214,7 @@ void *ledgerkeeper_run_slow(void *arg)
     struct duty duties[] = {{.run = flush, .every_us = FLUSH_US},
                             {.run = summarize, .every_us = SUMMARIZE_US},
                             {.run = retain, .every_us = RETENTION_US},
+                            {.run = make_ledgers, .every_us = LEDGERS_US},
                             {.run = close_hours, .every_us = HOURS_US}};
 
     run_duties(&keep, duties, COUNT(duties), SLOW_TURN_MS);

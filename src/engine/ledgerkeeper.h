@@ -8,6 +8,7 @@
 #define TAILWATER_LEDGERKEEPER_H
 
 #include "config/config.h"
+#include "engine/handover.h"
 #include "engine/statistics.h"
 #include "ledger/fact.h"
 
@@ -17,12 +18,14 @@ struct ledgerkeeper {
     const struct config *config;
     const struct fact_list *facts; /* as they are counted in */
     const struct statistics *statistics;
-    const atomic_bool *stop; /* of the session */
-    int stop_fd;             /* readable once stop is raised */
+    struct handover *handover; /* where the end of a session is asked for */
+    const atomic_bool *stop;   /* of the session */
+    int stop_fd;               /* readable once stop is raised */
 };
 
 /* Threads' functions: the argument is a struct ledgerkeeper.  Their failures are logged and tried
- * again; they end nothing. */
+ * again; they end nothing.  A fact whose ledger can now be made ends the session, for the next one
+ * to make it. */
 void *ledgerkeeper_run(void *keeper);
 void *ledgerkeeper_run_slow(void *keeper);
 

@@ -48,6 +48,12 @@ static bool add_index(struct pg *mirror, const struct config *config, const stru
            error_wrap(err, "making an index for fact %s", fact->name);
 }
 
+static void log_notes(const struct notes *notes)
+{
+    for (int i = 0; i < notes->count; i++)
+        log_event(LOG_INFO, "fact", "%s", notes->texts[i]);
+}
+
 bool prepare_facts_store(struct pg *mirror, const struct config *config, struct arena *arena,
                          struct fact_list *facts, struct error *err)
 {
@@ -59,7 +65,18 @@ bool prepare_facts_store(struct pg *mirror, const struct config *config, struct 
                 return false;
     if (!store_facts(mirror, config->pipeline, config->file, facts, &notes, err))
         return false;
-    for (int i = 0; i < notes.count; i++)
-        log_event(LOG_INFO, "fact", "%s", notes.texts[i]);
+    log_notes(&notes);
+    return true;
+}
+
+bool prepare_facts_again(struct pg *mirror, const struct config *config, struct fact_list *facts,
+                         struct error *err)
+{
+    _cleanup_(arena_release) struct arena arena = {0};
+    struct notes notes = {.arena = &arena};
+
+    if (!store_again(mirror, config->pipeline, config->file, facts, &notes, err))
+        return false;
+    log_notes(&notes);
     return true;
 }

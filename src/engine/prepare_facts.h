@@ -18,4 +18,8 @@ bool prepare_facts_examine(struct pg *mirror, const struct config *config,
 bool prepare_facts_store(struct pg *mirror, const struct config *config, struct arena *arena,
                          struct fact_list *facts, struct error *err);
 
+/* Facts that had to be left without a ledger then, before each session; most of the time none. */
+bool prepare_facts_again(struct pg *mirror, const struct config *config, struct fact_list *facts,
+                         struct error *err);
+
 #endif

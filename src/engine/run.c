@@ -9,6 +9,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "engine/prepare.h"
+#include "engine/prepare_facts.h"
 #include "engine/session.h"
 #include "mirror/control.h"
 #include "mirror/quarantine.h"
@@ -113,7 +114,7 @@ static bool prepare(struct life *life, struct pg *lock, struct error *err)
     bool is_ok;
 
     if (life->is_prepared)
-        return true;
+        return prepare_facts_again(lock, life->options->config, &life->prepared.facts, err);
     arena_reset(&life->arena);
     life->prepared = (struct prepared_pipeline){0};
     is_ok = prepare_pipeline(&(struct prepare_options){.config = life->options->config,

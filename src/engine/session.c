@@ -257,8 +257,8 @@ static bool run_threads(struct session *s, struct error *err)
     struct repairer repairer = {o->config,      list,        &o->prepared->facts,
                                 &s->statistics, &s->is_over, s->over_fd};
     struct expander expander = {o->config, &o->prepared->facts, &s->is_over, s->over_fd};
-    struct ledgerkeeper keeper = {o->config, &o->prepared->facts, &s->statistics, &s->is_over,
-                                  s->over_fd};
+    struct ledgerkeeper keeper = {o->config,   &o->prepared->facts, &s->statistics,
+                                  s->handover, &s->is_over,         s->over_fd};
     struct resyncer resyncer = {.config = o->config,
                                 .list = list,
                                 .handover = s->handover,

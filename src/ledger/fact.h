@@ -65,9 +65,10 @@ struct fact {
     int *reads;
     bool has_expression; /* some key is more than a column: it may fail at run time */
 
-    /* fact_store() sets these. */
+    /* store_facts() sets these. */
     int64_t generation;
     bool is_suspended;
+    bool awaits_ledger; /* of another key: suspended until the former one is let go of */
 };
 
 struct fact_list {

@@ -1,6 +1,7 @@
 /*
  * One fact after the other, then what is no longer declared, then the number: "everything" rows get
- * it, and the clock is taken last (tailwater.next_batch).
+ * it, and the clock is taken last (tailwater.next_batch).  No lock is waited for longer than
+ * LOCK_TIMEOUT: nothing streams meanwhile.
  */
 #include "ledger/store.h"
 
@@ -13,6 +14,7 @@ struct store {
     const char *pipeline;
     const char *file;
     struct notes *notes;
+    bool is_again;             /* only facts that await their ledger */
     struct buf names, reasons; /* of the facts that owe everything: text arrays */
     int nowing;
 };
@@ -149,12 +151,47 @@ static bool resume_fact(struct store *store, const struct fact *fact, const char
                     1, &fact->name, &done, err);
 }
 
-static bool store_fact(struct store *store, const struct fact *fact, struct error *err)
+#define LOCK_TIMEOUT "2s"
+#define AWAITS       "its key changed, and somebody still reads its ledger of the former key"
+
+/*
+ * A ledger of another key: the former one is dropped, which waits for whoever reads it.  Not for
+ * long: then the fact keeps its former definition, so that the next time finds it changed again, and
+ * is suspended meanwhile.
+ */
+static bool change_fact(struct store *store, struct fact *fact, const char *definition,
+                        struct error *err)
+{
+    _cleanup_result_ struct pg_result *done = NULL;
+
+    if (!pg_exec(store->mirror, "savepoint tailwater_fact", err))
+        return false;
+    if (write_fact(store, fact, definition, err)) {
+        owe(store, fact->name, "its definition changed");
+        notes_add(store->notes, "the definition of fact %s changed; it begins with everything",
+                  fact->name);
+        return true;
+    }
+    if (strcmp(err->sqlstate, "55P03") != 0 /* lock_not_available */)
+        return false;
+    fact->is_suspended = fact->awaits_ledger = true;
+    notes_add(store->notes,
+              "fact %s: " AWAITS "; it gets no keys until that transaction ends, then it begins "
+              "with everything",
+              fact->name);
+    return pg_exec(store->mirror, "rollback to savepoint tailwater_fact", err) &&
+           pg_query(store->mirror,
+                    "update tailwater.fact set suspended = '" AWAITS "' where name = $1", 1,
+                    &fact->name, &done, err);
+}
+
+static bool store_fact(struct store *store, struct fact *fact, struct error *err)
 {
     _cleanup_result_ struct pg_result *found = NULL;
     _cleanup_buf_ struct buf definition = {0};
     const char *params[] = {fact->name, NULL};
 
+    fact->is_suspended = fact->awaits_ledger = false;
     fact_add_definition(fact, &definition);
     params[1] = buf_text(&definition);
     if (!pg_query(store->mirror,
@@ -173,12 +210,8 @@ static bool store_fact(struct store *store, const struct fact *fact, struct erro
                   fact->name);
         return error_hint(err, "give it another name: they are unique in a mirror database");
     }
-    if (!pg_bool(found, 0, 1)) {
-        owe(store, fact->name, "its definition changed");
-        notes_add(store->notes, "the definition of fact %s changed; it begins with everything",
-                  fact->name);
-        return write_fact(store, fact, params[1], err);
-    }
+    if (!pg_bool(found, 0, 1))
+        return change_fact(store, fact, params[1], err);
     return pg_is_null(found, 0, 2) || resume_fact(store, fact, pg_text(found, 0, 2), err);
 }
 
@@ -240,39 +273,83 @@ static bool read_generations(struct store *store, struct fact_list *facts, struc
                           &facts->facts[i].name, &row, err))
             return false;
         facts->facts[i].generation = pg_int(row, 0, 0);
-        facts->facts[i].is_suspended = false;
     }
     return true;
 }
 
 static bool store_all(struct store *store, struct fact_list *facts, struct error *err)
 {
-    if (!pg_exec(store->mirror, "begin", err))
+    if (!pg_exec(store->mirror, "begin; set local lock_timeout = '" LOCK_TIMEOUT "'", err))
         return false;
     for (int i = 0; i < facts->count; i++)
-        if (!store_fact(store, &facts->facts[i], err))
+        if ((!store->is_again || facts->facts[i].awaits_ledger) &&
+            !store_fact(store, &facts->facts[i], err))
             return error_wrap(err, "storing fact %s", facts->facts[i].name);
     codec_text_array_end(&store->names);
     codec_text_array_end(&store->reasons);
-    return suspend_others(store, facts, err) && say_everything(store, err) &&
+    return (store->is_again || suspend_others(store, facts, err)) && say_everything(store, err) &&
            read_generations(store, facts, err) && pg_exec(store->mirror, "commit", err);
+}
+
+static bool run(struct store *store, struct fact_list *facts, struct error *err)
+{
+    struct error ignored;
+    bool is_done;
+
+    codec_text_array_begin(&store->names);
+    codec_text_array_begin(&store->reasons);
+    is_done = store_all(store, facts, err);
+    if (!is_done && !pg_is_broken(store->mirror))
+        (void) pg_exec(store->mirror, "rollback", &ignored);
+    buf_release(&store->names);
+    buf_release(&store->reasons);
+    return is_done;
 }
 
 bool store_facts(struct pg *mirror, const char *pipeline, const char *file, struct fact_list *facts,
                  struct notes *notes, struct error *err)
 {
     struct store store = {.mirror = mirror, .pipeline = pipeline, .file = file, .notes = notes};
-    struct error ignored;
-    bool is_done;
 
-    codec_text_array_begin(&store.names);
-    codec_text_array_begin(&store.reasons);
-    is_done = store_all(&store, facts, err);
-    if (!is_done && !pg_is_broken(mirror))
-        (void) pg_exec(mirror, "rollback", &ignored);
-    buf_release(&store.names);
-    buf_release(&store.reasons);
-    return is_done;
+    return run(&store, facts, err);
+}
+
+/* ---- later ---- */
+
+bool store_again(struct pg *mirror, const char *pipeline, const char *file, struct fact_list *facts,
+                 struct notes *notes, struct error *err)
+{
+    struct store store = {
+        .mirror = mirror, .pipeline = pipeline, .file = file, .notes = notes, .is_again = true};
+    bool is_awaited = false;
+
+    for (int i = 0; i < facts->count; i++)
+        is_awaited |= facts->facts[i].awaits_ledger;
+    return !is_awaited || run(&store, facts, err);
+}
+
+bool store_find_free(struct pg *mirror, const struct fact_list *facts, const struct fact **ret_fact,
+                     struct error *err)
+{
+    *ret_fact = NULL;
+    for (int i = 0; i < facts->count && *ret_fact == NULL; i++) {
+        _cleanup_result_ struct pg_result *row = NULL;
+
+        if (!facts->facts[i].awaits_ledger)
+            continue;
+        if (!pg_query_row(mirror,
+                          "select not exists (select from pg_locks l join pg_class c on c.oid = "
+                          "l.relation where l.locktype = 'relation' and l.pid <> pg_backend_pid() "
+                          "and l.database = (select oid from pg_database where datname = "
+                          "current_database()) and c.relnamespace = 'tailwater'::regnamespace and "
+                          "(c.relname = 'ledger_' || $1 or c.relname in (select p.name from "
+                          "tailwater.ledger_partitions($1) p)))",
+                          1, &facts->facts[i].name, &row, err))
+            return error_wrap(err, "looking who reads the ledger of fact %s", facts->facts[i].name);
+        if (pg_bool(row, 0, 0))
+            *ret_fact = &facts->facts[i];
+    }
+    return true;
 }
 
 bool store_suspend(struct pg *mirror, const char *fact, const char *why, struct error *err)

@@ -15,9 +15,21 @@
  * longer declared is kept and suspended: it gets no keys, and would lie if it were claimed.
  * ERROR_CONFIG where another pipeline has a fact of the same name.  Sets each fact's generation;
  * notes say what changed.
+ *
+ * A ledger whose key changed is made anew, and who still reads the former one is waited for only a
+ * moment: after that the fact is suspended and awaits_ledger, and everything else goes on.
  */
 bool store_facts(struct pg *mirror, const char *pipeline, const char *file, struct fact_list *facts,
                  struct notes *notes, struct error *err);
+
+/* Once more for the facts that await their ledger, if any; between two sessions. */
+bool store_again(struct pg *mirror, const char *pipeline, const char *file, struct fact_list *facts,
+                 struct notes *notes, struct error *err);
+
+/* Does nobody hold the former ledger of a fact that awaits its own?  Asked of pg_locks, without
+ * standing in anybody's way.  *ret_fact is NULL where there is no such fact. */
+bool store_find_free(struct pg *mirror, const struct fact_list *facts, const struct fact **ret_fact,
+                     struct error *err);
 
 /* A key expression failed: no keys until the next start, which begins with "everything". */
 bool store_suspend(struct pg *mirror, const char *fact, const char *why, struct error *err);

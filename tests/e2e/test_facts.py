@@ -574,6 +574,44 @@ def test_facts_of_a_running_pipeline(source, mirror, make_pipeline):
     pipeline.settle_stopped()
 
 
+def test_a_former_ledger_that_is_being_read(source, mirror, make_pipeline):
+    """The key changed, and a reader keeps the old ledger: the start does not wait for it, other facts get their keys, and
+    the fact follows when the reader is done."""
+    source.sql(SHOP)
+    own = {"table": "public.orders", "key": ["id"]}
+    pipeline = make_pipeline(plugin="pgoutput", facts={"a": own, "b": own}).publish()
+    pipeline.run_until_now()
+    mirror.sql("select tailwater.subscribe('crm', 'a')")
+    source.sql("update orders set status = 'x' where id = 1")
+    pipeline.run_until_now()
+    pipeline.keys["facts"] = {"a": {**own, "key": ["id", "customer_id"]}, "b": own}
+    pipeline.write_config()
+    suspended = "select suspended from tailwater.fact where name = 'a'"
+    with mirror.transaction() as reader:
+        reader.execute("select claim_id from tailwater.claim('crm', 'a')")
+        (claim_id,) = reader.fetchone()
+        reader.execute("select * from tailwater.keys_a('crm')")
+        assert reader.fetchall() == [(1,)]
+        pipeline.start().wait_until_caught_up(deadline=20)
+        assert "somebody still reads" in mirror.value(suspended)
+        source.sql("update orders set status = 'y' where id = 2")
+        pipeline.wait_until_caught_up()
+        assert mirror.sql("select id from tailwater.ledger_b order by id") == [(1,), (2,)]
+        assert "suspended: its key changed" in pipeline.ok("ledger", "status").out
+        pipeline.stop()
+        pipeline.start().wait_until_caught_up(deadline=20)  # a restart finds the same
+        assert "somebody still reads" in mirror.value(suspended)
+        reader.execute("select tailwater.ack('crm', 'a', %s)", (claim_id,))
+    wait.until(lambda: mirror.value(suspended) is None, pipeline.log_tail)
+    assert mirror.value("select generation from tailwater.fact where name = 'a'") == 2
+    source.sql("update orders set status = 'z' where id = 3")
+    pipeline.wait_until_caught_up()
+    assert mirror.sql("select id, customer_id from tailwater.ledger_a") == [(3, 4)]
+    assert mirror.sql("select everything from tailwater.claim('crm', 'a')") == [(True,)]
+    assert mirror.value("select count(*) from tailwater.everything where fact = 'a' and generation = 2") == 1
+    pipeline.settle()
+
+
 def test_limits_are_no_new_generation(source, mirror, make_pipeline):
     source.sql(SHOP)
     pipeline = make_pipeline(plugin="wal2json", facts={"order": ORDER})
