@@ -229,7 +229,7 @@ int cli_fail(const struct cli *cli, const struct error *err)
     }
     buf_add_shown(&message, err->message);
     fprintf(stderr, "tailwater: %s", buf_text(&message));
-    if (err->sqlstate[0] != '\0')
+    if (strstr(err->message, err->sqlstate) == NULL) /* what a server said has it already */
         fprintf(stderr, " (SQLSTATE %s)", err->sqlstate);
     fputc('\n', stderr);
     for (const char *line = err->hint; *line != '\0';) {

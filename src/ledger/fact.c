@@ -195,6 +195,7 @@ static bool resolve_key(struct resolution *r, const struct config_fact *from)
         const char *dot = strchr(key->name, '.');
 
         fact->keys[i].name = key->name;
+        fact->keys[i].place = key->place;
         fact->keys[i].is_nullable = true;
         if (key->expression != NULL) {
             fact->has_expression = true;

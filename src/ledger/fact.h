@@ -48,7 +48,8 @@ struct fact_node {
 
 struct fact_key {
     const char *name;
-    const char *sql; /* over a row of node 0's table that is called as the node is */
+    struct config_place place; /* of the column or expression */
+    const char *sql;           /* over a row of node 0's table that is called as the node is */
     const char
         *type; /* on the mirror, qualified, without length or scale; fact_examine() sets it */
     bool is_nullable;

@@ -93,15 +93,34 @@ static void add_key_parts(struct buf *sql, const struct fact *fact, bool is_view
     }
 }
 
-static bool make_copy(struct examination *e, const struct fact *fact, const char **ret_missing,
+/* Part by part, for the place and the name of one that is refused; *ret_part is where it got. */
+static bool try_parts(struct examination *e, const struct fact *fact, int *ret_part,
                       struct error *err)
 {
-    _cleanup_buf_ struct buf sql = {0};
+    for (*ret_part = 0; *ret_part < fact->nkeys; (*ret_part)++) {
+        _cleanup_buf_ struct buf sql = {0};
 
+        buf_add(&sql, "create index on ");
+        add_copy_name(&sql, fact);
+        buf_printf(&sql, " ((%s))", fact->keys[*ret_part].sql);
+        if (!pg_exec(e->mirror, buf_text(&sql), err))
+            return false;
+    }
+    return true;
+}
+
+/* *ret_part: the part of the key that was refused, or nkeys. */
+static bool make_copy(struct examination *e, const struct fact *fact, const char **ret_missing,
+                      int *ret_part, struct error *err)
+{
+    _cleanup_buf_ struct buf table = {0}, sql = {0};
+
+    *ret_part = fact->nkeys;
     if (!pg_exec(e->mirror, "create schema " SCHEMA, err) ||
-        !add_copy(e, fact, &sql, ret_missing, err))
+        !add_copy(e, fact, &table, ret_missing, err) ||
+        !pg_exec(e->mirror, buf_text(&table), err) || !try_parts(e, fact, ret_part, err))
         return false;
-    buf_add(&sql, "; savepoint key; create index tailwater_key on ");
+    buf_add(&sql, "create index tailwater_key on ");
     add_copy_name(&sql, fact);
     buf_add(&sql, " (");
     add_key_parts(&sql, fact, false);
@@ -114,7 +133,7 @@ static bool make_copy(struct examination *e, const struct fact *fact, const char
 
 /* What the server thought of the key. */
 static bool refuse_key(struct examination *e, const struct fact *fact, const char *missing,
-                       const struct error *failure)
+                       int part, const struct error *failure)
 {
     struct finding *finding;
 
@@ -125,7 +144,11 @@ static bool refuse_key(struct examination *e, const struct fact *fact, const cha
         finding_why(e->findings, finding, "the mirror has no type %s yet; run makes it", missing);
         return false;
     }
-    finding = refuse(e, fact, fact->place, "its key is refused: %s", failure->message);
+    if (part < fact->nkeys)
+        finding = refuse(e, fact, fact->keys[part].place, "its key %s is refused: %s",
+                         fact->keys[part].name, failure->message);
+    else
+        finding = refuse(e, fact, fact->place, "its key is refused: %s", failure->message);
     if (strcmp(failure->sqlstate, "42P17") == 0) {
         finding_why(e->findings, finding,
                     "a key has to be the same for a row whenever and wherever it is computed: it "
@@ -214,18 +237,19 @@ static bool examine_key(struct examination *e, struct fact *fact, bool *ret_is_f
     const char *missing = NULL;
     struct error failure = {0};
     bool is_done;
+    int part;
 
     *ret_is_fine = false;
     if (!pg_exec(e->mirror, "begin", err))
         return false;
-    if (!make_copy(e, fact, &missing, &failure)) {
+    if (!make_copy(e, fact, &missing, &part, &failure)) {
         /* A server that is away, full or busy says nothing about the key. */
         if (pg_is_broken(e->mirror) || failure.kind == ERROR_MIRROR ||
             failure.kind == ERROR_RETRY) {
             *err = failure;
             return false;
         }
-        refuse_key(e, fact, missing, &failure);
+        refuse_key(e, fact, missing, part, &failure);
         return pg_exec(e->mirror, "rollback", err);
     }
     is_done = read_types(e, fact, err) && read_columns(e, fact, ret_is_fine, err);

@@ -202,6 +202,13 @@ bool inspect_peek(struct pg *mirror, const char *pipeline, const char *fact, con
 
 /* ---- why ---- */
 
+static void add_shape(struct buf *key, const struct shape *shape)
+{
+    for (int i = 0; i < shape->nkeys; i++)
+        buf_printf(key, "%s%s %s", i > 0 ? ", " : "", pg_text(shape->keys, i, 0),
+                   pg_text(shape->keys, i, 1));
+}
+
 static bool check_values(const struct shape *shape, const char *fact, int nvalues,
                          struct error *err)
 {
@@ -209,9 +216,7 @@ static bool check_values(const struct shape *shape, const char *fact, int nvalue
 
     if (nvalues == shape->nkeys)
         return true;
-    for (int i = 0; i < shape->nkeys; i++)
-        buf_printf(&key, "%s%s %s", i > 0 ? ", " : "", pg_text(shape->keys, i, 0),
-                   pg_text(shape->keys, i, 1));
+    add_shape(&key, shape);
     error_set(err, ERROR_CONFIG, "the key of fact %s has %d column%s, %d value%s given", fact,
               shape->nkeys, shape->nkeys > 1 ? "s" : "", nvalues, nvalues == 1 ? " was" : "s were");
     return error_hint(err, "its key is (%s)", buf_text(&key));
@@ -248,9 +253,15 @@ bool inspect_why(struct pg *mirror, const char *pipeline, const char *fact,
                "left join tailwater.batch b on b.pipeline = $1 and b.batch_id = h.batch_id "
                "order by h.batch_id desc, h.through limit %d",
                buf_text(&shape.ledger), buf_text(&is_key), INSPECT_MAX_ROWS);
-    return inspect_print(mirror, buf_text(&sql), 2 + nvalues, params, titles, 8, is_json, out,
-                         err) ||
-           error_wrap(err, "ledger why");
+    if (inspect_print(mirror, buf_text(&sql), 2 + nvalues, params, titles, 8, is_json, out, err))
+        return true;
+    if (err->kind == ERROR_DATA) {
+        buf_clear(&is_key);
+        add_shape(&is_key, &shape);
+        err->kind = ERROR_CONFIG;
+        error_hint(err, "the key of fact %s is (%s)", fact, buf_text(&is_key));
+    }
+    return error_wrap(err, "ledger why");
 }
 
 /* ---- statistics ---- */

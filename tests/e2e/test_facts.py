@@ -5,7 +5,7 @@ import datetime
 import pytest
 
 from lib import wait
-from lib.pipeline import FEEDS, FINDINGS
+from lib.pipeline import FEEDS, FINDINGS, to_yaml
 
 SHOP = """
     create table countries (id int primary key, name text, tax numeric);
@@ -517,6 +517,20 @@ def test_what_is_refused(source, mirror, make_pipeline):
     assert pipeline.verb("run", "--until", "now").code == FINDINGS
     assert mirror.value("select to_regclass('tailwater.pipeline')") is None or \
         mirror.value("select count(*) from tailwater.pipeline") == 0
+    # With the place of the part that it is about, and the remedy.
+    text = to_yaml({key: value for key, value in pipeline.config().items() if key != "facts"})
+    pipeline.write_config(text + """
+facts:
+  f:
+    table: public.orders
+    key:
+      n: n
+      day: created_at::date
+""")
+    code, found = findings(pipeline)
+    (error,) = [f for f in found if f["level"] == "error"]
+    assert f"tailwater.yaml:{text.count(chr(10)) + 7}:12: fact f: its key day is refused" in error["what"], error
+    assert "at time zone" in error["remedy"]
     pipeline.keys["facts"] = {"f": {"table": "public.orders", "key": {"day": "(created_at at time zone 'UTC')::date"}}}
     pipeline.write_config()
     code, found = findings(pipeline)

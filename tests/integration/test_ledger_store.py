@@ -1167,7 +1167,8 @@ def test_ledger_says_what_is_wrong(looked):
         done = looked.pipeline.verb("ledger", *args)
         assert done.code == 2 and words in done.err and not done.out, done
     done = looked.pipeline.verb("ledger", "why", "orders", "x", "2026-03-01")
-    assert done.code == 1 and "22P02" in done.err and not done.out
+    assert done.code == 2 and done.err.count("SQLSTATE 22P02") == 1 and not done.out
+    assert "the key of fact orders is (id bigint, day date)" in done.err
 
 
 def test_status_has_a_line_per_fact(looked):
