@@ -606,13 +606,15 @@ def test_a_former_ledger_that_is_being_read(source, mirror, make_pipeline):
         (claim_id,) = reader.fetchone()
         reader.execute("select * from tailwater.keys_a('crm')")
         assert reader.fetchall() == [(1,)]
-        pipeline.start().wait_until_caught_up(deadline=20)
+        pipeline.start()
+        wait.until(lambda: mirror.value(suspended), pipeline.log_tail, deadline=20)
         assert "somebody still reads" in mirror.value(suspended)
         source.sql("update orders set status = 'y' where id = 2")
         pipeline.wait_until_caught_up()
         assert mirror.sql("select id from tailwater.ledger_b order by id") == [(1,), (2,)]
         assert "suspended: its key changed" in pipeline.ok("ledger", "status").out
         pipeline.stop()
+        source.sql("update orders set status = 'y' where id = 4")
         pipeline.start().wait_until_caught_up(deadline=20)  # a restart finds the same
         assert "somebody still reads" in mirror.value(suspended)
         reader.execute("select tailwater.ack('crm', 'a', %s)", (claim_id,))
@@ -779,16 +781,15 @@ def test_a_quarantined_table_of_the_fact(source, mirror, ledger):
     mirror.sql("alter table mirror_public.orders add constraint small check (amount < 1000)")
     source.sql("update orders set amount = 5000 where id = 3")
     shop.pipeline.wait_log("quarantined", deadline=60)
-    kept = source.sql("create table kept as select * from orders; select id from orders where id < 6")
-    source.sql("truncate orders; insert into orders select * from kept where id < 6;"
+    source.sql("create table kept as select * from orders; truncate orders; insert into orders select * from kept where id < 9;"
                "update orders set created_at = '2020-02-02 12:00+00' where id = 4; insert into orders values (50, 1)")
     shop.pipeline.wait_until_caught_up()
-    assert len(kept) == 5 and report.refresh() == set() and report.is_right()
+    assert report.refresh() == set() and report.is_right()
     mirror.sql("alter table mirror_public.orders drop constraint small")
     since = shop.now()
     shop.pipeline.ok("resync", "public.orders")
     keys = shop.keys("order", since)
-    assert keys == {key: [0] for key in (3, 50, *range(6, 13))}, "4 has moved to another day, which is not watched"
+    assert keys == {key: [0] for key in (3, 50, *range(9, 13))}, "4 has moved to another day, which is not watched"
     days = set(shop.keys("order_day", since))
     assert days == {datetime.date(2020, 2, 2), datetime.date(2024, 3, 31)}, days
     assert report.refresh() == set(keys) and report.is_right()
