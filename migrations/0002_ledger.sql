@@ -4,6 +4,9 @@
 -- until its commit: so the order of numbers is the order of commits, and whoever sees number N sees everything up to N.
 -- All readers here rest on that; nobody who reads ever takes the clock's row.
 --
+-- One writer is excepted, since it writes so much: the expander announces a number before it writes a page of the fan-out
+-- lane under it (tailwater.announce_page), and that lane is read up to the announced number, not further (lane_end).
+--
 -- Order of locks, for everybody: the target of a refresh, the consumer's row, the clock.  The applier takes no row of a
 -- consumer, so it never waits for a refresh in flight.
 --
@@ -54,6 +57,14 @@ create table tailwater.batch (
     keys        bigint,                          -- rows written to ledger tables, of all facts
     primary key (pipeline, batch_id)
 );
+
+-- The number under which the expander is about to write a page of lane 1; null: none.  Of several that were announced only
+-- the last can be finished.
+create table tailwater.fan_out_page (
+    pipeline     text primary key references tailwater.pipeline on delete cascade,
+    batch_id     bigint,
+    announced_at timestamptz
+) with (fillfactor = 20);
 
 -- "Rebuild all of it": after a truncate, for a new or changed definition, when the copy of a table on a path is complete.
 -- Append-only; batch_id is a number taken in the same transaction.  A consumer owes it while its everything_done is below
@@ -132,6 +143,55 @@ begin
     perform set_config('tailwater.batch', number::text, true);
     return number;
 end
+$$;
+
+-- The next number, for a page of the fan-out lane that another transaction will write: in a transaction of its own, so that
+-- nobody waits for the clock while keys are written.
+create function tailwater.announce_page(pipeline text) returns bigint
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    number bigint := tailwater.next_batch(pipeline);
+begin
+    insert into tailwater.fan_out_page as p (pipeline, batch_id, announced_at)
+        values (announce_page.pipeline, number, clock_timestamp())
+        on conflict on constraint fan_out_page_pkey do update
+           set batch_id = excluded.batch_id, announced_at = excluded.announced_at;
+    return number;
+end
+$$;
+
+-- The page is written, by this transaction.  Fails where the announcement no longer stands: readers may be past the number.
+-- Dated when it was announced, so that the order of batches is the order of time.
+create function tailwater.finish_page(pipeline text, number bigint, keys bigint) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    announced timestamptz;
+begin
+    update tailwater.fan_out_page p set batch_id = null where p.pipeline = finish_page.pipeline and p.batch_id = number
+        returning p.announced_at into announced;
+    if announced is null then
+        raise exception using errcode = 'TW001',
+            message = format('page %s of the fan-out lane is no longer announced: another instance expands', number);
+    end if;
+    insert into tailwater.batch (pipeline, batch_id, kind, lsn_from, lsn_to, applied_at, changes, keys)
+        select finish_page.pipeline, number, 'fan-out', k.cursor, k.cursor, announced, 0, finish_page.keys
+          from tailwater.clock k where k.pipeline = finish_page.pipeline;
+end
+$$;
+
+-- What was announced and not finished will not be: its writer is gone, or fails.
+create function tailwater.withdraw_page(pipeline text) returns void
+language sql set search_path = pg_catalog, pg_temp as $$
+    update tailwater.fan_out_page p set batch_id = null where p.pipeline = withdraw_page.pipeline and p.batch_id is not null
+$$;
+
+-- Up to where a lane can be read: the clock, and below what is announced for it.  One snapshot for both, or a page that is
+-- announced and finished between two looks would be passed over.
+create function tailwater.lane_end(pipeline text, lane smallint) returns bigint
+language sql stable set search_path = pg_catalog, pg_temp as $$
+    select least(k.batch_id, case when $2 = 1 then p.batch_id - 1 end)
+      from tailwater.clock k left join tailwater.fan_out_page p on p.pipeline = k.pipeline
+     where k.pipeline = $1
 $$;
 
 -- The greatest number up to which all that wrote a key was applied by then.  By halving: the numbers are in the order of
@@ -653,6 +713,7 @@ language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     c tailwater.consumer;
     now_at bigint;
+    fan_out_at bigint;
     newest bigint;
 begin
     select * into c from tailwater.consumer k where k.name = is_idle.consumer and k.fact = f.name;
@@ -663,9 +724,9 @@ begin
         return true;
     end if;
     -- One snapshot: what is pending up to now_at is all visible to what follows.
-    select k.batch_id, (select max(e.batch_id) from tailwater.everything e
-                         where e.fact = f.name and e.generation = f.generation)
-        into now_at, newest
+    select k.batch_id, tailwater.lane_end(f.pipeline, 1::smallint),
+           (select max(e.batch_id) from tailwater.everything e where e.fact = f.name and e.generation = f.generation)
+        into now_at, fan_out_at, newest
         from tailwater.clock k where k.pipeline = f.pipeline;
     if c.claim_id is not null or c.stale_since is not null or c.everything_done is null or c.everything_done < newest
        or tailwater.has_pending(c, now_at) then
@@ -676,7 +737,7 @@ begin
            and c.advanced_at < clock_timestamp() - interval '1 minute') then
         -- Only where the row is still what was looked at, and nobody has it.
         update tailwater.consumer k
-           set fresh_done = greatest(k.fresh_done, now_at), fan_out_done = greatest(k.fan_out_done, now_at),
+           set fresh_done = greatest(k.fresh_done, now_at), fan_out_done = greatest(k.fan_out_done, fan_out_at),
                backfill_done = greatest(k.backfill_done, now_at), advanced_at = clock_timestamp()
          where k.name = c.name and k.fact = c.fact
            and (select l from tailwater.consumer l where l.name = c.name and l.fact = c.fact for update skip locked) = c;
@@ -690,6 +751,8 @@ create function tailwater.open_next(c tailwater.consumer, f tailwater.fact, max_
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     now_at bigint;
+    fan_out_at bigint;
+    up_to bigint;
     newest bigint;
     lanes smallint[];
     try smallint;
@@ -697,12 +760,13 @@ declare
     w record;
 begin
     c := tailwater.without_window(c);
-    select k.batch_id, (select max(e.batch_id) from tailwater.everything e
-                         where e.fact = f.name and e.generation = f.generation)
-        into now_at, newest
+    select k.batch_id, tailwater.lane_end(f.pipeline, 1::smallint),
+           (select max(e.batch_id) from tailwater.everything e where e.fact = f.name and e.generation = f.generation)
+        into now_at, fan_out_at, newest
         from tailwater.clock k where k.pipeline = f.pipeline;
     if c.stale_since is not null or c.everything_done is null or c.everything_done < newest then
-        -- Whoever rebuilds now needs no key up to now_at; until the rebuild is acknowledged it stays owed.
+        -- Whoever rebuilds now needs no key up to now_at, that of a page which is still being written neither: what caused
+        -- it is applied.  Until the rebuild is acknowledged it stays owed.
         if c.stale_since is not null then
             c.everything_done := null;
         end if;
@@ -720,7 +784,8 @@ begin
         lanes := case when c.turn >= 4 then lanes || 0::smallint else 0::smallint || lanes end;
         foreach try in array lanes loop
             done := case try when 0 then c.fresh_done when 1 then c.fan_out_done else c.backfill_done end;
-            w := tailwater.find_window(f, try, done, now_at, max_keys);
+            up_to := case try when 1 then fan_out_at else now_at end;
+            w := tailwater.find_window(f, try, done, up_to, max_keys);
             if w.keys > 0 then
                 c.claim_lane := try;
                 c.claim_from := done + 1;
@@ -730,7 +795,7 @@ begin
                 exit;
             end if;
             -- This lane has nothing up to now: it need not be looked through again.
-            c := tailwater.move_lane(c, try, now_at);
+            c := tailwater.move_lane(c, try, up_to);
         end loop;
         if c.claim_to is null then
             return c;
@@ -1026,7 +1091,9 @@ language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off 
 set max_parallel_workers_per_gather = 0 as $$
 declare
     moment timestamptz := clock_timestamp() - replay_window;
-    bound bigint := tailwater.batch_at(raise_floors.pipeline, moment) + 1;
+    -- Not past a page that is being written.
+    bound bigint := least(tailwater.batch_at(raise_floors.pipeline, moment),
+                          tailwater.lane_end(raise_floors.pipeline, 1::smallint)) + 1;
     f record;
     c tailwater.consumer;
     floor bigint;
@@ -1086,18 +1153,21 @@ end
 $$;
 
 -- Tells who listens on tailwater_<fact> that there is something new, and returns the number up to which that was looked at.
+-- (While a page is being written, what is past its announcement is told of again: the page is not there to be seen.)
 create function tailwater.notify_news(pipeline text, since bigint) returns bigint
 language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
 set max_parallel_workers_per_gather = 0 as $$
 declare
     now_at bigint;
+    told_at bigint;
     fact text;
     is_new boolean;
 begin
-    select k.batch_id into now_at from tailwater.clock k where k.pipeline = notify_news.pipeline;
+    select k.batch_id, tailwater.lane_end(k.pipeline, 1::smallint) into now_at, told_at
+        from tailwater.clock k where k.pipeline = notify_news.pipeline;
     if now_at = since or not exists (select from tailwater.batch b where b.pipeline = notify_news.pipeline
                                        and b.batch_id > since and b.batch_id <= now_at) then
-        return now_at;
+        return told_at;
     end if;
     for fact in select f.name from tailwater.fact f where f.pipeline = notify_news.pipeline
                    and to_regclass(format('tailwater.%I', 'ledger_' || f.name)) is not null loop
@@ -1108,7 +1178,7 @@ begin
             perform pg_notify('tailwater_' || fact, now_at::text);
         end if;
     end loop;
-    return now_at;
+    return told_at;
 end
 $$;
 

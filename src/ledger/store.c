@@ -244,6 +244,15 @@ static bool suspend_others(struct store *store, const struct fact_list *facts, s
     return true;
 }
 
+/* Without facts no expander does it. */
+static bool withdraw_page(struct store *store, struct error *err)
+{
+    _cleanup_result_ struct pg_result *done = NULL;
+
+    return pg_query(store->mirror, "select tailwater.withdraw_page($1)", 1, &store->pipeline, &done,
+                    err);
+}
+
 /* One batch for all of them. */
 static bool say_everything(struct store *store, struct error *err)
 {
@@ -287,8 +296,9 @@ static bool store_all(struct store *store, struct fact_list *facts, struct error
             return error_wrap(err, "storing fact %s", facts->facts[i].name);
     codec_text_array_end(&store->names);
     codec_text_array_end(&store->reasons);
-    return (store->is_again || suspend_others(store, facts, err)) && say_everything(store, err) &&
-           read_generations(store, facts, err) && pg_exec(store->mirror, "commit", err);
+    return (store->is_again || (suspend_others(store, facts, err) && withdraw_page(store, err))) &&
+           say_everything(store, err) && read_generations(store, facts, err) &&
+           pg_exec(store->mirror, "commit", err);
 }
 
 static bool run(struct store *store, struct fact_list *facts, struct error *err)

@@ -194,8 +194,7 @@ bool params_add_binary_row(struct buf *buf, const struct table *table, const str
     return true;
 }
 
-/* COPY's text format (copyfromparse.c): backslash, tab, newline and return are escaped, \N is NULL.
- */
+/* COPY's text format: \N is NULL. */
 void params_add_text_row(struct buf *buf, const struct table *table, const struct batch_row *row)
 {
     char lsn[LSN_TEXT_SIZE];
@@ -207,16 +206,7 @@ void params_add_text_row(struct buf *buf, const struct table *table, const struc
             buf_add(buf, "\\N\t");
             continue;
         }
-        for (uint32_t at = 0; at < value->len; at++) {
-            const char c = value->data[at];
-
-            if (c == '\\' || c == '\t' || c == '\n' || c == '\r') {
-                buf_add_char(buf, '\\');
-                buf_add_char(buf, c == '\t' ? 't' : c == '\n' ? 'n' : c == '\r' ? 'r' : c);
-            } else {
-                buf_add_char(buf, c);
-            }
-        }
+        codec_copy_add(buf, value->data, value->len);
         buf_add_char(buf, '\t');
     }
     buf_add(buf, lsn_text(row->lsn, lsn));

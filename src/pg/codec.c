@@ -432,3 +432,22 @@ void codec_text_array_end(struct buf *out)
         out->len--;
     buf_add_char(out, '}');
 }
+
+/* copyfromparse.c: backslash, tab, newline and return are escaped. */
+void codec_copy_add(struct buf *out, const char *data, uint32_t len)
+{
+    char *to = reserve(out, 2 * (size_t) len);
+
+    for (uint32_t at = 0; at < len; at++) {
+        const char c = data[at];
+
+        if (c == '\\' || c == '\t' || c == '\n' || c == '\r') {
+            *to++ = '\\';
+            *to++ = (char) (c == '\t' ? 't' : c == '\n' ? 'n' : c == '\r' ? 'r' : c);
+        } else {
+            *to++ = c;
+        }
+    }
+    out->len = (size_t) (to - out->data);
+    *to = '\0';
+}

@@ -1,5 +1,5 @@
 /*
- * Values for array parameters: PostgreSQL's text form in, its binary form out, so that the mirror
+ * Values for array parameters and COPY: PostgreSQL's text form in, its binary form out, so that the mirror
  * does not parse text for the common types; and the text array for every other type.
  *
  * The binary form is exact: what the server reads from it is what its input function makes of the
@@ -68,5 +68,8 @@ void codec_array_end(struct buf *out, size_t place, uint32_t count, bool has_nul
 void codec_text_array_begin(struct buf *out);
 void codec_text_array_add(struct buf *out, const char *data, uint32_t len);
 void codec_text_array_end(struct buf *out);
+
+/* One value as COPY's text format has it, escaped. */
+void codec_copy_add(struct buf *out, const char *data, uint32_t len);
 
 #endif

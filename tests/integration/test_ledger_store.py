@@ -12,7 +12,7 @@ import pytest
 
 from lib import wait
 from lib.cluster import ROOT
-from lib.ledger import (BACKFILL, EVERYTHING, FAN_OUT, FRESH, INVALID, ISOLATION, NOT_OPEN, OUTSIDE,
+from lib.ledger import (BACKFILL, EVERYTHING, FAN_OUT, FENCED, FRESH, INVALID, ISOLATION, NOT_OPEN, OUTSIDE,
                         UNKNOWN, Ledger, Waiting, refused)
 from lib.pipeline import fault_points
 
@@ -711,7 +711,7 @@ def test_nothing_is_skipped(ledger):
     """Writers that take numbers and commit after different whiles, and a consumer that polls.
 
     A consumer that reads up to the highest number it sees would skip what commits late: so each
-    number is taken under the clock's lock, which is held to the commit.
+    number is taken under the clock's lock, which is held to the commit, or announced before.
     """
     ledger.subscribe("crm", "orders")
     written, failures = [], []
@@ -734,7 +734,30 @@ def test_nothing_is_skipped(ledger):
         except Exception as error:  # the main thread raises it
             failures.append(error)
 
+    def expander():
+        pick = random.Random(4)
+        try:
+            connection = ledger.connect()
+            for i in range(60):
+                with connection.cursor() as cursor:
+                    cursor.execute("select tailwater.announce_page(%s)", (ledger.name,))
+                    number = cursor.fetchone()[0]
+                    connection.commit()
+                    cursor.execute("select pg_sleep(%s)", (pick.random() * 0.004,))
+                    ledger.write_page_in(cursor, "orders", [4000 + i], number)
+                if pick.random() < 0.1:
+                    connection.rollback()
+                else:
+                    connection.commit()
+                    written.append(4000 + i)
+            connection.cursor().execute("select tailwater.withdraw_page(%s)", (ledger.name,))
+            connection.commit()
+            connection.close()
+        except Exception as error:
+            failures.append(error)
+
     threads = [threading.Thread(target=writer, args=(seed,)) for seed in range(4)]
+    threads.append(threading.Thread(target=expander))
     for thread in threads:
         thread.start()
     seen = []
@@ -747,6 +770,55 @@ def test_nothing_is_skipped(ledger):
     for _, keys in ledger.take_all("crm", "orders", 3):
         seen += keys
     assert sorted(seen) == sorted(written)
+
+
+def test_a_page_is_read_when_it_is_written(ledger):
+    """The fan-out lane is read up to what is announced for it; the others go on."""
+    ledger.subscribe("crm", "orders")
+    number = ledger.announce()
+    fresh = ledger.write("orders", [1])
+    assert ledger.take_all("crm", "orders") == [(FRESH, [1])]
+    ledger.skip_numbers(2000)  # so many that an idle claim advances
+    assert ledger.claim("crm", "orders") is None
+    fresh_done, fan_out_done = ledger.sql("select fresh_done, fan_out_done from tailwater.consumer")[0]
+    assert fresh_done > fresh and fan_out_done == number - 1
+    ledger.write_page("orders", [7, 8], number)
+    assert ledger.take_all("crm", "orders") == [(FAN_OUT, [7, 8])]
+    assert ledger.sql("select kind, keys from tailwater.batch where batch_id = %s", number) == [("fan-out", 2)]
+    times = [at for at, in ledger.sql("select applied_at from tailwater.batch order by batch_id")]
+    assert times == sorted(times)
+
+
+def test_a_rebuild_does_not_wait_for_a_page(ledger):
+    """What causes the page is applied when the rebuild is claimed."""
+    ledger.subscribe("crm", "orders", "all")
+    number = ledger.announce()
+    window = ledger.claim("crm", "orders")
+    assert window.everything
+    ledger.write_page("orders", [7], number)
+    ledger.ack("crm", "orders", window)
+    assert ledger.claim("crm", "orders") is None
+
+
+def test_a_page_is_written_by_who_announced_it_last(ledger):
+    first, second = ledger.announce(), ledger.announce()
+    with refused(FENCED, "no longer announced"):
+        ledger.write_page("orders", [1], first)
+    ledger.write_page("orders", [2], second)
+    third = ledger.announce()
+    ledger.sql("select tailwater.withdraw_page(%s)", ledger.name)
+    with refused(FENCED, "no longer announced"):
+        ledger.write_page("orders", [3], third)
+    assert ledger.sql("select id from tailwater.ledger_orders") == [(2,)]
+
+
+def test_a_page_that_is_being_written_is_kept(ledger):
+    number = ledger.announce()
+    fill_partition(ledger, [1])
+    assert ledger.retain() == "removed 0\n\n"
+    assert ledger.value("select kept_from from tailwater.ledger_floor") <= number
+    ledger.write_page("orders", [7], number)
+    assert ledger.retain() == "removed 1\n\n"
 
 
 def test_a_refresh_in_flight_keeps_nobody_waiting(ledger):
@@ -959,6 +1031,12 @@ def test_news(empty):
     assert heard() == [("tailwater_orders", str(number))]
     ledger.skip_numbers(3)
     assert ledger.tool(f"notify={number}") == f"seen {number + 3}\n" and heard() == []
+    page = ledger.announce()
+    ledger.skip_numbers(1)
+    assert ledger.tool(f"notify={number + 3}") == f"seen {page - 1}\n" and heard() == []
+    ledger.write_page("orders", [2], page)
+    assert ledger.tool(f"notify={page - 1}") == f"seen {page + 1}\n"
+    assert heard() == [("tailwater_orders", str(page + 1))]
     number = ledger.say_everything("others")
     ledger.tool(f"notify={number - 1}")
     assert heard() == [("tailwater_others", str(number))]

@@ -18,6 +18,8 @@ TOOL = os.path.join(os.path.dirname(BINARY), "tests", "integration", "mirror_too
 FRESH, FAN_OUT, BACKFILL = 0, 1, 2
 KINDS = {FRESH: "stream", FAN_OUT: "fan-out", BACKFILL: "backfill"}
 
+FENCED = "TW001"
+
 # SQLSTATEs of the functions for consumers.
 ISOLATION, UNKNOWN, NOT_OPEN, EVERYTHING, OUTSIDE, INVALID = \
     "TW010", "TW011", "TW012", "TW013", "TW014", "22023"
@@ -108,6 +110,20 @@ class Ledger:
     def write(self, fact, keys, lane=FRESH, node=0):
         with self.mirror.transaction(REPLICATOR) as cursor:
             return self.write_in(cursor, fact, keys, lane, node)
+
+    def announce(self):
+        """The number of a page of the fan-out lane that is about to be written."""
+        return self.value("select tailwater.announce_page(%s)", self.name)
+
+    def write_page_in(self, cursor, fact, keys, number, node=1):
+        psycopg2.extras.execute_values(
+            cursor, f"insert into tailwater.ledger_{fact} values %s",
+            [(number, FAN_OUT, node, key) for key in keys], page_size=10000)
+        cursor.execute("select tailwater.finish_page(%s, %s, %s)", (self.name, number, len(keys)))
+
+    def write_page(self, fact, keys, number):
+        with self.mirror.transaction(REPLICATOR) as cursor:
+            self.write_page_in(cursor, fact, keys, number)
 
     def say_everything(self, fact, reason="truncate of orders"):
         with self.mirror.transaction(REPLICATOR) as cursor:
