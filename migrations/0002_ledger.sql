@@ -171,7 +171,8 @@ begin
         returning p.announced_at into announced;
     if announced is null then
         raise exception using errcode = 'TW001',
-            message = format('page %s of the fan-out lane is no longer announced: another instance expands', number);
+            message = format('page %s of the fan-out lane is no longer announced: another instance expands', number),
+            hint = 'nothing is lost: the page is written again, under another number';
     end if;
     insert into tailwater.batch (pipeline, batch_id, kind, lsn_from, lsn_to, applied_at, changes, keys)
         select finish_page.pipeline, number, 'fan-out', k.cursor, k.cursor, announced, 0, finish_page.keys

@@ -207,7 +207,11 @@ static bool write_once(struct expansion *expansion, const struct entry *entry,
                        const struct page *page, const struct buf *lines, int64_t number,
                        int64_t keys, struct error *err)
 {
-    if (pg_exec(expansion->mirror, "begin", err) && copy_lines(expansion, entry, lines, err) &&
+    /* Whoever locks the ledger is waited for here, where a stop request cancels it, and not in COPY. */
+    if (pg_execf(expansion->mirror, err,
+                 "begin; lock table only tailwater.\"ledger_%s\" in row exclusive mode",
+                 entry->fact->name) &&
+        copy_lines(expansion, entry, lines, err) &&
         finish(expansion, entry, page, number, keys, err) &&
         pg_exec(expansion->mirror, "commit", err))
         return true;

@@ -220,12 +220,24 @@ static void text_arrays_are_quoted(void **state)
     assert_string_equal(buf_text(&out), "{\"\",NULL,\"NULL\",\"a\\\"b\\\\c,{} \"}");
 }
 
+static void copied_values_are_escaped(void **state)
+{
+    _cleanup_buf_ struct buf out = {0};
+
+    (void) state;
+    codec_copy_add(&out, "", 0);
+    assert_string_equal(buf_text(&out), "");
+    codec_copy_add(&out, "a\tb\nc\rd\\e\"f", 11);
+    assert_string_equal(buf_text(&out), "a\\tb\\nc\\rd\\\\e\"f");
+    assert_int_equal(out.len, strlen(out.data));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values_become_binary),   cmocka_unit_test(odd_values_are_refused),
         cmocka_unit_test(prefixes_are_safe),      cmocka_unit_test(arrays_are_framed),
-        cmocka_unit_test(text_arrays_are_quoted),
+        cmocka_unit_test(text_arrays_are_quoted), cmocka_unit_test(copied_values_are_escaped),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
