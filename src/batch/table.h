@@ -37,6 +37,8 @@ struct table_column {
     bool is_key;
     bool is_toastable;   /* may arrive as a hole */
     bool is_nan_capable; /* float or numeric: ambiguous null under wal2json 2.5 */
+    bool is_alike;       /* two values of it that are = are written alike: "=" says what comparing
+                            images does, for less */
 };
 
 /* May a null of it be a NaN or an infinity, where the stream loses those (P7)?  A key's is refused

@@ -131,6 +131,7 @@ static void capture_own(struct resolve *resolve, const struct fact *fact, struct
     capture->nvalues = fact->nkeys;
     capture->values = key_values(&resolve->arena, fact, resolve->is_guarded);
     capture->is_nullable = is_nullable;
+    capture->are_columns = !fact->has_expression;
     capture->insert = arena_strdup(&resolve->arena, buf_text(&insert));
     capture->prefix = NUMBER ", 0::smallint, 0::smallint";
 }
@@ -153,6 +154,7 @@ static void capture_links(struct resolve *resolve, const struct fact_node *node,
     capture->reads = reads;
     capture->values = values;
     capture->is_nullable = is_nullable;
+    capture->are_columns = true;
 }
 
 /* A column that is there twice is read once. */

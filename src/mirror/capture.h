@@ -31,6 +31,7 @@ struct capture {
     const int *reads;          /* … by the columns' own names */
     int nvalues;               /* SQL over that row */
     const char *const *values; /* "\"id\"", "(created_at at time zone 'UTC')::date" */
+    bool are_columns;          /* each value is one of these columns as it is */
     const bool *is_nullable;   /* per value: it may be NULL */
 
     /* "insert into … (…)" up to the SELECT, whose first columns are prefix; NULL: values are
@@ -90,20 +91,20 @@ struct capture_sink {
 /*
  * In a statement the branches d (rows that went), w (rows updated) and i (rows inserted) return,
  * besides what they do without captures: f, the row was live before; t, it is live after; o3 and
- * n3, column 3 of the old and the new row; g0, the row counts for capture 0.
+ * n3, column 3 of the old and the new row, as far as values read them; g0, the row counts for
+ * capture 0.  Of an updated row o3 is there only where an update may change what is read: the key
+ * of a row that is reached by its address stays.
  */
 enum capture_branch { CAPTURE_GONE = 1, CAPTURE_UPDATED = 2, CAPTURE_INSERTED = 4 };
 
-/* ", m.\"a\" as o0, …": the columns that some capture needs, as letter and number. */
+/* ", m.\"a\" as o0, …": the columns that values read, as letter and number. */
 void capture_add_columns(struct buf *sql, const struct table *table,
                          const struct capture_list *list, const char *alias, char letter);
 
-/* ", s.o0, …": the same, carried on. */
+/* Those of them that an update may change: of the probe, ", m.\"a\" as o0, …", and carried on, ", s.o0, …". */
+void capture_add_before(struct buf *sql, const struct table *table,
+                        const struct capture_list *list);
 void capture_add_carried(struct buf *sql, const struct table *table,
-                         const struct capture_list *list, const char *alias, char letter);
-
-/* ", … as g0": which captures an updated row counts for; s is the probe, m the row. */
-void capture_add_counted(struct buf *sql, const struct table *table,
                          const struct capture_list *list);
 
 /* ", v0 as (…), l0 as (insert …)": what the captures make of these branches. */
@@ -111,7 +112,8 @@ void capture_add_tables(struct buf *sql, const struct table *table, const struct
                         unsigned branches);
 
 /* ", …": the result columns; and ", (…) r1": what they need in FROM. */
-void capture_add_results(struct buf *sql, const struct capture_list *list, unsigned branches);
+void capture_add_results(struct buf *sql, const struct table *table,
+                         const struct capture_list *list, unsigned branches);
 void capture_add_from(struct buf *sql, const struct capture_list *list);
 
 #endif

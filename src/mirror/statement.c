@@ -230,6 +230,72 @@ static void add_differs(struct buf *sql, const struct table *table, unsigned fla
     buf_add(sql, "null::timestamptz)::record");
 }
 
+/* row(…) of the watched columns whose images have to be compared; returns how many. */
+static int add_images(struct buf *sql, const struct table *table, unsigned flags,
+                      const struct capture *capture, bool is_old)
+{
+    int count = 0;
+
+    buf_add(sql, "row(");
+    for (int i = 0; i < capture->nwatch; i++) {
+        const struct table_column *column = &table->columns[capture->watch[i]];
+
+        if (column->is_alike || (column->is_key && table->is_key_bytewise))
+            continue;
+        buf_add(sql, count++ ? ", " : "");
+        if (is_old)
+            add_column(sql, "m", column);
+        else
+            add_merged(sql, table, flags, capture->watch[i]);
+    }
+    buf_add(sql, ")::record");
+    return count;
+}
+
+/*
+ * ", … as g0": does the row count for capture 0, if it is updated?  It was no live row, or a watched
+ * column is another.  As in add_differs() the key is left out where it cannot be.  Comparing images
+ * builds two rows; where "=" says the same it is asked first.
+ */
+static void add_counted(struct buf *sql, const struct table *table, unsigned flags,
+                        const struct capture *capture, int k)
+{
+    size_t before;
+
+    buf_add(sql, ", m._deleted_at is not null");
+    for (int i = 0; i < capture->nwatch; i++) {
+        const struct table_column *column = &table->columns[capture->watch[i]];
+
+        if (!column->is_alike || (column->is_key && table->is_key_bytewise))
+            continue;
+        buf_add(sql, " or ");
+        add_column(sql, "m", column);
+        buf_add(sql, " is distinct from (");
+        add_merged(sql, table, flags, capture->watch[i]);
+        buf_add_char(sql, ')');
+    }
+    before = sql->len;
+    buf_add(sql, " or ");
+    if (add_images(sql, table, flags, capture, true) > 0) {
+        buf_add(sql, " *<> ");
+        add_images(sql, table, flags, capture, false);
+    } else {
+        sql->len = before;
+    }
+    buf_printf(sql, " as g%d", k);
+}
+
+/* What the captures take along from the probe. */
+static void add_captured_probe(struct buf *sql, const struct table *table, unsigned flags,
+                               const struct capture_list *captures)
+{
+    for (int k = 0; captures && k < captures->count; k++)
+        if (captures->captures[k].nwatch >= 0)
+            add_counted(sql, table, flags, &captures->captures[k], k);
+    if (captures)
+        capture_add_before(sql, table, captures);
+}
+
 /* The probe: rows of the batch beside what the mirror has. */
 static void add_probe(struct buf *sql, const struct table *table, unsigned flags,
                       const struct capture_list *captures)
@@ -255,8 +321,7 @@ static void add_probe(struct buf *sql, const struct table *table, unsigned flags
         buf_add(sql, "m._lsn < u.l as old, ");
     add_differs(sql, table, flags);
     buf_add(sql, " as differs");
-    if (captures)
-        capture_add_columns(sql, table, captures, "m", 'o');
+    add_captured_probe(sql, table, flags, captures);
     if (!table->is_key_bytewise) {
         buf_add(sql, ", row_number() over (partition by ");
         for (int i = 0; i < table->nkeys; i++) {
@@ -366,8 +431,9 @@ static void add_update(struct buf *sql, const struct table *table, unsigned flag
     buf_add(sql, " returning ");
     if (captures) {
         buf_add(sql, "s.live as f");
-        capture_add_counted(sql, table, captures);
-        capture_add_carried(sql, table, captures, "s", 'o');
+        for (int k = 0; k < captures->count; k++)
+            buf_printf(sql, captures->captures[k].nwatch < 0 ? ", s.differs as g%d" : ", s.g%d", k);
+        capture_add_carried(sql, table, captures);
         capture_add_columns(sql, table, captures, "m", 'n');
         buf_add_char(sql, ')');
     } else {
@@ -439,7 +505,7 @@ void statement_write(const struct table *table, unsigned flags, const char *pipe
         capture_add_tables(ret_sql, table, captures, branches);
     buf_add(ret_sql, " select n.*");
     if (captures)
-        capture_add_results(ret_sql, captures, branches);
+        capture_add_results(ret_sql, table, captures, branches);
     buf_add(ret_sql, " from (select ");
     for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
         if ((flags & counts[i].needs) != counts[i].needs) {
@@ -623,7 +689,7 @@ static void add_captured(struct buf *sql, const struct table *table,
 {
     capture_add_tables(sql, table, captures, branch);
     buf_add(sql, " select n.*");
-    capture_add_results(sql, captures, branch);
+    capture_add_results(sql, table, captures, branch);
     buf_printf(sql, " from (select %s) n", counts);
     capture_add_from(sql, captures);
 }

@@ -318,6 +318,10 @@ static void build_column(struct catalog_builder *builder, const struct choice *c
                        (own->storage != 'p' || from->storage != 'p');
     /* wal2json prints a domain's value as a string, NaN and all. */
     to->is_nan_capable = from->type == 700 || from->type == 701 || from->type == 1700;
+    /* A numeric with a scale is written with it, always. */
+    to->is_alike = to->mask == MASK_NONE &&
+                   (catalog_types_is_bytewise(types, type, from->collation) ||
+                    (type.oid == CATALOG_TYPES_NUMERIC && type.typmod >= 0));
 }
 
 static void build_columns(struct catalog_builder *builder, const struct choice *choice,

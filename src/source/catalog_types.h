@@ -20,6 +20,7 @@
 #define CATALOG_TYPES_TEXT       25
 #define CATALOG_TYPES_TEXT_ARRAY 1009
 #define CATALOG_TYPES_VARCHAR    1043
+#define CATALOG_TYPES_NUMERIC    1700
 
 struct source_attribute {
     const char *name;

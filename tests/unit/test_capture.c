@@ -48,6 +48,7 @@ static struct capture own = {.nwatch = 2,
                              .reads = read_id,
                              .nvalues = 1,
                              .values = value_id,
+                             .are_columns = true,
                              .is_nullable = never,
                              .insert = "insert into l (n, id)",
                              .prefix = "7"};
@@ -93,7 +94,7 @@ static void nothing_without_captures(void **state)
                         "where m.\"id\" = u.c0");
 }
 
-/* Old keys and new ones of rows that changed; a key that cannot be NULL is not tested for it. */
+/* The key of a row that is reached by its address stays: the new one says it all, and is there once. */
 static void own_keys_are_inserted(void **state)
 {
     const struct capture_list list = {.count = 1, .captures = &own};
@@ -101,21 +102,93 @@ static void own_keys_are_inserted(void **state)
 
     (void) state;
     statement_write(&table, STATEMENT_GONE, "main", &list, &sql);
-    assert_has(&sql, ", m.\"id\" as o0, m.\"a\" as o1");
-    assert_lacks(&sql, "as o2");
-    assert_has(&sql,
-               "returning s.live as f, not s.live or row(s.o1, s.o0)::record *<> "
-               "row(m.\"a\", m.\"id\")::record as g0, s.o0, s.o1, m.\"id\" as n0, m.\"a\" as n1)");
+    assert_has(&sql, " as differs, m._deleted_at is not null or row(m.\"a\")::record *<> "
+                     "row(u.c1)::record as g0 from unnest(");
+    assert_has(&sql, "returning s.live as f, s.g0, m.\"id\" as n0)");
     assert_has(&sql, ", v0 as (select \"id\" as k0 from (select d.o0 as \"id\" from d where d.f "
-                     "union all select w.o0 as \"id\" from w where w.g0 and w.f "
                      "union all select w.n0 as \"id\" from w where w.g0 "
                      "union all select i.n0 as \"id\" from i where i.t) as \"t\")");
-    assert_has(&sql,
+    assert_has(&sql, ", l0 as (insert into l (n, id) select 7, v.k0 from v0 v returning 1)");
+    assert_has(&sql, ", r0.c, r0.c, 0, set_config('tailwater.keys', "
+                     "(current_setting('tailwater.keys')::bigint + r0.c)::text, true)");
+    assert_has(&sql, ", (select count(*) as c from l0) r0 where ");
+}
+
+static void assert_both_rows(const struct buf *sql)
+{
+    assert_has(sql, ", v0 as (select \"id\" as k0 from (select d.o0 as \"id\" from d where d.f "
+                    "union all select w.o0 as \"id\" from w where w.g0 and w.f "
+                    "union all select w.n0 as \"id\" from w where w.g0 "
+                    "union all select i.n0 as \"id\" from i where i.t) as \"t\")");
+    assert_has(sql,
                ", l0 as (insert into l (n, id) select distinct 7, v.k0 from v0 v returning 1)");
-    assert_has(
-        &sql,
-        ", (select count(*) from l0), 0, set_config('tailwater.keys', "
-        "(current_setting('tailwater.keys')::bigint + (select count(*) from l0))::text, true)");
+}
+
+/* Where an equal key may be written in other bytes, the old row's and the new one's are two. */
+static void keys_of_other_bytes_are_two(void **state)
+{
+    const struct capture_list list = {.count = 1, .captures = &own};
+    struct table loose = table;
+    _cleanup_buf_ struct buf sql = {0};
+
+    (void) state;
+    loose.is_key_bytewise = false;
+    statement_write(&loose, STATEMENT_GONE, "main", &list, &sql);
+    assert_has(&sql,
+               "row(m.\"a\", m.\"id\")::record *<> row(u.c1, u.c0)::record as g0, m.\"id\" as o0");
+    assert_has(&sql, "returning s.live as f, s.g0, s.o0, m.\"id\" as n0)");
+    assert_both_rows(&sql);
+}
+
+/* A value that is made of the key may be that of several rows; a part of the key is. */
+static void what_is_made_of_the_key_is_not_unique(void **state)
+{
+    static const char *const halves[] = {"\"id\" / 2"};
+    struct capture half = own;
+    const struct capture_list list = {.count = 1, .captures = &half};
+    static int both_keys[] = {0, 1};
+    struct table wide = table;
+    struct table_column wide_columns[3];
+    _cleanup_buf_ struct buf made = {0}, part = {0};
+
+    (void) state;
+    half.values = halves;
+    half.are_columns = false;
+    statement_write(&table, 0, "main", &list, &made);
+    assert_has(&made, "select distinct 7, v.k0 from v0 v");
+    assert_lacks(&made, "w.o0");
+
+    half = own;
+    memcpy(wide_columns, columns, sizeof(columns));
+    wide_columns[1].is_key = true;
+    wide.columns = wide_columns;
+    wide.keys = both_keys;
+    wide.nkeys = 2;
+    statement_write(&wide, 0, "main", &list, &part);
+    assert_has(&part, "select distinct 7, v.k0 from v0 v");
+    assert_lacks(&part, "w.o0");
+    assert_has(&part, ", m._deleted_at is not null as g0 from ");
+}
+
+/* Where equal values are alike they are compared, elsewhere their images. */
+static void watched_columns_are_compared(void **state)
+{
+    static const int all[] = {0, 1, 2};
+    struct capture wide = own;
+    const struct capture_list list = {.count = 1, .captures = &wide};
+    struct table mixed = table;
+    struct table_column mixed_columns[3];
+    _cleanup_buf_ struct buf sql = {0};
+
+    (void) state;
+    memcpy(mixed_columns, columns, sizeof(columns));
+    mixed_columns[2].is_alike = true;
+    mixed.columns = mixed_columns;
+    wide.nwatch = 3;
+    wide.watch = all;
+    statement_write(&mixed, STATEMENT_HOLES, "main", &list, &sql);
+    assert_has(&sql, ", m._deleted_at is not null or m.\"b\" is distinct from (case when u.p2 then "
+                     "u.c2 else m.\"b\" end) or row(m.\"a\")::record *<> row(u.c1)::record as g0");
 }
 
 /* Distinct, without NULL, as arrays; any difference counts. */
@@ -126,7 +199,7 @@ static void links_are_returned(void **state)
 
     (void) state;
     statement_write(&table, 0, "main", &list, &sql);
-    assert_has(&sql, "s.differs as g0");
+    assert_has(&sql, "s.differs as g0, s.o1, m.\"a\" as n1");
     assert_has(&sql, ", v0 as (select distinct \"a\" as k0 from (select w.o1 as \"a\" from w where "
                      "w.g0 and w.f ");
     assert_has(&sql, ", r0.c, r0.a0 from (select ");
@@ -147,6 +220,7 @@ static void deletes_and_copies(void **state)
     statement_delete(&table, &list, &gone);
     assert_has(&gone, "with d as (delete from \"m\".\"t\" m using ");
     assert_has(&gone, " returning m._deleted_at is null as f, m.\"id\" as o0, m.\"a\" as o1)");
+    assert_has(&gone, "select 7, v.k0 from v0 v");
     assert_has(&gone, "count(*) as want_d, count(*) as did_d, ");
     assert_lacks(&gone, " from w ");
     statement_capture(&table, &list, &copied);
@@ -162,6 +236,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nothing_without_captures),
         cmocka_unit_test(own_keys_are_inserted),
+        cmocka_unit_test(keys_of_other_bytes_are_two),
+        cmocka_unit_test(what_is_made_of_the_key_is_not_unique),
+        cmocka_unit_test(watched_columns_are_compared),
         cmocka_unit_test(links_are_returned),
         cmocka_unit_test(deletes_and_copies),
     };
