@@ -172,6 +172,15 @@ class Oracle:
             sql = f"delete from {table} where {self.where(table, columns, keys)}"
         return f"do $do$ begin {sql}; exception when unique_violation or not_null_violation then null; end $do$"
 
+    def transaction(self):
+        statements = [self.statement() for _ in range(self.chance.choice([1, 2, 3, 5, 12]))]
+        if self.chance.random() < 0.15:
+            # What lies on the way is written, in nothing that is watched, beside what lies behind it.
+            customer = self.value("id12")
+            statements += [f"update orders set note = {self.value('word')} where customer_id = {customer}",
+                           f"update customers set segment = {self.value('segment?')} where id = {customer}"]
+        return "; ".join(["begin", *statements, "commit"])
+
     def fill(self):
         with self.source.transaction() as cursor:
             for _ in range(400):
@@ -206,8 +215,7 @@ class Oracle:
     def step(self):
         since = self.pipeline.clock()[0]
         for _ in range(self.chance.choice([1, 1, 1, 2, 3])):
-            count = self.chance.choice([1, 2, 3, 5, 12])
-            self.source.sql("; ".join(["begin", *(self.statement() for _ in range(count)), "commit"]))
+            self.source.sql(self.transaction())
         self.catch_up()
         self.steps += 1
         streamed = self.mirror.value("select count(*) from tailwater.batch where kind = 'stream' and batch_id > %s", since)
