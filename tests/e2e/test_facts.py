@@ -227,7 +227,8 @@ def test_fan_out_limit(both_plugins, ledger):
     shop.step("update customers set segment = 'c' where id = 2")
     wait_expanded(shop)
     assert shop.keys("order", since) == shop.keys("order", since, lane=1) == {o: [2] for o in (1, 7, 13, 14, 15)}
-    assert complete(shop) == shop.pipeline.clock()
+    now = shop.now()  # a heartbeat may move both
+    assert complete(shop)[0] >= now
     kinds = dict(shop.mirror.sql("select kind, sum(keys)::int from tailwater.batch where batch_id > %s group by 1", since))
     assert kinds == {"stream": 0, "fan-out": 5}
     shop.pipeline.settle()
