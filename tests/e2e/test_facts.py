@@ -199,6 +199,39 @@ def test_composite_keys_and_links(ledger):
     shop.pipeline.settle()
 
 
+# Type, and pairs of values that differ: where two of them are =, to whoever looks at them.
+WATCHED = [("numeric", "1.0", "1.00"), ("numeric(12,2)", "1", "2"), ("float8", "0", "'-0'"),
+           ("int", "1", "2"), ("bool", "true", "false"), ("text", "'a'", "'a '"), ("varchar(3)", "'a'", "'A'"),
+           ("char(3)", "'a'", "'b'"), ('text collate "C"', "'a'", "'b'"), ("text collate folded", "'a'", "'A'"),
+           ("bytea", "'a'", "'b'"), ("uuid", "gen_random_uuid()", "gen_random_uuid()"), ("date", "'2024-01-01'", "'2024-01-02'"),
+           ("timestamptz", "'2024-01-01'", "'2024-01-02'"), ("interval", "'1 day'", "'24:00'"), ("mood", "'sad'", "'ok'"),
+           ("mood[]", "'{sad}'", "'{ok}'"), ("int[]", "'{1}'", "'[2:2]={1}'"), ("int4range", "'[1,3)'", "'[1,4)'"),
+           ("json", """'{"a":1}'""", """'{"a": 1}'"""), ("jsonb", """'{"a":1.0}'""", """'{"a":1.00}'"""), ("point", "'(1,1)'", "'(1,2)'"),
+           ("pair", "'(1,a)'", "'(1,b)'"), ("inet", "'10.0.0.1'", "'10.0.0.1/24'"), ("bit(3)", "'101'", "'100'")]
+
+
+def test_a_watched_column_of_any_type(both_plugins, mirror, ledger):
+    """What another value of it is, to whoever looks; also from NULL and to it.  A row as it was gives no key."""
+    numbers = range(len(WATCHED))
+    folded = "create collation folded (provider = icu, locale = 'und-u-ks-level2', deterministic = false);"
+    mirror.sql(folded)
+    shop = ledger({"odd": {"table": "public.odd", "key": ["id"], "watch": [f"w{i}" for i in numbers]}}, sql=f"""
+        create type mood as enum ('sad', 'ok');
+        create type pair as (a int, b text);
+        {folded}
+        create table odd (id int primary key, {', '.join(f"w{i} {WATCHED[i][0]}" for i in numbers)}, note text);
+        insert into odd (id, {', '.join(f"w{i}" for i in numbers)})
+            select i, {', '.join(f"{WATCHED[i][1]}" for i in numbers)} from generate_series(0, 99) i;
+        insert into odd (id) select i from generate_series(100, 199) i""")
+    assert shop.step("update odd set note = 'unwatched'", *(f"update odd set w{i} = w{i}" for i in numbers), fact="odd") == {}
+    assert shop.step(*(f"update odd set w{i} = {WATCHED[i][2]} where id = {i}" for i in numbers), fact="odd") == \
+        {i: [0] for i in numbers}
+    assert shop.step(*(f"update odd set w{i} = null where id = {i}" for i in numbers), fact="odd") == {i: [0] for i in numbers}
+    assert shop.step(*(f"update odd set w{i} = {WATCHED[i][1]} where id = {100 + i}" for i in numbers), fact="odd") == \
+        {100 + i: [0] for i in numbers}
+    shop.pipeline.settle()
+
+
 # ---- fan-out ----
 
 def fan_outs(shop):
