@@ -36,6 +36,9 @@
     X(retention_after_floor, "ledger keeper: floors raised, nothing removed")                      \
     X(retention_after_detach, "ledger keeper: a partition is detached, not dropped")               \
     X(retention_after_drop, "ledger keeper: partitions dropped, their batches' rows remain")       \
+    X(feed_after_intend, "feed: noted what is sent, nothing sent")                                 \
+    X(feed_after_answer, "feed: the receiver has answered, that is not recorded")                  \
+    X(feed_before_commit, "feed: recorded and acknowledged, not committed")                        \
     X(quarantine_before_mark, "run: a table's data were refused, it is not yet marked")            \
     X(quarantine_after_mark, "run: the table is marked, the next session has not begun")           \
     X(resync_after_mark, "resync: the table is under resync, no snapshot yet")                     \

@@ -205,7 +205,8 @@ static bool check_conninfo(const struct config *config, const char *key, const c
 bool cli_load_config(struct cli *cli, struct arena *arena, struct config *ret_config,
                      struct error *err)
 {
-    if (!config_load(cli->config_file, arena, ret_config, err)) {
+    if (!(cli->verb->is_on_mirror ? config_load_mirror : config_load)(cli->config_file, arena,
+                                                                      ret_config, err)) {
         if (access(cli->config_file, F_OK) != 0 && errno == ENOENT)
             error_hint(err, "name the file with -c FILE, or write one: tailwater init --source "
                             "CONNINFO --mirror CONNINFO > " DEFAULT_CONFIG);
@@ -213,8 +214,9 @@ bool cli_load_config(struct cli *cli, struct arena *arena, struct config *ret_co
     }
     pg_show_values(ret_config->log.values);
     log_configure(ret_config->log.format, ret_config->log.level, ret_config->pipeline);
-    return check_conninfo(ret_config, "source.conninfo", ret_config->source.conninfo,
-                          ret_config->source.conninfo_place, err) &&
+    return (ret_config->source.conninfo == NULL ||
+            check_conninfo(ret_config, "source.conninfo", ret_config->source.conninfo,
+                           ret_config->source.conninfo_place, err)) &&
            check_conninfo(ret_config, "mirror.conninfo", ret_config->mirror.conninfo,
                           ret_config->mirror.conninfo_place, err);
 }

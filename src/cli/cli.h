@@ -20,7 +20,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#define CLI_MAX_OPERANDS 20
+#define CLI_MAX_OPERANDS 64
 
 enum cli_until { UNTIL_STOPPED, UNTIL_NOW, UNTIL_LSN };
 
@@ -51,6 +51,8 @@ struct cli {
     bool is_candidates;   /* --candidates: ledger stats */
     const char *consumer; /* --consumer: ledger peek; NULL where not given */
 
+    bool is_resend; /* --resend: feed */
+
     int noperands; /* what stands behind the verb without dashes, as many as its row allows */
     const char *operands[CLI_MAX_OPERANDS + 1]; /* NULL behind the last */
 };
@@ -70,7 +72,8 @@ struct cli_verb {
     const char *help;    /* begins with an example */
     const struct cli_option *options;
     int noptions;
-    bool uses_config; /* takes -c */
+    bool uses_config;  /* takes -c */
+    bool is_on_mirror; /* … which may do without source and tables */
     bool is_logged;
     const char *operand; /* what its operands are called; NULL where it takes none */
     int max_operands;
@@ -94,6 +97,7 @@ int verb_purge(struct cli *cli);
 int verb_ledger(struct cli *cli);
 int verb_resync(struct cli *cli);
 int verb_verify(struct cli *cli);
+int verb_feed(struct cli *cli);
 int verb_destroy(struct cli *cli);
 int verb_version(struct cli *cli);
 int verb_help(struct cli *cli);

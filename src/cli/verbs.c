@@ -141,6 +141,33 @@ static const struct cli_option resync_options[] = {
     {"json", 0, NULL, "the result as JSON", cli_read_flag, FIELD(is_json)},
 };
 
+static const char feed_help[] =
+    "    tailwater feed run crm\n"
+    "    tailwater feed crm --dry-run 4711\n"
+    "    tailwater feed status\n"
+    "\n"
+    "Sends the documents of changed keys to a receiver (feeds: in the configuration).  The "
+    "replicator\n"
+    "runs feeds itself; feed run is for a process of its own, which needs the mirror alone.\n"
+    "  run NAME                until SIGTERM or an interrupt; --until now: until nothing is left\n"
+    "  status                  how each feed is, what it has sent, how late it is\n"
+    "  pause NAME [REASON]     sends nothing until it is resumed; the ledger keeps the changes\n"
+    "  resume NAME             goes on\n"
+    "  dead NAME               documents that were refused, with the receiver's answers\n"
+    "  retry NAME [KEY...]     tries refused documents again now; without keys: all of them\n"
+    "  drop NAME               forgets what was sent, and lets the ledger go\n"
+    "  NAME --dry-run KEY...   prints the documents of these keys, and sends nothing\n"
+    "  NAME --resend KEY...    sends these keys again, changed or not; --resend --all: every key\n"
+    "A key of several parts is written with commas: 7,2026-11-22.\n";
+
+static const struct cli_option feed_options[] = {
+    {"json", 0, NULL, "status and dead: as JSON", cli_read_flag, FIELD(is_json)},
+    {"until", 0, "now", "run: stop when nothing is left to send", cli_read_until, FIELD(until)},
+    {"dry-run", 0, NULL, "print documents", cli_read_flag, FIELD(is_dry_run)},
+    {"resend", 0, NULL, "send again, changed or not", cli_read_flag, FIELD(is_resend)},
+    {"all", 0, NULL, "every key", cli_read_flag, FIELD(is_all)},
+};
+
 static const char destroy_help[] =
     "    tailwater destroy --dry-run\n"
     "\n"
@@ -177,7 +204,7 @@ const struct cli_verb verbs_all[] = {
     {"check", "say what is missing, and the remedy", check_help, OPTIONS(check_options), true,
      .run = verb_check},
     {"run", "copy what is missing, then follow the source", run_help, OPTIONS(run_options), true,
-     true, .run = verb_run},
+     .is_logged = true, .run = verb_run},
     {"status", "show lag and state", status_help, OPTIONS(status_options), true,
      .run = verb_status},
     {"purge", "remove deleted rows that are kept", purge_help, OPTIONS(purge_options), true,
@@ -186,6 +213,8 @@ const struct cli_verb verbs_all[] = {
      true, .operand = "ACTION …", .max_operands = CLI_MAX_OPERANDS, .run = verb_ledger},
     {"verify", "compare tables with the source", verify_help, OPTIONS(verify_options), true,
      .operand = "[TABLE …]", .max_operands = CLI_MAX_OPERANDS, .run = verb_verify},
+    {"feed", "send changed rows to a receiver", feed_help, OPTIONS(feed_options), true, true,
+     .operand = "ACTION …", .max_operands = CLI_MAX_OPERANDS, .run = verb_feed},
     {"resync", "make tables equal to the source again", resync_help, OPTIONS(resync_options), true,
      .operand = "[TABLE …]", .max_operands = CLI_MAX_OPERANDS, .run = verb_resync},
     {"destroy", "end the pipeline, and remove what it made", destroy_help, OPTIONS(destroy_options),

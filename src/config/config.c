@@ -27,11 +27,15 @@
 #define TABLES         "tables[]." /* begins the path of what an entry of tables may hold */
 #define FACTS          "facts{}."  /* of what a fact may hold … */
 #define DIMENSIONS     "facts{}.dimensions[]." /* … and each of its dimensions */
+#define FEEDS          "feeds{}."              /* of what a feed may hold … */
+#define DESTINATION    "feeds{}.destination."  /* … and where it sends to */
 
 #define AT(member)        offsetof(struct config, member)
 #define ENTRY(member)     offsetof(struct config_table, member)
 #define FACT(member)      offsetof(struct config_fact, member)
 #define DIMENSION(member) offsetof(struct config_dimension, member)
+#define FEED(member)      offsetof(struct config_feed, member)
+#define TO(member)        offsetof(struct config_feed, destination.member)
 
 #define kB  (INT64_C(1) << 10)
 #define MiB (INT64_C(1) << 20)
@@ -52,9 +56,16 @@ static const char *const on_errors[] = {"quarantine", "stop", NULL};
 
 static const char *const fan_outs[] = {"auto", "defer", NULL};
 
+static const char *const starts[] = {"all", "now", NULL};
+static const char *const bodies[] = {"array", "one", "lines", NULL};
+static const char *const methods[] = {"POST", "PUT", "PATCH", NULL};
+static const char *const runners[] = {"auto", "manual", NULL};
+
 static VALUE_READER(tables);
 static VALUE_READER(facts);
 static VALUE_READER(dimensions);
+static VALUE_READER(feeds);
+static VALUE_READER(verify);
 
 /* decode_memory: the limits are those of logical_decoding_work_mem. */
 static const struct value_key keys[] = {
@@ -122,6 +133,46 @@ static const struct value_key keys[] = {
     {DIMENSIONS "fan_out", value_read_word, DIMENSION(fan_out), .words = fan_outs},
     {DIMENSIONS "fan_out_limit", value_read_long, DIMENSION(fan_out_limit), .min = 1,
      .max = 10000000},
+
+    {"feeds", value_read_feeds},
+    {FEEDS "fact", value_read_pipeline, FEED(fact), .place = FEED(fact_place),
+     .max = VALUE_MAX_FACT, .example = "fact: customer"},
+    {FEEDS "query", value_read_query, FEED(query), .place = FEED(query_place),
+     .example = "query: \"select id, name from public.customers\""},
+    {FEEDS "key", value_read_key_columns, FEED(keys), FEED(nkeys)},
+    {FEEDS "start", value_read_word, FEED(start), .words = starts},
+    {FEEDS "vanished", value_read_vanished},
+    {FEEDS "batch", value_read_int, FEED(batch_size), .min = 1, .max = 10000},
+    {FEEDS "max_rate", value_read_frequency, FEED(interval_us)},
+    {FEEDS "linger", value_read_duration, FEED(linger_us), .max = DAY},
+    {FEEDS "max_staleness", value_read_duration, FEED(max_staleness_us), .min = SECOND,
+     .max = MAX_DELAY},
+    {FEEDS "retry.attempts", value_read_int, FEED(retry.attempts), .min = 1, .max = 1000},
+    {FEEDS "retry.first", value_read_duration, FEED(retry.first_us), .min = SECOND / 1000,
+     .max = DAY},
+    {FEEDS "retry.longest", value_read_duration, FEED(retry.longest_us), .min = SECOND / 1000,
+     .max = 7 * DAY},
+    {FEEDS "max_dead", value_read_long, FEED(max_dead), .max = 100000000},
+    {FEEDS "run", value_read_word, FEED(run), .words = runners},
+    {DESTINATION "url", value_read_url, TO(url)},
+    {DESTINATION "command", value_read_command, TO(command)},
+    {DESTINATION "table", value_read_table_name, TO(table)},
+    {DESTINATION "stdout", value_read_bool, TO(is_stdout)},
+    {DESTINATION "timeout", value_read_duration, TO(timeout_us), .min = SECOND / 100, .max = DAY},
+    {DESTINATION "connect_timeout", value_read_duration, TO(connect_timeout_us),
+     .min = SECOND / 100, .max = SECOND * 600},
+    {DESTINATION "method", value_read_choice, TO(method), .words = methods},
+    {DESTINATION "headers", value_read_headers, TO(headers)},
+    {DESTINATION "body", value_read_word, TO(body), .words = bodies},
+    {DESTINATION "envelope", value_read_text, TO(envelope)},
+    {DESTINATION "gzip", value_read_bool, TO(is_gzip)},
+    {DESTINATION "verify", value_read_verify, TO(is_unverified)},
+    {DESTINATION "ca_file", value_read_text, TO(ca_file)},
+    {DESTINATION "bearer", value_read_text, TO(bearer)},
+    {DESTINATION "bearer_file", value_read_text, TO(bearer_file)},
+    {DESTINATION "basic", value_read_text, TO(basic)},
+    {DESTINATION "hmac.secret", value_read_text, TO(hmac_secret)},
+    {DESTINATION "hmac.header", value_read_text, TO(hmac_header)},
 
     {"ledger.fan_out_limit", value_read_long, AT(ledger.fan_out_limit), .min = 1, .max = 10000000,
      .fallback = "10000"},
@@ -241,6 +292,10 @@ static bool unknown_key(struct value_reader *reader, const char *prefix, const s
         where = "in a fact";
     else if (strcmp(prefix, DIMENSIONS) == 0)
         where = "in a dimension";
+    else if (strcmp(prefix, FEEDS) == 0)
+        where = "in a feed";
+    else if (strcmp(prefix, DESTINATION) == 0)
+        where = "in a feed's destination";
     else if (prefix[0] != '\0')
         where = arena_printf(reader->arena, "in %.*s", (int) strlen(prefix) - 1, prefix);
     for (int i = 0; i < count; i++)
@@ -336,6 +391,9 @@ static bool check_required(struct value_reader *reader, const char *prefix, cons
         struct config_place place = node->place;
         const char *path = path_after(keys[i].path, prefix);
 
+        if (reader->is_mirror_alone && prefix[0] == '\0' &&
+            strncmp(keys[i].path, "mirror.", 7) != 0)
+            continue;
         if (keys[i].example == NULL || path == NULL || strpbrk(path, "[{") != NULL ||
             find_node(node, path, &place) != NULL)
             continue;
@@ -489,6 +547,180 @@ static VALUE_READER(facts)
     return true;
 }
 
+/* ---- feeds ---- */
+
+/* Written the way round that people think of it. */
+static VALUE_READER(verify)
+{
+    if (!value_read_bool(reader, key, node, base, err))
+        return false;
+    *(bool *) ((char *) base + key->offset) ^= true;
+    return true;
+}
+
+/* What only a destination of one kind may have: the first that is there without it. */
+static const char *stray_of_url(const struct config_destination *to)
+{
+    const struct {
+        bool is_there;
+        const char *name;
+    } strays[] = {{to->method != NULL, "method"},
+                  {to->headers != NULL, "headers"},
+                  {to->body != BODY_ARRAY, "body"},
+                  {to->envelope != NULL, "envelope"},
+                  {to->is_gzip, "gzip"},
+                  {to->is_unverified, "verify"},
+                  {to->ca_file != NULL, "ca_file"},
+                  {to->bearer != NULL, "bearer"},
+                  {to->bearer_file != NULL, "bearer_file"},
+                  {to->basic != NULL, "basic"},
+                  {to->hmac_secret != NULL || to->hmac_header != NULL, "hmac"},
+                  {to->connect_timeout_us != 0, "connect_timeout"}};
+
+    for (int i = 0; i < COUNT(strays); i++)
+        if (strays[i].is_there)
+            return strays[i].name;
+    return NULL;
+}
+
+static bool check_destination(struct value_reader *reader, const struct config_feed *feed,
+                              struct config_place place, struct error *err)
+{
+    const struct config_destination *to = &feed->destination;
+    const int nkinds = (to->url != NULL) + (to->command != NULL) + (to->table.name != NULL) +
+                       to->is_stdout;
+    const int ncredentials = (to->bearer != NULL) + (to->bearer_file != NULL) + (to->basic != NULL);
+
+    if (nkinds != 1) {
+        config_error_at(reader->config, place, err,
+                        "feeds{}.destination: %s of url, command, table and stdout",
+                        nkinds == 0 ? "there has to be one" : "only one may be there");
+        return error_hint(err, "write destination: {url: \"https://crm.example/api/customers\"}");
+    }
+    if (to->url == NULL && stray_of_url(to) != NULL)
+        return config_error_at(reader->config, place, err,
+                               "feeds{}.destination.%s goes with url alone", stray_of_url(to));
+    if (ncredentials > 1)
+        return config_error_at(reader->config, place, err,
+                               "feeds{}.destination: only one of bearer, bearer_file and basic");
+    if (to->basic != NULL && strchr(to->basic, ':') == NULL) {
+        config_error_at(reader->config, place, err, "feeds{}.destination.basic has no colon");
+        return error_hint(err, "write basic: \"USER:${PASSWORD}\"");
+    }
+    if (to->hmac_header != NULL && to->hmac_secret == NULL)
+        return config_error_at(reader->config, place, err,
+                               "feeds{}.destination.hmac.secret is missing");
+    if (to->envelope != NULL && strstr(to->envelope, "{documents}") == NULL &&
+        strstr(to->envelope, "{records}") == NULL && strstr(to->envelope, "{document}") == NULL) {
+        config_error_at(reader->config, place, err,
+                        "feeds{}.destination.envelope has no place for the documents");
+        return error_hint(err, "write envelope: '{\"inputs\": {documents}}'");
+    }
+    return true;
+}
+
+static void feed_defaults(struct config_feed *feed)
+{
+    struct config_destination *to = &feed->destination;
+
+    feed->max_dead = 1000;
+    feed->max_staleness_us = 300 * SECOND;
+    feed->retry.attempts = 5;
+    feed->retry.first_us = 5 * SECOND;
+    feed->retry.longest_us = 3600 * SECOND;
+    to->timeout_us = 30 * SECOND;
+}
+
+/* The defaults that need to be known not to have been said. */
+static void feed_complete(struct config_feed *feed)
+{
+    struct config_destination *to = &feed->destination;
+
+    if (feed->batch_size == 0)
+        feed->batch_size = 500;
+    if (to->url == NULL)
+        return;
+    if (to->method == NULL)
+        to->method = "POST";
+    if (to->connect_timeout_us == 0)
+        to->connect_timeout_us = 5 * SECOND;
+    if (to->hmac_secret != NULL && to->hmac_header == NULL)
+        to->hmac_header = "X-Tailwater-Signature";
+}
+
+static bool read_feed(struct value_reader *reader, const struct tree *node,
+                      struct config_feed *feed, struct error *err)
+{
+    struct config_place place = feed->place;
+
+    feed_defaults(feed);
+    if (!read_mapping(reader, FEEDS, node, feed, err) || !check_required(reader, FEEDS, node, err))
+        return false;
+    find_node(node, "destination", &place);
+    if (!check_destination(reader, feed, place, err))
+        return false;
+    if (feed->retry.first_us > feed->retry.longest_us)
+        return config_error_at(reader->config, feed->place, err,
+                               "feeds{}.retry: first is above longest");
+    feed_complete(feed);
+    return true;
+}
+
+static VALUE_READER(feeds)
+{
+    struct config *config = base;
+
+    if (node->kind != TREE_MAPPING) {
+        value_fail(reader, key, node, err, "feeds by their names are expected here");
+        return error_hint(err,
+                          "write feeds: {crm: {fact: customer, query: …, destination: {url: …}}}");
+    }
+    config->feeds = arena_new(reader->arena, struct config_feed, node->count);
+    for (const struct tree *child = node->first; child != NULL; child = child->next) {
+        struct config_feed *feed = &config->feeds[config->nfeeds];
+
+        *feed = (struct config_feed){.name = child->name, .place = child->name_place};
+        if (!value_check_plain(reader, child->name, VALUE_MAX_FACT, child->name_place, "a feed",
+                               err) ||
+            !check_duplicate(reader, node, child, err))
+            return false;
+        if (child->kind != TREE_MAPPING)
+            return value_fail(reader, key, child, err,
+                              "a feed has a fact, a query and a destination");
+        if (!read_feed(reader, child, feed, err))
+            return false;
+        config->nfeeds++;
+    }
+    return true;
+}
+
+/* Where facts are declared too, a feed's is one of them, and the key columns that it names are its. */
+static bool check_feeds(const struct config *config, struct error *err)
+{
+    for (int i = 0; i < config->nfeeds && config->nfacts > 0; i++) {
+        const struct config_feed *feed = &config->feeds[i];
+        const struct config_fact *fact = NULL;
+
+        for (int j = 0; j < config->nfacts; j++)
+            if (strcmp(config->facts[j].name, feed->fact) == 0)
+                fact = &config->facts[j];
+        if (fact == NULL)
+            return config_error_at(config, feed->fact_place, err,
+                                   "feeds{}.fact: there is no fact \"%s\"", feed->fact);
+        for (int j = 0; j < feed->nkeys; j++) {
+            int k = 0;
+
+            while (k < fact->nkeys && strcmp(fact->keys[k].name, feed->keys[j].name) != 0)
+                k++;
+            if (k == fact->nkeys)
+                return config_error_at(config, feed->keys[j].place, err,
+                                       "feeds{}.key: \"%s\" is not part of the fact's key",
+                                       feed->keys[j].name);
+        }
+    }
+    return true;
+}
+
 /* ---- the whole ---- */
 
 static void read_defaults(struct value_reader *reader)
@@ -532,14 +764,15 @@ static bool check_whole(struct value_reader *reader, const struct tree *root, st
                         config->source.plugin);
         return error_hint(err, "remove it, or set plugin: pgoutput");
     }
-    return true;
+    return check_feeds(config, err);
 }
 
-bool config_parse(const char *file, const char *text, size_t len, struct arena *arena,
-                  struct config *ret_config, struct error *err)
+static bool parse(const char *file, const char *text, size_t len, bool is_mirror_alone,
+                  struct arena *arena, struct config *ret_config, struct error *err)
 {
     struct config config = {.file = arena_strdup(arena, file)};
-    struct value_reader reader = {.config = &config, .arena = arena};
+    struct value_reader reader = {
+        .config = &config, .arena = arena, .is_mirror_alone = is_mirror_alone};
     struct tree *root;
 
     if (!tree_parse(&config, text, len, arena, &root, err))
@@ -562,8 +795,14 @@ bool config_parse(const char *file, const char *text, size_t len, struct arena *
     return true;
 }
 
-bool config_load(const char *file, struct arena *arena, struct config *ret_config,
-                 struct error *err)
+bool config_parse(const char *file, const char *text, size_t len, struct arena *arena,
+                  struct config *ret_config, struct error *err)
+{
+    return parse(file, text, len, false, arena, ret_config, err);
+}
+
+static bool load(const char *file, bool is_mirror_alone, struct arena *arena,
+                 struct config *ret_config, struct error *err)
 {
     _cleanup_fclose_ FILE *stream = fopen(file, "re");
     char *text;
@@ -577,7 +816,19 @@ bool config_load(const char *file, struct arena *arena, struct config *ret_confi
         return error_set(err, ERROR_CONFIG, "cannot read %s: %s", file, strerror(errno));
     if (len > MAX_FILE_BYTES)
         return error_set(err, ERROR_CONFIG, "%s is not a configuration: larger than 1MiB", file);
-    return config_parse(file, text, len, arena, ret_config, err);
+    return parse(file, text, len, is_mirror_alone, arena, ret_config, err);
+}
+
+bool config_load(const char *file, struct arena *arena, struct config *ret_config,
+                 struct error *err)
+{
+    return load(file, false, arena, ret_config, err);
+}
+
+bool config_load_mirror(const char *file, struct arena *arena, struct config *ret_config,
+                        struct error *err)
+{
+    return load(file, true, arena, ret_config, err);
 }
 
 bool config_check_value(const char *path, const char *text, struct error *err)

@@ -112,6 +112,73 @@ struct config_fact {
     struct config_dimension *dimensions;
 };
 
+/* ---- feeds (docs/feeds.md) ---- */
+
+/* The query's column that holds a part of the fact's key. */
+struct config_key_column {
+    struct config_place place;
+    const char *name;   /* of the fact's key … */
+    const char *column; /* … and in the query's result */
+};
+
+/* What is sent for a key that the query has no row for, and that the receiver may have. */
+enum config_vanished { VANISHED_DELETE, VANISHED_NOTHING, VANISHED_QUERY };
+
+enum config_feed_start { FEED_START_ALL, FEED_START_NOW };
+/* Who runs it: the replicator, or nobody but tailwater feed run NAME. */
+enum config_feed_run { FEED_RUN_AUTO, FEED_RUN_MANUAL };
+
+enum config_body { BODY_ARRAY, BODY_ONE, BODY_LINES };
+
+/* Exactly one of url, command, table and stdout. */
+struct config_destination {
+    const char *url;
+    const char **command;           /* NULL behind the last word */
+    struct config_table_name table; /* of the mirror database; its name NULL where it is not that */
+    bool is_stdout;
+
+    int64_t timeout_us; /* of a request or a run of the command; default 30 s */
+
+    /* Of url alone. */
+    int64_t connect_timeout_us; /* default 5 s */
+    const char *method;         /* default POST */
+    const char **headers;       /* "Name: value", NULL behind the last; NULL: none */
+    enum config_body body;      /* default array */
+    const char *envelope;       /* JSON with {documents} in it; NULL: none */
+    bool is_gzip;
+    bool is_unverified; /* verify: false: whoever answers is believed */
+    const char *ca_file;
+    const char *bearer, *bearer_file; /* at most one of these three; a file is read each time */
+    const char *basic;                /* "USER:PASSWORD" */
+    const char *hmac_secret, *hmac_header;
+};
+
+struct config_feed {
+    struct config_place place;
+    const char *name; /* a plain identifier */
+    const char *fact;
+    struct config_place fact_place;
+    const char *query; /* over the live views; may hold {keys} */
+    struct config_place query_place;
+    int nkeys; /* only those whose column is named otherwise */
+    struct config_key_column *keys;
+    enum config_feed_start start;  /* default all */
+    enum config_vanished vanished; /* default delete */
+    const char *vanished_query;
+    struct config_destination destination;
+    int batch_size;           /* documents of one request at most; default 500 */
+    int64_t interval_us;      /* from one request to the next at least; 0: no limit */
+    int64_t linger_us;        /* from one window to the next at least; default 0 */
+    int64_t max_staleness_us; /* older changes waiting are warned of; default 5 min */
+    struct {
+        int attempts;       /* of a document that is refused; default 5 */
+        int64_t first_us;   /* until the second; then doubled; default 5 s */
+        int64_t longest_us; /* … up to this; default 1 h */
+    } retry;
+    int64_t max_dead; /* more dead letters pause the feed; default 1000 */
+    enum config_feed_run run;
+};
+
 /* What is done about nulls of wal2json before 2.6 that may be NaN or infinities (P7). */
 enum config_nan_check { NAN_CHECK_AUTO, NAN_CHECK_OFF };
 
@@ -158,6 +225,8 @@ struct config {
     } purge;
     int nfacts;
     struct config_fact *facts;
+    int nfeeds;
+    struct config_feed *feeds;
     struct {
         int64_t fan_out_limit;    /* rows that one hop of a batch may find; default 10000 */
         int64_t stale_after_us;   /* a consumer with keys pending for longer; default 7 days */
@@ -186,6 +255,13 @@ struct config {
 /* Everything in *ret_config lives in arena. */
 bool config_load(const char *file, struct arena *arena, struct config *ret_config,
                  struct error *err);
+
+/*
+ * The same of a file for processes that work on the mirror alone, feeds: source and tables may be
+ * left out (source.conninfo is NULL then, and there are no tables).
+ */
+bool config_load_mirror(const char *file, struct arena *arena, struct config *ret_config,
+                        struct error *err);
 
 /* The same from memory: tests, the fuzzer, and init's own check of what it writes. */
 bool config_parse(const char *file, const char *text, size_t len, struct arena *arena,

@@ -12,6 +12,7 @@
 struct value_reader {
     struct config *config;
     struct arena *arena;
+    bool is_mirror_alone; /* the file may do without source and tables */
 };
 
 struct value_key {
@@ -66,6 +67,18 @@ VALUE_READER(table_name);   /* struct config_table_name */
 
 VALUE_READER(fact_key); /* struct config_fact_key *, with count */
 VALUE_READER(joins);    /* struct config_join *, with count */
+
+VALUE_READER(query);       /* const char *: SQL, without a semicolon at its end */
+VALUE_READER(key_columns); /* struct config_key_column *, with count */
+
+/* ---- value_feed.c ---- */
+
+VALUE_READER(vanished);  /* struct config_feed's vanished and vanished_query */
+VALUE_READER(command);   /* const char **, NULL behind the last */
+VALUE_READER(headers);   /* const char **: "Name: value", NULL behind the last */
+VALUE_READER(frequency); /* int64_t: microseconds from one to the next */
+VALUE_READER(url);       /* const char * */
+VALUE_READER(text);      /* const char *: any text */
 
 /* Longest name of a fact: "ledger_", a partition's suffix and it are one identifier. */
 #define VALUE_MAX_FACT 40

@@ -177,3 +177,46 @@ VALUE_READER(joins)
     *(struct config_join **) field_of(key, base) = joins;
     return true;
 }
+
+/* ---- queries ---- */
+
+/* Braces other than {keys} are SQL's own; ${ENV} is not expanded: a query holds no secrets. */
+VALUE_READER(query)
+{
+    size_t len;
+
+    if (node->kind != TREE_SCALAR)
+        return value_fail(reader, key, node, err, "a query is expected here");
+    len = strlen(node->text);
+    while (len > 0 && (isspace((unsigned char) node->text[len - 1]) || node->text[len - 1] == ';'))
+        len--;
+    if (len == 0)
+        return value_fail(reader, key, node, err, "has no value");
+    *(const char **) field_of(key, base) = arena_strndup(reader->arena, node->text, len);
+    return true;
+}
+
+VALUE_READER(key_columns)
+{
+    struct config_key_column *keys;
+    int count = 0;
+
+    if (node->kind != TREE_MAPPING || node->count == 0 || node->count > MAX_KEYS) {
+        value_fail(reader, key, node, err, "the fact's key columns by name are expected here");
+        return error_hint(err, "write {id: bill_id}, where the query calls the fact's id bill_id");
+    }
+    keys = arena_new(reader->arena, struct config_key_column, node->count);
+    for (const struct tree *child = node->first; child != NULL; child = child->next) {
+        const char *text = value_text(reader, key, child, err);
+
+        if (text == NULL)
+            return false;
+        if (strlen(text) > MAX_KEY_NAME)
+            return value_fail(reader, key, child, err, "%s is longer than PostgreSQL's %d bytes",
+                              value_quote(reader->arena, text), MAX_KEY_NAME);
+        keys[count++] = (struct config_key_column){child->name_place, child->name, text};
+    }
+    *(int *) ((char *) base + key->count) = count;
+    *(struct config_key_column **) field_of(key, base) = keys;
+    return true;
+}

@@ -437,6 +437,18 @@ int pg_rows(const struct pg_result *result)
     return PQntuples(pg_raw(result));
 }
 
+int pg_columns(const struct pg_result *result)
+{
+    return PQnfields(pg_raw(result));
+}
+
+const char *pg_column(const struct pg_result *result, int column)
+{
+    const char *name = PQfname(pg_raw(result), column);
+
+    return name ? name : "";
+}
+
 bool pg_is_null(const struct pg_result *result, int row, int column)
 {
     return PQgetisnull(pg_raw(result), row, column);

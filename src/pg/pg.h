@@ -83,6 +83,8 @@ struct pg_result; /* rows of text; freed by pg_result_free() */
 
 void pg_result_free(struct pg_result *result);
 int pg_rows(const struct pg_result *result);
+int pg_columns(const struct pg_result *result);
+const char *pg_column(const struct pg_result *result, int column); /* its name */
 bool pg_is_null(const struct pg_result *result, int row, int column);
 /* Valid as long as the result; "" for NULL. */
 const char *pg_text(const struct pg_result *result, int row, int column);
@@ -122,6 +124,14 @@ bool pg_query_row(struct pg *pg, const char *sql, int nparams, const char *const
  */
 bool pg_query_wait(struct pg *pg, const char *sql, int timeout_ms, int wake_fd,
                    struct pg_result **ret_result, struct error *err);
+
+/*
+ * Waits until a NOTIFY has come on a channel that this session listens to, timeout_ms have passed
+ * or wake_fd (-1: none) is readable.  *ret_is_told: there was one; several that came together count
+ * once.
+ */
+bool pg_wait_notify(struct pg *pg, int timeout_ms, int wake_fd, bool *ret_is_told,
+                    struct error *err);
 
 /* ---- prepared statements in a pipeline: the apply path ---- */
 

@@ -29,6 +29,8 @@ static bool parse(const char *text, struct arena *arena, struct config *ret_conf
 
 /* ---- what is refused ---- */
 
+#define FEED(text) "feeds: {f: " text "}\n"
+
 static const struct refusal {
     const char *text, *message;
 } refusals[] = {
@@ -83,7 +85,7 @@ static const struct refusal {
     {"source.conninfo: a\n", "t.yaml:1:1: unknown key \"source.conninfo\" at the top"},
     {"\"tables[]\": {name: a.b}\n",
      "t.yaml:1:1: unknown key \"tables[]\" at the top; did you mean \"tables\"?"},
-    {"feeds: {}\n", "t.yaml:1:1: unknown key \"feeds\" at the top"},
+    {"hooks: {}\n", "t.yaml:1:1: unknown key \"hooks\" at the top"},
     {"http: {listen: x}\n", "t.yaml:1:1: unknown key \"http\" at the top"},
     {"source: {on_lost: stop}\n", "t.yaml:1:10: unknown key \"on_lost\" in source"},
     {"source: {nan_check: on}\n", "t.yaml:1:21: source.nan_check: \"on\" is none of auto, off"},
@@ -300,6 +302,26 @@ static const struct refusal {
     {"source: {conninfo: a}\n", "t.yaml:1:1: mirror.conninfo is missing"},
     {SMALL, "t.yaml:1:1: tables is missing"},
 
+    /* feeds */
+    {FEED("{}"), "t.yaml:1:12: feeds{}.fact is missing"},
+    {FEED("{fact: c}"), "t.yaml:1:12: feeds{}.query is missing"},
+    {FEED("{fact: c, query: q}"),
+     "t.yaml:1:9: feeds{}.destination: there has to be one of url, command, table and stdout"},
+    {FEED("{fact: c, query: q, destination: {url: 'ftp://a'}}"),
+     "t.yaml:1:51: feeds{}.destination.url: not an address that begins with https:// or http://"},
+    {FEED("{fact: c, query: q, destination: {url: 'https://u:p@a/'}}"),
+     "t.yaml:1:51: feeds{}.destination.url: a user or a password has no place in the address"},
+    {FEED("{fact: c, query: q, destination: {stdout: true, table: a.b}}"),
+     "t.yaml:1:32: feeds{}.destination: only one may be there of url, command, table and stdout"},
+    {FEED("{fact: c, query: q, destination: {stdout: true, gzip: true}}"),
+     "t.yaml:1:32: feeds{}.destination.gzip goes with url alone"},
+    {FEED("{fact: c, query: q, vanished: gone}"),
+     "t.yaml:1:42: feeds{}.vanished: neither delete nor nothing, nor a query over {keys}"},
+    {FEED("{fact: c, query: q, max_rate: 10}"),
+     "t.yaml:1:42: feeds{}.max_rate: \"10\" is not so many requests in a time"},
+    {FEED("{fact: c, query: q, destination: {url: 'http://a', headers: {A: \"b\\nc\"}}}"),
+     "t.yaml:1:76: feeds{}.destination.headers: a header is one line"},
+
     /* the environment */
     {"pipeline: ${TAILWATER_NOT_SET}\n",
      "t.yaml:1:11: pipeline: the environment variable TAILWATER_NOT_SET is not set"},
@@ -346,8 +368,8 @@ static void hints_say_what_to_do(void **state)
         {"source: {coninfo: a}\n",
          "the keys in source are conninfo, plugin, slot, publication, heartbeat, wal_guard, "
          "max_read_rate, nan_check, failover, start_timeout, decode_memory"},
-        {"feeds: {}\n", "the keys at the top are pipeline, source, mirror, tables, purge, facts, "
-                        "ledger, apply, resync, "
+        {"hooks: {}\n", "the keys at the top are pipeline, source, mirror, tables, purge, facts, "
+                        "feeds, ledger, apply, resync, "
                         "copy, log"},
         {SMALL, "write tables: [public.*]"},
         {"purge: {after: 7m}\n", "the units of a duration are us ms s min h d"},

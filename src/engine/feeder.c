@@ -1,0 +1,191 @@
+/*
+ * The feed's own state is in the mirror database, so whatever fails, it is opened anew.  What is
+ * said is said when it changes: blocked and again free, paused and resumed, late and on time.
+ */
+#include "engine/feeder.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "engine/pause.h"
+#include "feed/feed.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define FIRST_PAUSE_MS 500
+#define LONGEST_MS     30000
+#define BUSY_MS        10000 /* another process runs it */
+
+/* What was said last. */
+struct said {
+    bool is_blocked, is_paused, is_late;
+    struct error failure;
+};
+
+static void say(const struct feeder *feeder, const struct feed_outcome *outcome, struct said *said)
+{
+    const char *name = feeder->feed->name;
+    const bool is_blocked = outcome->state == FEED_BLOCKED;
+    const bool is_paused = outcome->state == FEED_PAUSED;
+    const bool is_late = outcome->lag_us > feeder->feed->max_staleness_us;
+
+    if (outcome->refused > 0)
+        log_event(LOG_WARNING, "feed_refused",
+                  "%s: %" PRId64 " documents were refused: tailwater feed dead %s", name,
+                  outcome->refused, name);
+    if (outcome->has_been_paused)
+        log_event(LOG_ERROR, "feed_paused", "%s: %s; when that is mended: tailwater feed resume %s",
+                  name, outcome->text, name);
+    if (is_blocked && !said->is_blocked)
+        log_event(LOG_WARNING, "feed_blocked", "%s: the receiver takes nothing: %s", name,
+                  outcome->text);
+    if (said->is_blocked && outcome->sent > 0)
+        log_event(LOG_INFO, "feed_unblocked", "%s: the receiver takes documents again", name);
+    if (is_paused && !said->is_paused && !outcome->has_been_paused)
+        log_event(LOG_INFO, "feed_paused", "%s: %s", name, outcome->text);
+    if (said->is_paused && !is_paused)
+        log_event(LOG_INFO, "feed_resumed", "%s", name);
+    if (is_late && !said->is_late)
+        log_event(LOG_WARNING, "feed_late",
+                  "%s: changes wait for %" PRId64 " s, longer than max_staleness", name,
+                  outcome->lag_us / 1000000);
+    said->is_blocked = is_blocked || (said->is_blocked && outcome->sent == 0);
+    said->is_paused = is_paused;
+    if (outcome->lag_us > 0)
+        said->is_late = is_late;
+    if (outcome->sent > 0)
+        log_event(LOG_DEBUG, "feed_sent", "%s: %" PRId64 " documents, %" PRId64 " unchanged", name,
+                  outcome->sent, outcome->unchanged);
+}
+
+/* Until it fails, is told to stop, or has nothing left where that is the end. */
+static bool serve(const struct feeder *feeder, struct said *said, struct error *err)
+{
+    const struct feed_options options = {.config = feeder->config,
+                                         .feed = feeder->feed,
+                                         .stop = feeder->stop,
+                                         .wake_fd = feeder->wake_fd};
+    struct feed_outcome outcome;
+    struct feed *feed;
+    const char *note;
+    bool is_ok = true, is_done = false;
+
+    if (!feed_open(&options, &feed, &note, err))
+        return false;
+    log_event(LOG_INFO, "feed_started", "%s%s%s", feeder->feed->name, note != NULL ? ": " : "",
+              note != NULL ? note : "");
+    while (is_ok && !is_done && !*feeder->stop) {
+        is_ok = feed_step(feed, &outcome, err);
+        if (!is_ok)
+            break;
+        said->failure.message[0] = '\0';
+        say(feeder, &outcome, said);
+        is_done = feeder->is_until_now && outcome.state == FEED_IDLE && !outcome.is_lingering;
+        if (outcome.state != FEED_WORKED && !is_done)
+            is_ok = feed_wait(feed, &outcome, err);
+    }
+    feed_free(feed);
+    return is_ok;
+}
+
+static void say_failure(struct said *said, const struct error *err)
+{
+    const bool is_same = strcmp(said->failure.message, err->message) == 0;
+
+    log_error(is_same ? LOG_DEBUG : LOG_WARNING, "feed_failed", err);
+    said->failure = *err;
+}
+
+void *feeder_run(void *arg)
+{
+    const struct feeder *feeder = arg;
+    struct pause pause = {feeder->wake_fd, FIRST_PAUSE_MS, LONGEST_MS, 0};
+    struct said said = {0};
+    struct error err;
+
+    while (!*feeder->stop) {
+        const int64_t began_us = clock_tick_us();
+
+        if (serve(feeder, &said, &err) || *feeder->stop)
+            break;
+        say_failure(&said, &err);
+        if (clock_tick_us() - began_us > LONGEST_MS * 1000)
+            pause_reset(&pause);
+        if (err.kind == ERROR_BUSY)
+            pause_for(&pause, BUSY_MS);
+        else
+            pause_after_failure(&pause);
+    }
+    return NULL;
+}
+
+/* ---- alone ---- */
+
+static bool is_passing(const struct error *err)
+{
+    return (err->kind == ERROR_MIRROR && !pg_error_is_permanent(err)) || err->kind == ERROR_RETRY;
+}
+
+bool feeder_serve(struct feeder *feeder, struct error *err)
+{
+    struct pause pause = {feeder->wake_fd, FIRST_PAUSE_MS, LONGEST_MS, 0};
+    const int64_t patience_us = feeder->config->source.start_timeout_us;
+    const int64_t began_us = clock_tick_us();
+    struct said said = {0};
+    bool has_served = false;
+
+    for (;;) {
+        const int64_t tried_us = clock_tick_us();
+
+        if (serve(feeder, &said, err) || *feeder->stop)
+            return true;
+        has_served |= clock_tick_us() - tried_us > 1000000;
+        if (!is_passing(err) || (!has_served && clock_tick_us() - began_us > patience_us))
+            return false;
+        say_failure(&said, err);
+        if (clock_tick_us() - tried_us > LONGEST_MS * 1000)
+            pause_reset(&pause);
+        pause_after_failure(&pause);
+    }
+}
+
+static atomic_bool is_stopped; /* by a signal */
+static int stop_fd = -1;
+
+static void on_signal(int number)
+{
+    const uint64_t one = 1;
+    const int saved_errno = errno;
+
+    (void) number;
+    is_stopped = true;
+    if (write(stop_fd, &one, sizeof(one)) < 0)
+        is_stopped = true; /* readable already */
+    errno = saved_errno;
+}
+
+bool feeder_run_alone(const struct config *config, const struct config_feed *feed,
+                      bool is_until_now, struct error *err)
+{
+    struct feeder feeder = {
+        .config = config, .feed = feed, .stop = &is_stopped, .is_until_now = is_until_now};
+    struct sigaction action = {.sa_handler = on_signal};
+
+    stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (stop_fd < 0)
+        return error_set(err, ERROR_FAILED, "eventfd: %s", strerror(errno));
+    feeder.wake_fd = stop_fd;
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    srandom((unsigned) clock_now_us());
+    if (!feeder_serve(&feeder, err))
+        return false;
+    log_event(LOG_INFO, "stopped", is_stopped ? "stopped by a signal" : "nothing is left to send");
+    return true;
+}

@@ -1,0 +1,32 @@
+/*
+ * Runs one feed: opens it, steps, waits, says what happens in the log, and begins anew after
+ * failures.  As a thread beside the stream, or as a process of its own: it needs the mirror only.
+ */
+#ifndef TAILWATER_FEEDER_H
+#define TAILWATER_FEEDER_H
+
+#include "config/config.h"
+#include "tailwater/error.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+struct feeder {
+    const struct config *config;
+    const struct config_feed *feed;
+    const atomic_bool *stop;
+    int wake_fd;       /* readable once stop is raised */
+    bool is_until_now; /* ends when there is nothing left that can be sent now */
+};
+
+/* A thread's function; arg is a struct feeder.  Until told to stop, whatever happens. */
+void *feeder_run(void *arg);
+
+/* The same for a process of its own: what no waiting will mend ends it, with the error. */
+bool feeder_serve(struct feeder *feeder, struct error *err);
+
+/* feeder_serve() until SIGTERM or an interrupt, which end it with success. */
+bool feeder_run_alone(const struct config *config, const struct config_feed *feed,
+                      bool is_until_now, struct error *err);
+
+#endif

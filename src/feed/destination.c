@@ -1,0 +1,67 @@
+/* What the kinds of destinations share. */
+#include "feed/destination.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+const struct destination_ops *destination_find(const struct config_destination *to)
+{
+    if (to->url != NULL)
+        return &destination_http;
+    if (to->command != NULL)
+        return &destination_command;
+    return to->table.name != NULL ? &destination_table : &destination_stdout;
+}
+
+int destination_max_documents(const struct config_feed *feed)
+{
+    return feed->destination.body == BODY_ONE ? 1 : feed->batch_size;
+}
+
+const char *destination_describe(const struct config_destination *to, struct arena *arena)
+{
+    if (to->url != NULL)
+        /* What follows a question mark may be a key. */
+        return arena_printf(arena, "%s %.*s", to->method, (int) strcspn(to->url, "?#"), to->url);
+    if (to->command != NULL)
+        return arena_printf(arena, "command %s", to->command[0]);
+    if (to->table.name != NULL)
+        return arena_printf(arena, "table %s.%s", to->table.schema, to->table.name);
+    return "standard output";
+}
+
+void destination_document_key(const struct destination_parcel *parcel,
+                              const struct document *document,
+                              char ret_key[static DESTINATION_KEY_SIZE])
+{
+    _cleanup_buf_ struct buf text = {0};
+    char digest[33];
+
+    buf_printf(&text, "%s\n%s", document->key, document->hash);
+    document_digest(buf_text(&text), text.len, digest, sizeof(digest));
+    snprintf(ret_key, DESTINATION_KEY_SIZE, "%s-%lld-%s", parcel->epoch, (long long) parcel->batch,
+             digest);
+}
+
+void destination_answer_set(struct destination_answer *answer, enum destination_verdict verdict,
+                            const char *format, ...)
+{
+    va_list args;
+    size_t len;
+
+    answer->verdict = verdict;
+    va_start(args, format);
+    vsnprintf(answer->text, sizeof(answer->text), format, args);
+    va_end(args);
+    len = strlen(answer->text);
+    while (len > 0 && (unsigned char) answer->text[len - 1] <= ' ')
+        answer->text[--len] = '\0';
+    for (char *p = answer->text; *p != '\0'; p++)
+        if ((unsigned char) *p < ' ' || *p == 0x7F)
+            *p = ' ';
+    /* Cut in the middle of a character? */
+    if (len + 1 == sizeof(answer->text))
+        for (; len > 0 && ((unsigned char) answer->text[len - 1] & 0x80) != 0; len--)
+            answer->text[len - 1] = '\0';
+}

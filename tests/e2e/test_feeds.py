@@ -1,0 +1,285 @@
+"""Feeds: what was changed arrives, once it can, and nothing else does."""
+
+import gzip
+import hashlib
+import hmac
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+
+from lib import wait
+from lib.cluster import READER, REPLICATOR
+from lib.receiver import Receiver, moody
+
+SCHEMA = """
+    create table customers (id bigint primary key, name text not null, note text);
+    create table orders (id bigint primary key, customer_id bigint, total numeric not null);
+    insert into customers select i, 'c' || i, 'n' from generate_series(1, 20) i;
+    insert into orders select i, 1 + i % 20, i from generate_series(1, 60) i;
+    """
+
+FACTS = {"customer": {"table": "public.customers", "key": ["id"], "watch": ["name", "note"], "dimensions": [
+    {"table": "public.orders", "join": "orders.customer_id = customers.id", "watch": ["total"]}]}}
+
+QUERY = """select c.id, c.name, coalesce(sum(o.total), 0) as total
+             from {keys} k join customers c on c.id = k.id left join orders o on o.customer_id = c.id
+            group by c.id, c.name"""
+
+RETRY = {"attempts": 3, "first": "20ms", "longest": "100ms"}
+
+
+class Shop:
+    """A pipeline with the fact, and feeds of it that are run by hand."""
+
+    def __init__(self, pipeline):
+        self.pipeline, self.source, self.mirror = pipeline, pipeline.source, pipeline.mirror
+        self.processes = []
+
+    def feed(self, to, name="crm", query=QUERY, **more):
+        """Declares a feed; the process that runs it needs the mirror alone."""
+        keys = {"fact": "customer", "query": query, "destination": to, "retry": RETRY, **more}
+        self.pipeline.keys.setdefault("feeds", {})[name] = {"run": "manual", **keys}
+        self.pipeline.write_config()
+        return name
+
+    def change(self, *statements):
+        self.pipeline.feed(statements, "in one transaction")
+
+    def run(self, name="crm", env=None):
+        """Until nothing is left to send."""
+        return self.pipeline.ok("feed", "run", name, "--until", "now", env=env)
+
+    def start(self, name="crm", env=None):
+        with open(self.pipeline.log_file, "a") as log:
+            process = subprocess.Popen([self.pipeline.binary, "-c", self.pipeline.file, "feed", "run", name],
+                                       stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                                       env=self.pipeline.environment(env))
+        self.processes.append(process)
+        return process
+
+    def documents(self):
+        """What the query gives now, by key."""
+        rows = self.mirror.sql("select row_to_json(q)::text from (" + QUERY.replace(
+            "{keys}", "(select id from customers)") + ") q")
+        return {d["id"]: d for d in (json.loads(row[0]) for row in rows)}
+
+    def status(self, name="crm"):
+        found = [f for f in self.pipeline.ok("feed", "status", "--json").json() if f["name"] == name]
+        return found[0] if found else {"state": "not yet"}
+
+    def dead(self, name="crm"):
+        return self.pipeline.ok("feed", "dead", name, "--json").json()
+
+    def close(self):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def shop(source, make_pipeline):
+    source.sql(SCHEMA)
+    pipeline = make_pipeline(facts=FACTS)
+    pipeline.start().wait_until_caught_up()
+    shop = Shop(pipeline)
+    yield shop
+    shop.close()
+
+
+@pytest.fixture
+def receiver():
+    one = Receiver()
+    yield one
+    one.stop()
+
+
+def lines(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_standard_output(shop):
+    """Everything first; then what changed, as it is; what vanished, once; what did not change, never."""
+    shop.feed({"stdout": True})
+    out = lines(shop.run().out)
+    assert sorted(d["id"] for d in out) == list(range(1, 21))
+    assert {d["id"]: d for d in out} == shop.documents() and list(out[0]) == ["id", "name", "total"]
+    assert shop.run().out == ""
+    shop.change("update orders set total = total + 1 where id = 7", "update customers set note = 'other' where id = 3",
+                "update customers set name = 'x', note = 'y' where id = 4", "insert into customers values (99, 'new')",
+                "delete from customers where id = 5")
+    out = lines(shop.run().out)
+    assert sorted(out, key=lambda d: d["id"]) == [
+        {"id": 4, "name": "x", "total": 69}, {"id": 5, "_deleted": True}, {"id": 8, "name": "c8", "total": 82},
+        {"id": 99, "name": "new", "total": 0}]
+    # Changed and changed back, and a key that came and went between two windows: there is nothing to say.
+    shop.change("update customers set name = 'z' where id = 4", "insert into customers values (100, 'brief')")
+    shop.change("update customers set name = 'x' where id = 4", "delete from customers where id = 100")
+    assert shop.run().out == ""
+    found = shop.status()
+    assert (found["sent"], found["dead"], found["state"]) == (24, 0, "not running") and found["unchanged"] >= 2
+    shop.change("truncate customers")
+    assert sorted(d["id"] for d in lines(shop.run().out)) == [*range(1, 5), *range(6, 21), 99]
+    assert shop.run().out == ""
+
+
+def test_a_receiver_over_http(shop, receiver):
+    """Arrays, headers, credentials, signature, compression and envelope, over one connection; nothing private is
+    told to anybody but the receiver."""
+    env = {"CRM_KEY": "key-4711", "CRM_TOKEN": "token-4712", "CRM_SECRET": "secret-4713"}
+    shop.feed({"url": receiver.url + "?key=${CRM_KEY}", "headers": {"X-Api-Key": "${CRM_KEY}"}, "bearer": "${CRM_TOKEN}",
+               "gzip": True, "hmac": {"secret": "${CRM_SECRET}"},
+               "envelope": '{"feed": {feed}, "epoch": {epoch}, "batch": {batch}, "id": {idempotency_key}, "records": {records}}'},
+              batch=8)
+    os.environ.update(env)
+    try:
+        shop.run()
+        assert receiver.table == shop.documents()
+        assert [len(r["documents"]) for r in receiver.requests] == [8, 8, 4]
+        for request in receiver.requests:
+            headers, parsed = request["headers"], request["parsed"]
+            assert headers["X-Api-Key"] == "key-4711" and headers["Authorization"] == "Bearer token-4712"
+            assert headers["X-Tailwater-Signature"] == "sha256=" + hmac.new(
+                b"secret-4713", gzip.decompress(request["raw"]), hashlib.sha256).hexdigest()
+            assert headers["Idempotency-Key"] == parsed["id"] and parsed["feed"] == headers["Tailwater-Feed"] == "crm"
+            assert parsed["epoch"] == headers["Tailwater-Epoch"] and str(parsed["batch"]) == headers["Tailwater-Batch"]
+            assert all(r["idempotency_key"].startswith(f'{parsed["epoch"]}-{parsed["batch"]}-') and
+                       r["version"] >= parsed["batch"] and not r["vanished"] and r["key"] == f'{{{r["document"]["id"]}}}'
+                       for r in parsed["records"])
+        assert len({r["headers"]["Idempotency-Key"] for r in receiver.requests}) == 3
+        receiver.behave = lambda number, documents: (401, "who is token-4712?", {})
+        shop.change("update customers set name = 'x' where id = 1")
+        process = shop.start()
+        wait.until(lambda: shop.status()["state"] == "blocked", "the feed is blocked")
+        assert shop.status()["reason"].startswith("HTTP 401")
+        receiver.behave = lambda number, documents: None
+        wait.until(lambda: receiver.table == shop.documents(), "it goes on")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        said = shop.pipeline.log.replace("who is token-4712?", "")
+        assert not any(value in said for value in env.values())
+        state = str(shop.mirror.sql("select * from tailwater.feed"))
+        assert "key-4711" not in state and "secret-4713" not in state
+    finally:
+        for name in env:
+            del os.environ[name]
+
+
+def test_a_receiver_that_fails_in_every_way(shop, receiver):
+    """Whatever it does, in the end its table is the query's result, and no older document came after a newer one."""
+    receiver.behave = moody(7)
+    receiver.stall = 0.5
+    shop.feed({"url": receiver.url, "timeout": "300ms"}, batch=4, max_dead=1000)
+    process = shop.start()
+    for i in range(10):
+        shop.change(f"update customers set name = name || '.' where id % 4 = {i % 4}",
+                    f"insert into customers values ({200 + i}, 'n')", f"delete from customers where id = {195 + i}",
+                    f"update orders set customer_id = {1 + i} where id = {i}")
+        if i == 4:
+            process.kill()
+            process.wait()
+            process = shop.start()
+        if i == 6:
+            receiver.stop()
+        if i == 7:
+            receiver.start()
+    receiver.behave = lambda number, documents: None
+    wait.until(lambda: receiver.table == shop.documents(), lambda: f"{receiver.table}\n{shop.documents()}", 60)
+    wait.until(lambda: shop.status()["state"] == "up to date", lambda: str(shop.status()), 30)
+    assert shop.status()["dead"] == 0
+
+
+@pytest.mark.parametrize("point", ["feed_after_intend", "feed_after_answer", "feed_before_commit"])
+def test_killed(shop, receiver, point):
+    """Between any two of its steps; what went back to what it was, or vanished, meanwhile is not forgotten."""
+    shop.feed({"url": receiver.url})
+    shop.run()
+    shop.change("update customers set name = 'v1' where id = 1", "insert into customers values (300, 'new')",
+                "delete from customers where id = 2")
+    before = shop.documents()
+    process = shop.start(env={"TAILWATER_FAULT": f"{point}=kill"})
+    assert process.wait(30) == -signal.SIGKILL
+    shop.change("update customers set name = 'c1' where id = 1", "delete from customers where id = 300")
+    shop.run()
+    assert receiver.table == shop.documents()
+    assert before != shop.documents()
+    assert shop.run().out == "" and shop.status()["pending_keys"] == 0
+
+
+def test_refused_documents(shop, receiver):
+    """They do not hold up the others; they are tried again, kept with the answer, and superseded by a change."""
+    bad = {3, 11, 12}
+
+    def behave(number, documents):
+        wrong = [d["id"] for d in documents if d["id"] in bad]
+        return (422, f"name of {wrong[0]} is\nbad", {}) if wrong else None
+
+    receiver.behave = behave
+    shop.feed({"url": receiver.url})
+    shop.run()
+    wait.until(lambda: shop.run() and shop.status()["dead"] == 3, lambda: str(shop.dead()))
+    assert set(receiver.table) == set(shop.documents()) - bad
+    dead = shop.dead()
+    assert [(d["key"], d["attempts"], d["next_at"], d["answer"]) for d in dead] == [
+        ([str(k)], 3, None, f"HTTP 422: name of {k} is bad") for k in (3, 11, 12)]
+    shop.change("update customers set name = 'y' where id = 1")
+    shop.run()
+    assert receiver.table[1]["name"] == "y" and shop.status()["dead"] == 3
+    # A newer change is sent as any other, and supersedes the dead letter.
+    bad.remove(3)
+    shop.change("update customers set name = 'good' where id = 3")
+    shop.run()
+    assert receiver.table[3]["name"] == "good" and [d["key"] for d in shop.dead()] == [["11"], ["12"]]
+    bad.remove(11)
+    assert "1 documents" in shop.pipeline.ok("feed", "retry", "crm", "11").out
+    shop.run()
+    assert 11 in receiver.table and [d["key"] for d in shop.dead()] == [["12"]]
+    bad.clear()
+    shop.pipeline.ok("feed", "retry", "crm")
+    shop.run()
+    assert receiver.table == shop.documents() and shop.dead() == []
+    assert "no rows" not in shop.pipeline.ok("feed", "dead", "crm").text
+
+
+def test_too_many_dead_letters_pause_it(shop, receiver):
+    receiver.behave = lambda number, documents: (400, "no", {})
+    shop.feed({"url": receiver.url}, max_dead=5, retry={"attempts": 1, "first": "20ms", "longest": "1s"})
+    process = shop.start()
+    wait.until(lambda: shop.status()["state"] == "paused", "it is paused")
+    assert shop.status()["reason"] == "more than 5 documents were refused for good; the last answer: HTTP 400: no"
+    receiver.behave = lambda number, documents: None
+    shop.change("update customers set name = 'later' where id = 1")
+    assert receiver.table == {}
+    shop.pipeline.ok("feed", "retry", "crm")
+    assert shop.pipeline.ok("feed", "resume", "crm").out == "crm: resumed\n"
+    wait.until(lambda: receiver.table == shop.documents(), "it has gone on")
+    assert "feed_paused" in shop.pipeline.log and process.poll() is None
+
+
+def test_pause_resume_resend_dry_run_drop(shop, receiver):
+    shop.feed({"url": receiver.url})
+    shop.run()
+    count = len(receiver.requests)
+    assert lines(shop.pipeline.ok("feed", "crm", "--dry-run", "7", "8", "4711").out) == [
+        shop.documents()[7], shop.documents()[8], {"id": 4711, "_deleted": True}]
+    assert len(receiver.requests) == count
+    process = shop.start()
+    shop.pipeline.ok("feed", "pause", "crm", "the CRM is being moved")
+    shop.change("update customers set name = 'x' where id = 1")
+    assert shop.status()["reason"] == "the CRM is being moved"
+    shop.pipeline.ok("feed", "resume", "crm")
+    wait.until(lambda: receiver.table == shop.documents(), "it has gone on")
+    sent = shop.status()["sent"]
+    assert "2 keys" in shop.pipeline.ok("feed", "crm", "--resend", "3", "4").out
+    wait.until(lambda: shop.status()["sent"] == sent + 2, lambda: str(shop.status()))
+    shop.pipeline.ok("feed", "crm", "--resend", "--all")
+    wait.until(lambda: shop.status()["sent"] == sent + 22, lambda: str(shop.status()))
+    again = shop.pipeline.verb("feed", "run", "crm")
+    assert again.code == 7 and "run by another process" in again.text
+    process.send_signal(signal.SIGTERM)
+    process.wait(20)
+    shop.pipeline.ok("feed", "drop", "crm")
+    assert shop.pipeline.ok("feed", "status", "--json").json() == []
+    assert shop.mirror.value("select count(*) from tailwater.consumer") == 0
