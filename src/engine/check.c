@@ -150,7 +150,7 @@ static bool check_both(struct check *check, struct error *err)
     if (check->mirror != NULL && (!check_mirror(check, err) || !load_pipeline(check, err)))
         return false;
     return check_source_side(check, err) && check_mirror_side(check, err) &&
-           check_facts(check, err);
+           check_facts(check, err) && check_feeds(check, err);
 }
 
 static enum error_kind verdict(const struct check *check)

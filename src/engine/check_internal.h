@@ -72,6 +72,10 @@ bool check_quarantine(struct check *check, struct error *err); /* tables that ar
 /* Declarations, and indexes of link columns. */
 bool check_facts(struct check *check, struct error *err);
 
+/* ---- check_feeds.c ---- */
+
+bool check_feeds(struct check *check, struct error *err);
+
 /* ---- check_versions.c ---- */
 
 /* A mirror that is older than its source. */

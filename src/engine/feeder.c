@@ -6,11 +6,13 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "engine/pause.h"
 #include "feed/feed.h"
 
 #include <errno.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -122,6 +124,46 @@ void *feeder_run(void *arg)
             pause_after_failure(&pause);
     }
     return NULL;
+}
+
+/* ---- beside the stream ---- */
+
+struct feeder_list {
+    int count; /* that run */
+    struct feeder_thread {
+        struct feeder feeder;
+        pthread_t thread;
+    } threads[];
+};
+
+bool feeder_start_all(const struct config *config, const atomic_bool *stop, int wake_fd,
+                      struct feeder_list **list, struct error *err)
+{
+    if (*list != NULL)
+        return true;
+    *list = memory_alloc(sizeof(**list) +
+                         sizeof((*list)->threads[0]) * (size_t) (config->nfeeds + 1));
+    for (int i = 0; i < config->nfeeds; i++) {
+        struct feeder_thread *one = &(*list)->threads[(*list)->count];
+        int failed;
+
+        if (config->feeds[i].run == FEED_RUN_MANUAL)
+            continue;
+        one->feeder = (struct feeder){
+            .config = config, .feed = &config->feeds[i], .stop = stop, .wake_fd = wake_fd};
+        failed = pthread_create(&one->thread, NULL, feeder_run, &one->feeder);
+        if (failed != 0)
+            return error_set(err, ERROR_FAILED, "cannot start a thread: %s", strerror(failed));
+        (*list)->count++;
+    }
+    return true;
+}
+
+void feeder_finish_all(struct feeder_list *list)
+{
+    for (int i = 0; list != NULL && i < list->count; i++)
+        pthread_join(list->threads[i].thread, NULL);
+    free(list);
 }
 
 /* ---- alone ---- */

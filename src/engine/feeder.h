@@ -25,6 +25,18 @@ void *feeder_run(void *arg);
 /* The same for a process of its own: what no waiting will mend ends it, with the error. */
 bool feeder_serve(struct feeder *feeder, struct error *err);
 
+/*
+ * The feeds of a configuration as threads of the replicator, but for those that say run: manual.
+ * feeder_start_all() does nothing where they run already.  They need the mirror alone: they go on
+ * while the source is away.
+ */
+struct feeder_list;
+
+bool feeder_start_all(const struct config *config, const atomic_bool *stop, int wake_fd,
+                      struct feeder_list **list, struct error *err);
+/* Once stop is raised: waits for their ends.  list may be NULL. */
+void feeder_finish_all(struct feeder_list *list);
+
 /* feeder_serve() until SIGTERM or an interrupt, which end it with success. */
 bool feeder_run_alone(const struct config *config, const struct config_feed *feed,
                       bool is_until_now, struct error *err);

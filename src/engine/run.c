@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
+#include "engine/feeder.h"
 #include "engine/prepare.h"
 #include "engine/prepare_facts.h"
 #include "engine/session.h"
@@ -46,8 +47,9 @@ struct life {
     struct arena arena; /* of the preparation: catalog, tables */
     struct prepared_pipeline prepared;
     bool is_prepared;
-    bool is_guarded;   /* as session.h has it */
-    bool has_streamed; /* or copied: it works, in principle */
+    struct feeder_list *feeders; /* from the first preparation to the end; NULL before that */
+    bool is_guarded;             /* as session.h has it */
+    bool has_streamed;           /* or copied: it works, in principle */
     int64_t started_at_us;
     int64_t patience_ends_us; /* clock_tick_us(): until then we wait for what is not there */
     lsn_t until;
@@ -109,6 +111,15 @@ static bool find_until(struct life *life, struct error *err)
     return true;
 }
 
+/* A run that ends by itself (for cron, for a job) sends nothing: tailwater feed run does. */
+static bool start_feeders(struct life *life, struct error *err)
+{
+    const struct run_options *options = life->options;
+
+    return options->is_until_now || options->until != 0 || options->job != 0 ||
+           feeder_start_all(options->config, &is_stopped, stop_fd, &life->feeders, err);
+}
+
 static bool prepare(struct life *life, struct pg *lock, struct error *err)
 {
     bool is_ok;
@@ -126,7 +137,7 @@ static bool prepare(struct life *life, struct pg *lock, struct error *err)
                              &life->arena, &life->prepared, err);
     life->has_streamed |= life->prepared.has_begun;
     life->is_prepared = is_ok;
-    return is_ok;
+    return is_ok && start_feeders(life, err);
 }
 
 static bool run_session(struct life *life, struct pg *lock, struct culprit *ret_culprit,
@@ -367,8 +378,10 @@ bool run_pipeline(const struct run_options *options, struct error *err)
     if (failed != 0)
         return error_set(err, ERROR_FAILED, "cannot start a thread: %s", strerror(failed));
     is_ok = live(&life, err);
-    is_ended = true;
+    is_stopped = true; /* for feeds; the stop is ours where live() has failed */
     eventfd_write(stop_fd, 1);
+    feeder_finish_all(life.feeders);
+    is_ended = true;
     pthread_join(thread, NULL);
     arena_release(&life.arena);
     return is_ok;

@@ -31,6 +31,14 @@ const char *destination_describe(const struct config_destination *to, struct are
     return "standard output";
 }
 
+void destination_add_identity(const struct destination_parcel *parcel,
+                              const struct document *document, struct buf *text)
+{
+    buf_printf(text, "%s\n%s\n", document->key, document->hash);
+    if (parcel->batch == 0 && document->asked_at != NULL)
+        buf_printf(text, "%s\n", document->asked_at);
+}
+
 void destination_document_key(const struct destination_parcel *parcel,
                               const struct document *document,
                               char ret_key[static DESTINATION_KEY_SIZE])
@@ -38,7 +46,7 @@ void destination_document_key(const struct destination_parcel *parcel,
     _cleanup_buf_ struct buf text = {0};
     char digest[33];
 
-    buf_printf(&text, "%s\n%s", document->key, document->hash);
+    destination_add_identity(parcel, document, &text);
     document_digest(buf_text(&text), text.len, digest, sizeof(digest));
     snprintf(ret_key, DESTINATION_KEY_SIZE, "%s-%lld-%s", parcel->epoch, (long long) parcel->batch,
              digest);

@@ -28,7 +28,8 @@
 
 struct destination_parcel {
     const char *feed, *epoch;
-    int64_t batch;   /* of the ledger: the window's last, which is the same after a crash */
+    int64_t batch;   /* of the ledger: the window's last, which is the same after a crash; 0: keys
+                        that are sent outside of windows */
     int64_t version; /* … and as of the snapshot of the documents: a higher one is newer */
     int count;
     struct document *const *documents;
@@ -72,6 +73,10 @@ int destination_max_documents(const struct config_feed *feed);
 
 /* Where to, for people and without anything private: "POST https://crm.example/api". */
 const char *destination_describe(const struct config_destination *to, struct arena *arena);
+
+/* What tells a document from all others that are sent, the batch aside. */
+void destination_add_identity(const struct destination_parcel *parcel,
+                              const struct document *document, struct buf *text);
 
 /* The idempotency key of one document of a parcel. */
 void destination_document_key(const struct destination_parcel *parcel,

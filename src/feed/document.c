@@ -18,7 +18,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define KEYS "tailwater_keys"
+#define KEYS      "tailwater_keys"
+#define MANY_ROWS "10000" /* below that a scan is as good as an index */
 
 void document_digest(const void *data, size_t len, char *ret_hex, size_t size)
 {
@@ -82,8 +83,10 @@ static const char *make_statement(const struct document_query *q, const char *qu
         buf_add(&sql, i > 0 ? ", k." : "k.");
         pg_add_ident(&sql, q->names[i]);
     }
-    buf_add(&sql, " from tailwater_numbered k) select (select tailwater.feed_clock($2)), k.n, "
-                  "pg_catalog.row_to_json(q) from tailwater_numbered k left join (\n");
+    /* An inner join: under an outer one the planner may compute the query's expressions for rows that
+     * nobody asks for, and fail on one of them.  So the clock is a row of its own. */
+    buf_add(&sql, " from tailwater_numbered k) select tailwater.feed_clock($2), 0, null union all "
+                  "select null, k.n, pg_catalog.row_to_json(q) from tailwater_numbered k join (\n");
     add_query(&sql, query);
     buf_add(&sql, "\n) q on ");
     for (int i = 0; i < q->nkeys; i++) {
@@ -92,7 +95,6 @@ static const char *make_statement(const struct document_query *q, const char *qu
         buf_add(&sql, " = k.");
         pg_add_ident(&sql, q->names[i]);
     }
-    buf_add(&sql, " order by k.n");
     return arena_strdup(arena, buf_text(&sql));
 }
 
@@ -214,8 +216,9 @@ static bool ask(const struct reading *reading, const char *sql, struct document 
     for (int row = 0; row < pg_rows(rows); row++) {
         const int64_t n = pg_int(rows, row, 1);
 
-        *reading->batch = pg_int(rows, row, 0);
-        if (!pg_is_null(rows, row, 2) && n >= 1 && n <= count && documents[n - 1]->fault == NULL)
+        if (n == 0)
+            *reading->batch = pg_int(rows, row, 0);
+        else if (n >= 1 && n <= count && documents[n - 1]->fault == NULL)
             take_document(documents[n - 1], reading->arena, pg_text(rows, row, 2),
                           (size_t) pg_text_len(rows, row, 2));
     }
@@ -285,21 +288,41 @@ bool document_read(struct pg *mirror, const struct document_query *query, const 
     return query->vanished == NULL || ask_halving(&reading, query->vanished, asked, nvanished, err);
 }
 
-bool document_explain(struct pg *mirror, const struct document_query *query, const char *pipeline,
-                      const char *const *keys, int count, bool is_json, struct buf *ret_plan,
-                      struct error *err)
+/* "  ->  Seq Scan on mirror_public.orders o": a table, as the verbose plan names it. */
+static bool is_large_scan(struct pg *mirror, const char *line, struct arena *arena,
+                          const char **ret_table, struct error *err)
 {
-    _cleanup_buf_ struct buf array = {0}, sql = {0};
+    const char *at = strstr(line, "Seq Scan on "), *name;
     _cleanup_result_ struct pg_result *rows = NULL;
-    const char *params[2] = {NULL, pipeline};
 
-    document_add_array(&array, keys, count);
-    params[0] = buf_text(&array);
-    buf_printf(&sql, "explain (format %s) %s", is_json ? "json" : "text", query->read);
-    if (!pg_query(mirror, buf_text(&sql), 2, params, &rows, err))
+    if (at == NULL)
+        return true;
+    at += strlen("Seq Scan on ");
+    name = arena_strndup(arena, at, strcspn(at, " "));
+    if (!pg_query(mirror,
+                  "select from pg_catalog.pg_class where oid = pg_catalog.to_regclass($1) and "
+                  "reltuples > " MANY_ROWS,
+                  1, &name, &rows, err))
         return false;
-    for (int row = 0; row < pg_rows(rows); row++)
-        buf_printf(ret_plan, "%s\n", pg_text(rows, row, 0));
+    if (pg_rows(rows) > 0)
+        *ret_table = name;
+    return true;
+}
+
+bool document_find_scan(struct pg *mirror, const struct document_query *query, const char *pipeline,
+                        struct arena *arena, const char **ret_table, struct error *err)
+{
+    _cleanup_buf_ struct buf sql = {0};
+    _cleanup_result_ struct pg_result *plan = NULL;
+    const char *params[] = {"{}", pipeline}, *table = NULL;
+
+    buf_printf(&sql, "explain (verbose, costs off) %s", query->read);
+    if (!pg_query(mirror, buf_text(&sql), 2, params, &plan, err))
+        return error_wrap(err, "explaining the query");
+    for (int row = 0; row < pg_rows(plan) && table == NULL; row++)
+        if (!is_large_scan(mirror, pg_text(plan, row, 0), arena, &table, err))
+            return false;
+    *ret_table = table;
     return true;
 }
 

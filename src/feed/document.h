@@ -20,6 +20,7 @@ struct document {
     size_t len;
     bool is_vanished;  /* the query has no row for it; json says so, where anything is to be said */
     const char *fault; /* there is no document: why; NULL otherwise */
+    const char *asked_at; /* since when it is asked for outside of windows; NULL: it is not */
     char hash[DOCUMENT_HASH_SIZE]; /* SHA-256 of json, in hex */
 };
 
@@ -51,10 +52,10 @@ bool document_read(struct pg *mirror, const struct document_query *query, const 
                    const char *const *keys, int count, struct arena *arena,
                    struct document *ret_documents, int64_t *ret_batch, struct error *err);
 
-/* The query for these keys, explained: the server's plan as text. */
-bool document_explain(struct pg *mirror, const struct document_query *query, const char *pipeline,
-                      const char *const *keys, int count, bool is_json, struct buf *ret_plan,
-                      struct error *err);
+/* Would the query, asked for a few keys, read a large table whole?  *ret_table is its name, from arena;
+ * NULL: no. */
+bool document_find_scan(struct pg *mirror, const struct document_query *query, const char *pipeline,
+                        struct arena *arena, const char **ret_table, struct error *err);
 
 /* The fields of a document, "a, b, c", from arena.  Outside of a transaction; changes nothing. */
 bool document_fields(struct pg *mirror, const struct document_query *query,

@@ -41,7 +41,7 @@
  * documents into dead letters.
  *
  * **The idempotency key** is made of the epoch, the ledger's number, the keys and their documents'
- * hashes: the same window with the same documents has the same key after a crash, and a document
+ * hashes (outside of windows the number is 0, and since when a key is asked for stands in): the same window with the same documents has the same key after a crash, and a document
  * that differs never shares one (a receiver that knows the key would pass over what is newer).
  *
  * A destination inside the mirror needs none of this: it is written in the transaction that records
@@ -88,14 +88,13 @@ struct slice {
     const char *const *keys;
     int count;
     bool is_retry;        /* from feed_todo */
-    int64_t batch;        /* the window's last; 0: none, the version is taken */
+    int64_t batch;        /* the window's last; 0: none */
     int64_t committed_us; /* of the oldest change on the source; 0: not known */
     const char *claim_id; /* acknowledged with it; NULL: not yet */
 
-    struct document *documents; /* and as many of the next three */
+    struct document *documents; /* and as many of the next two */
     enum fate *fates;
-    const char **answers;  /* of those that failed */
-    const char **asked_at; /* of its row in feed_todo, as the intent saw it; NULL: none */
+    const char **answers; /* of those that failed */
 
     struct document **wanted; /* to be sent */
     int nwanted;
@@ -383,7 +382,7 @@ static bool intend(struct feed *feed, struct slice *slice, struct error *err)
         if (n < 1 || n > slice->count)
             return error_set(err, ERROR_BUG, "feed_intend() speaks of document %" PRId64, n);
         if (!pg_is_null(rows, row, 2))
-            slice->asked_at[n - 1] = arena_strdup(&feed->step, pg_text(rows, row, 2));
+            slice->documents[n - 1].asked_at = arena_strdup(&feed->step, pg_text(rows, row, 2));
         if (pg_bool(rows, row, 1))
             slice->fates[n - 1] = FATE_WANTED;
     }
@@ -416,14 +415,11 @@ static bool read_slice(struct feed *feed, struct slice *slice, struct error *err
     slice->documents = arena_new(&feed->step, struct document, n);
     slice->fates = arena_new(&feed->step, enum fate, n);
     slice->answers = arena_new(&feed->step, const char *, n);
-    slice->asked_at = arena_new(&feed->step, const char *, n);
     slice->wanted = arena_new(&feed->step, struct document *, n);
     if (!document_read(feed->mirror, &feed->query, feed->options->config->pipeline, slice->keys, n,
                        &feed->step, slice->documents, &slice->version, err) ||
         !intend(feed, slice, err))
         return false;
-    if (slice->batch == 0)
-        slice->batch = slice->version;
     sort_out(slice);
     return true;
 }
@@ -454,7 +450,7 @@ static void make_key(const struct slice *slice, const char *epoch,
     char digest[33];
 
     for (int i = 0; i < parcel->count; i++)
-        buf_printf(&text, "%s\n%s\n", parcel->documents[i]->key, parcel->documents[i]->hash);
+        destination_add_identity(parcel, parcel->documents[i], &text);
     document_digest(buf_text(&text), text.len, digest, sizeof(digest));
     snprintf(parcel->key, sizeof(parcel->key), "%s-%" PRId64 "-%s", epoch, slice->batch, digest);
 }
@@ -581,9 +577,9 @@ static void sum_up(struct feed *feed, const struct slice *slice, struct tally *t
             t->nunchanged++;
             break;
         }
-        if (slice->asked_at[i] != NULL) {
+        if (document->asked_at != NULL) {
             t->settled[t->nsettled] = document->key;
-            t->asked_at[t->nsettled++] = slice->asked_at[i];
+            t->asked_at[t->nsettled++] = document->asked_at;
         }
     }
 }
@@ -908,6 +904,17 @@ bool feed_wait(struct feed *feed, const struct feed_outcome *outcome, struct err
 }
 
 /* ---- looking ---- */
+
+bool feed_try(struct pg *mirror, const struct config *config, const struct config_feed *feed,
+              struct arena *arena, const char **ret_fields, const char **ret_scanned,
+              struct error *err)
+{
+    struct document_query query;
+
+    return make_query(mirror, config, feed, arena, &query, err) &&
+           document_fields(mirror, &query, feed, arena, ret_fields, err) &&
+           document_find_scan(mirror, &query, config->pipeline, arena, ret_scanned, err);
+}
 
 bool feed_count_key(struct pg *mirror, const struct config *config, const struct config_feed *feed,
                     int *ret_nkeys, struct error *err)

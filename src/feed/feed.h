@@ -74,6 +74,12 @@ bool feed_parse_key(const char *text, int nkeys, struct arena *arena, const char
 bool feed_count_key(struct pg *mirror, const struct config *config, const struct config_feed *feed,
                     int *ret_nkeys, struct error *err);
 
+/* For check: the feed's query tried on the mirror, which is used as feeds use it.  The fields of its
+ * documents, and a large table that it would read whole for a few keys (NULL: none), from arena. */
+bool feed_try(struct pg *mirror, const struct config *config, const struct config_feed *feed,
+              struct arena *arena, const char **ret_fields, const char **ret_scanned,
+              struct error *err);
+
 /* Connects as feeds do. */
 bool feed_connect(const struct config *config, const char *application, int wake_fd,
                   struct pg **ret_mirror, struct error *err);

@@ -5,13 +5,15 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import signal
 import subprocess
 
 import pytest
 
 from lib import wait
-from lib.cluster import READER, REPLICATOR
+from lib.cluster import READER, REPLICATOR, ROOT
+from lib.pipeline import to_yaml
 from lib.receiver import Receiver, moody
 
 SCHEMA = """
@@ -283,3 +285,134 @@ def test_pause_resume_resend_dry_run_drop(shop, receiver):
     shop.pipeline.ok("feed", "drop", "crm")
     assert shop.pipeline.ok("feed", "status", "--json").json() == []
     assert shop.mirror.value("select count(*) from tailwater.consumer") == 0
+
+
+def test_the_replicator_runs_it(shop, receiver):
+    """As one of its threads, through its own death; a file without the source is enough for a process of its own."""
+    shop.feed({"url": receiver.url}, run="auto")
+    shop.pipeline.stop()
+    shop.pipeline.start().wait_until_caught_up()
+    wait.until(lambda: receiver.table == shop.documents(), "everything has arrived")
+    for i in range(3):
+        shop.source.sql(f"update customers set name = 'n{i}' where id <= 10")
+        shop.pipeline.kill()
+        shop.pipeline.start()
+        shop.source.sql(f"update orders set total = {i} where id = 1")
+    shop.pipeline.wait_until_caught_up()
+    wait.until(lambda: receiver.table == shop.documents(), "it has arrived")
+    wait.until(lambda: shop.status()["latency_ms"] is not None, "the latency is measured")
+    text = shop.pipeline.ok("feed", "status").out
+    assert "crm: fact customer to POST http://127.0.0.1" in text and "from commit to request: median" in text
+    assert shop.pipeline.verb("feed", "run", "crm", "--until", "now").code == 7
+
+
+def test_a_role_of_its_own(shop, receiver):
+    """It may run feeds and read what it was granted; the file knows no source."""
+    shop.feed({"url": receiver.url})
+    config = shop.pipeline.config()
+    alone = {"pipeline": shop.pipeline.name, "mirror": {"conninfo": shop.mirror.conninfo(READER)},
+             "feeds": config["feeds"]}
+    shop.pipeline.write_config(to_yaml(alone) + "\n")
+    refused = shop.pipeline.verb("feed", "run", "crm", "--until", "now")
+    assert refused.code != 0 and "grant_feed" in refused.text
+    shop.mirror.sql("select tailwater.grant_feed(%s)", READER, user=REPLICATOR)
+    shop.mirror.sql(f"grant select on public.customers, public.orders to {READER}", user=REPLICATOR)
+    shop.run()
+    assert receiver.table == shop.documents() and shop.status()["sent"] == 20
+    shop.mirror.sql("select tailwater.revoke_consumer(%s)", READER, user=REPLICATOR)
+
+
+def test_commands_and_their_exit_codes(shop, tmp_path):
+    script = tmp_path / "to-crm"
+    script.write_text("#!/bin/sh\n"
+                      f"cat > {tmp_path}/in.$$\n"
+                      f"echo $TAILWATER_FEED $TAILWATER_DOCUMENTS $TAILWATER_IDEMPOTENCY_KEY >> {tmp_path}/calls\n"
+                      f"if [ -e {tmp_path}/later ]; then rm {tmp_path}/later; exit 75; fi\n"
+                      f"if grep -q '\"id\":7,' {tmp_path}/in.$$; then echo no sevens >&2; exit 3; fi\n"
+                      f"cat {tmp_path}/in.$$ >> {tmp_path}/taken\n")
+    script.chmod(0o755)
+    (tmp_path / "later").touch()
+    shop.feed({"command": [str(script)]}, retry={"attempts": 1, "first": "20ms", "longest": "1s"})
+    shop.run()
+    taken = {d["id"]: d for d in lines((tmp_path / "taken").read_text())}
+    assert taken == {k: d for k, d in shop.documents().items() if k != 7}
+    assert [(d["key"], d["answer"]) for d in shop.dead()] == [(["7"], "exit 3: no sevens")]
+    calls = [line.split() for line in (tmp_path / "calls").read_text().splitlines()]
+    assert calls[0] == calls[1], "the same documents have the same idempotency key"
+    assert all(call[0] == "crm" for call in calls) and calls[0][1] == "20"
+
+
+def test_a_query_that_fails_for_a_key_or_has_two_rows_for_it(shop, receiver):
+    shop.feed({"url": receiver.url}, query="select id, name, 1 / (id - 5) as n from customers c "
+                                           "left join (values (9), (9)) v(x) on v.x = c.id",
+              retry={"attempts": 1, "first": "20ms", "longest": "1s"})
+    shop.run()
+    assert set(receiver.table) == set(range(1, 21)) - {5, 9}
+    assert {d["key"][0]: d["answer"] for d in shop.dead()} == {
+        "5": shop.dead()[0]["answer"], "9": "the query has several rows for this key"}
+    assert "division by zero (SQLSTATE 22012)" in shop.dead()[0]["answer"]
+
+
+def test_the_pages_example(source, make_pipeline, receiver, tmp_path, monkeypatch):
+    """docs/feeds.md, as it stands there."""
+    with open(os.path.join(ROOT, "docs", "feeds.md")) as page:
+        text = page.read()
+    blocks = lambda kind: re.findall(rf"^```{kind}\n(.*?)^```$", text, re.M | re.S)  # noqa: E731
+    monkeypatch.setenv("CRM_URL", receiver.url)
+    monkeypatch.setenv("CRM_TOKEN", "t")
+    monkeypatch.setenv("SIGNUPS", str(tmp_path / "signups"))
+    for sql in blocks("sql source"):
+        source.sql(sql)
+    pipeline = make_pipeline()
+    pipeline.mirror.sql(f"create schema outbox authorization {REPLICATOR}")
+    pipeline.write_config(to_yaml(pipeline.config()) + "\n" + "".join(blocks("yaml")))
+    pipeline.start().wait_until_caught_up()
+    wait.until(lambda: len(receiver.table) == 3, "the customers")
+    assert receiver.table[1] == {"id": 1, "email": "ada@example.org", "full_name": "Ada", "orders": 2, "revenue": 42.5,
+                                 "last_order_at": "2026-03-05T12:00:00+00:00"}
+    wait.until(lambda: os.path.exists(tmp_path / "signups"), "the sign-ups")
+    outbox = "select document::text from outbox.carts order by id"
+    wait.until(lambda: pipeline.mirror.value("select to_regclass('outbox.carts')") and pipeline.mirror.sql(outbox), "the carts")
+    source.sql("update customers set confirmed_at = '2026-04-01 00:00Z' where id = 2")
+    source.sql("update carts set ordered = true where id = 1")
+    source.sql("delete from customers where id = 3")
+    wait.until(lambda: set(receiver.table) == {1, 2}, "one is gone")
+    wait.until(lambda: len(pipeline.mirror.sql(outbox)) == 2, "the cart is closed")
+    assert json.loads(pipeline.mirror.sql(outbox)[1][0]) == {"id": 1, "state": "closed"}
+    wait.until(lambda: len((tmp_path / "signups").read_text().splitlines()) == 3, "who has signed up")
+    assert sorted(d["id"] for d in lines((tmp_path / "signups").read_text())) == [1, 2, 3]
+    assert lines(pipeline.ok("feed", "customers", "--dry-run", "1").out) == [receiver.table[1]]
+    for statement in blocks("sql tailwater"):
+        pipeline.mirror.sql(statement, user=REPLICATOR)
+    pipeline.mirror.sql("select tailwater.revoke_consumer(%s)", READER, user=REPLICATOR)
+
+
+def test_check_tries_the_query(shop):
+    """It names the fields, and what the query would read whole for a few keys; a query that fails is a warning."""
+    shop.feed({"stdout": True})
+    found = shop.pipeline.ok("check").out
+    assert "feed crm sends the fields id, name, total" in found
+    shop.feed({"stdout": True}, query="select id, nam from customers")
+    found = shop.pipeline.ok("check").out
+    assert "feed crm cannot work" in found and 'column "nam" does not exist' in found
+    shop.change("insert into customers select i, 'x' from generate_series(1000, 30000) i")
+    shop.mirror.sql("analyze mirror_public.customers")
+    shop.feed({"stdout": True}, query="select max(id) as id, name from customers group by name")
+    assert "feed crm reads all of mirror_public.customers for a few keys" in shop.pipeline.ok("check").out
+
+
+@pytest.mark.slow
+def test_a_hundred_of_a_hundred_thousand(shop, receiver):
+    """A hundred documents that the receiver refuses: the others arrive, these are kept with the reasons, it goes on."""
+    bad = {1000 + 997 * i for i in range(100)}
+    receiver.behave = lambda number, documents: (422, "bad", {}) if any(d["id"] in bad for d in documents) else None
+    shop.pipeline.stop()
+    shop.source.sql("insert into customers select i, 'c' from generate_series(1000, 100979) i")
+    shop.pipeline.start().wait_until_caught_up()
+    shop.feed({"url": receiver.url}, retry={"attempts": 1, "first": "20ms", "longest": "1s"})
+    shop.run()
+    assert len(receiver.table) == 99900 and not bad & set(receiver.table)
+    assert {(d["key"][0], d["answer"]) for d in shop.dead()} == {(str(k), "HTTP 422: bad") for k in bad}
+    shop.change("update customers set name = 'y' where id = 1")
+    shop.run()
+    assert receiver.table[1]["name"] == "y"
