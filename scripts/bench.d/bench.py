@@ -26,6 +26,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import contenders  # noqa: E402
+import feed  # noqa: E402
 import ledger  # noqa: E402
 import workloads  # noqa: E402
 from contenders import ROOT, pipeline_of, until_done  # noqa: E402
@@ -395,6 +396,7 @@ def parse():
     parser.add_argument("--copy", action="store_true")
     parser.add_argument("--large-transaction", action="store_true")
     parser.add_argument("--ledger", action="store_true", help="what a fact of three dimensions costs")
+    parser.add_argument("--feed", action="store_true", help="how soon a feed sends a change, and what it reads")
     parser.add_argument("--all", action="store_true", help="catch-up and all of the above")
     parser.add_argument("--quick", action="store_true", help="a tenth of the rows, one round")
     parser.add_argument("--fsync", choices=["on", "off"], default="on")
@@ -407,7 +409,8 @@ def main():
     options = parse()
     rounds = options.rounds or (1 if options.quick else 3)
     scale = 0.1 if options.quick else 1
-    only_others = (options.latency or options.copy or options.large_transaction or options.ledger) and not options.all
+    only_others = (options.latency or options.copy or options.large_transaction or options.ledger or
+                   options.feed) and not options.all
     bench = Bench(options)
     result, tables, keep = {}, [], True
     try:
@@ -438,6 +441,9 @@ def main():
             rows = int(1_000_000 * scale)
             result["ledger"] = ledger.ledger(bench, rounds, rows, options.seconds or 5, probe, percentile, say)
             tables.append(ledger.report(result["ledger"], rows))
+        if options.all or options.feed:
+            result["feed"] = feed.feed(bench, int(1_000_000 * scale), options.seconds or (5 if options.quick else 30), say)
+            tables.append(feed.report(result["feed"]))
         keep = False
     finally:
         bench.close(keep)
