@@ -76,8 +76,11 @@ def main():
     version = subprocess.run([TIDY, "--version"], stdout=subprocess.PIPE, check=True).stdout
     known = commands(build, root)
     paths = [os.path.relpath(path, root) for path in sys.argv[2:]] or sorted(known)
-    failed = 0
+    unknown = [path for path in paths if path not in known]
+    failed = len(unknown)
 
+    for path in unknown:
+        print("%s: no target of %s compiles it" % (path, sys.argv[1]))
     os.makedirs(clean, exist_ok=True)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = [pool.submit(look_at, path, build, root, *known[path], version, clean)
