@@ -203,18 +203,27 @@ static bool work_table(struct work_place *place, struct error *err)
 
 /* ---- jobs ---- */
 
-static bool work_job(struct work_place *place, struct job *job, struct error *err)
+static bool work_tables(struct work_place *place, struct job *job, struct error *err)
 {
-    place->job = job;
-    if (!job_begin(place->mirror, job->id, err))
-        return false;
     for (int i = 0; i < job->ntables; i++) {
         place->table = &job->tables[i];
         if (place->table->state != JOB_DONE && place->table->state != JOB_FAILED &&
             !work_table(place, err))
             return false;
     }
-    return job_end(place->mirror, job->id, err);
+    return true;
+}
+
+static bool work_job(struct work_place *place, struct job *job, struct error *err)
+{
+    bool is_ok;
+
+    place->job = job;
+    is_ok = job_begin(place->mirror, job->id, err) && work_tables(place, job, err) &&
+            job_end(place->mirror, job->id, err);
+    place->job = NULL; /* it does not outlive the turn */
+    place->table = NULL;
+    return is_ok;
 }
 
 static void finish(const struct resyncer *resyncer)
