@@ -87,6 +87,9 @@ bool check_failover(struct check *check, struct error *err);
 /* Was a standby promoted since, and may the stream go on there (P47)? */
 bool check_timeline(struct check *check);
 
+/* pgoutput before 15: partitions that are attached later (P61). */
+void check_attached(struct check *check);
+
 /* Built-in types of the columns that an older mirror lacks. */
 bool check_builtin_types(struct check *check, struct error *err);
 

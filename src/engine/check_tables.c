@@ -231,6 +231,7 @@ bool check_publication(struct check *check, struct error *err)
 
     if (strcmp(check->config->source.plugin, "pgoutput") != 0 || check->catalog.tables.count == 0)
         return true;
+    check_attached(check);
     if (!publication_look(check->source, name, check->arena, &publication, err))
         return false;
     if (!publication_plan(&publication, &check->catalog.tables, check->arena, &sql, &wrong)) {

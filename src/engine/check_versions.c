@@ -1,6 +1,6 @@
 /*
  * What depends on the servers' versions and on their history: failover slots, a promoted standby,
- * a mirror that is older than its source.  (Servers below the oldest supported version are refused
+ * a mirror that is older than its source, what an older source does not send.  (Servers below the oldest supported version are refused
  * before anything is asked of them.)
  *
  * A standby's own settings cannot be seen from its primary.  Of these the remedy speaks where what
@@ -172,4 +172,32 @@ void check_mirror_age(struct check *check)
                 "queries that use it do not run there",
                 check->mirror_major);
     finding_remedy(&check->findings, finding, "upgrade the mirror, if that matters");
+}
+
+/* ---- an older source ---- */
+
+void check_attached(struct check *check)
+{
+    _cleanup_buf_ struct buf names = {0};
+    struct finding *finding;
+    int count = 0;
+
+    if (pg_has(check->source, FEATURE_ATTACHED_PARTITIONS))
+        return;
+    for (int i = 0; i < check->catalog.tables.count; i++) {
+        if (check->catalog.tables.tables[i].is_partitioned)
+            check_add_listed(&names, count++, check->catalog.tables.tables[i].label);
+    }
+    if (count == 0)
+        return;
+    check_end_listed(&names, count);
+    finding = finding_add(&check->findings, "source_partitions", FINDING_WARNING,
+                          "an attached partition's changes may not be sent: %s", buf_text(&names));
+    finding_why(&check->findings, finding,
+                "before PostgreSQL %d pgoutput does not notice that a table which was written to "
+                "since it connected became a partition",
+                feature_first(FEATURE_ATTACHED_PARTITIONS));
+    finding_remedy(&check->findings, finding,
+                   "after ALTER TABLE … ATTACH PARTITION end and start tailwater run, then "
+                   "tailwater resync TABLE; or plugin: wal2json");
 }

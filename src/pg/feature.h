@@ -17,6 +17,7 @@ enum feature {
     FEATURE_IDLE_SESSION,        /* idle_session_timeout */
     FEATURE_SLOT_OPTIONS,        /* CREATE_REPLICATION_SLOT … (SNAPSHOT 'export', …) */
     FEATURE_PUBLICATION_SCHEMAS, /* CREATE PUBLICATION … FOR TABLES IN SCHEMA */
+    FEATURE_ATTACHED_PARTITIONS, /* pgoutput notices that a table it knows became a partition */
     FEATURE_STANDBY_DECODING,    /* a standby may be a source */
     FEATURE_TRANSACTION_TIMEOUT, /* transaction_timeout */
     FEATURE_FAILOVER_SLOTS,      /* slots that a standby keeps a copy of */

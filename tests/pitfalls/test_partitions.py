@@ -128,6 +128,15 @@ def test_p61_attached_and_detached(tree, source, mirror, both_plugins):
                "insert into e0 values (0, '2023-01-01', 'to be looked up')")
     tree.wait_until_caught_up()
     source.sql("alter table e attach partition e0 for values from ('2023-01-01') to ('2024-01-01')")
+    if both_plugins == "pgoutput":
+        is_overlooked = source.cluster.major < 15  # until the next connection; check says so
+        found = [f for f in tree.verb("check", "--json").json()["findings"] if f["name"] == "source_partitions"]
+        assert [f["level"] for f in found] == ["warning"] * is_overlooked
+        if is_overlooked:
+            tree.stop()
+            tree.tables = ["public.e"]  # what was detached is a table of its own
+            tree.write_config()
+            tree.start()
 
     def is_known():  # a table is looked up again after a second
         source.sql("delete from e0 where id = 0; insert into e0 values (0, '2023-01-01', 'known')")
