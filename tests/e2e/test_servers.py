@@ -142,7 +142,7 @@ def test_reports_do_not_block_and_are_not_blocked(source, mirror, table, make_pi
 
 def test_wait_for_a_server_at_start(own_servers, source, table, make_pipeline):
     """Within start_timeout a server that is still starting is waited for."""
-    pipeline = make_pipeline(source={"start_timeout": "60s"})
+    pipeline = make_pipeline(source={"start_timeout": "60s"}).publish()
     own_servers.source.stop()
     pipeline.start()
     pipeline.wait_log(r"(?i)source|connect")

@@ -442,8 +442,9 @@ def test_destroy_while_a_replicator_runs(made, holding):
 
 
 def test_destroy_of_a_slot_in_use(made):
+    options = ["proto_version=1", f"publication_names={made.pipeline.publication}"] if made.plugin == "pgoutput" else []
     reader = subprocess.Popen([tool("pg_recvlogical"), "-d", made.source.conninfo(), "-S", made.slot,
-                               "--start", "-f", "/dev/null", "-n"])
+                               "--start", "-f", "/dev/null", "-n", *(f"--option={o}" for o in options)])
     try:
         wait.until(lambda: made.source.value("select active from pg_replication_slots where slot_name = %s",
                                              made.slot, user="postgres"), "the slot to be read")

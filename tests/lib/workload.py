@@ -294,7 +294,8 @@ class Session:
 class Workload:
     """The scheduler.  database is the source's, as the tables' owner; large is the size of a bulk."""
 
-    def __init__(self, database, seed, sessions=5, large=600, prefix="app"):
+    def __init__(self, database, seed, sessions=5, large=600, prefix="app",
+                 has_merge=True):
         self.database = database
         self.rng = random.Random(f"{seed}/work")
         self.values = Values(self.rng)
@@ -311,7 +312,7 @@ class Workload:
             self.swap_keys: 5, self.delete: 9, self.replace: 6, self.ephemeral: 3, self.truncate: 1.2, self.copy: 2,
             self.bulk: 1.2, self.subtransactions: 3, self.savepoint: 5, self.rollback_to: 3, self.release: 1.5,
             self.message: 2, self.new_partition: 0.3, self.noise: 3, self.move: 10, self.move_region: 3,
-            self.change_parent: 2, self.merge: 3, self.many: 3, self.rewrite: 0.15}
+            self.change_parent: 2, self.merge: 3 if has_merge else 0, self.many: 3, self.rewrite: 0.15}
         self.operations = list(weights)
         self.weights = list(weights.values())
 

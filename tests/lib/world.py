@@ -27,7 +27,7 @@ import time
 import psycopg2
 
 from lib import wait
-from lib.cluster import REPLICATOR, SUPERUSER, Cluster, children_of
+from lib.cluster import REPLICATOR, SERVERS, SUPERUSER, Cluster, children_of
 from lib.compare import binary_difference, quoted, table_images
 from lib.derived import FACTS, Derived
 from lib.kit import lsn
@@ -166,7 +166,8 @@ class World:
     def __init__(self, folder, seed, steps, rate=120, kinds=None, gap=None, templates=None, say=None, repeat=None,
                  large=600):
         self.folder, self.seed, self.steps, self.rate = folder, seed, steps, rate
-        self.kinds = kinds or [(plugin, False) for plugin in PLUGINS]
+        # The servers of other versions come without wal2json.
+        self.kinds = kinds or [(plugin, False) for plugin in PLUGINS if plugin == "pgoutput" or not SERVERS["source"]]
         self.gap = gap if gap is not None else 60
         self.templates = templates or (None, None)
         self.say = say or (lambda line: None)
@@ -190,13 +191,14 @@ class World:
 
     def create(self):
         os.makedirs(self.folder, exist_ok=True)
-        self.source = Cluster(os.path.join(self.folder, "source"), **SOURCE_SETTINGS)
-        self.mirror = Cluster(os.path.join(self.folder, "mirror"), deadlock_timeout="100ms")
+        self.source = Cluster(os.path.join(self.folder, "source"), bindir=SERVERS["source"], **SOURCE_SETTINGS)
+        self.mirror = Cluster(os.path.join(self.folder, "mirror"), bindir=SERVERS["mirror"], deadlock_timeout="100ms")
         for cluster, template in zip((self.source, self.mirror), self.templates):
             cluster.create(template).start().make_roles()
         self.make_small_disk()
         self.database = self.source.create_source("shop")
-        self.workload = Workload(self.database, self.seed, large=self.large).create()
+        self.workload = Workload(self.database, self.seed, large=self.large,
+                                 has_merge=self.source.major >= 15).create()
         for number, (plugin, is_steady) in enumerate(self.kinds):
             one = Mirrored(self, number, plugin, is_steady)
             one.database.sql("create extension citext", user=SUPERUSER)

@@ -80,12 +80,12 @@ def make_extensions(source, mirror, *more):
 
 
 def supported(catalog, source, mirror):
-    """The types that both servers have: older ones lack some, and some are built without libxml."""
-    found = {}
+    """The types and values that both servers have: older ones lack some, and some are built without libxml."""
+    found, oldest = {}, min(source.cluster.major, mirror.cluster.major)
     for kind, values in catalog.items():
         if source.value("select to_regtype(%s) is not null", plain(kind)) and (
                 kind != "xml" or has_xml(source) and has_xml(mirror)):
-            found[kind] = values
+            found[kind] = [value for value in values if samples.SINCE.get(value, 0) <= oldest]
     return found
 
 
