@@ -274,6 +274,8 @@ def pytest_unconfigure(config):
 
 
 def pytest_collection_modifyitems(items):
+    # Long ones first, so that no worker is left with one in the end.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
         params = item.callspec.params.values() if hasattr(item, "callspec") else ()
         needs = any(str(param).startswith("wal2json") for param in params)

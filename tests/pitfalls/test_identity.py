@@ -10,41 +10,51 @@ from pitfalls.common import STOP, refused, running, wait_until_repaired
 IDENTITIES = {
     "default": ("id int, part text, primary key (id, part)", "default", {}),
     "index": ("id int not null, part text not null, pk int generated always as identity primary key",
-              "using index t_key", {}),
+              "using index {t}_key", {}),
     "full": ("id int, part text, primary key (id, part)", "full", {}),
     "full, key named": ("id int not null, part text not null", "full", {"key": ["part", "id"]}),
     "full, key among others": ("id int not null, part text not null, n int unique", "full", {"key": ["id", "part"]}),
-    "unique nulls elsewhere": ("id int not null, part text not null, u int unique", "using index t_key", {}),
+    "unique nulls elsewhere": ("id int not null, part text not null, u int unique", "using index {t}_key", {}),
 }
 
 
-@pytest.fixture(params=IDENTITIES)
-def keyed(request, source):
-    columns, identity, entry = IDENTITIES[request.param]
-    source.sql(f"""
-        create table t ({columns}, a int, big text);
-        create unique index t_key on t (id, part);
-        alter table t alter big set storage external, alter part set storage external;
-        alter table t replica identity {identity};
-        insert into t (id, part, a, big) select i, 'p', i, repeat(i::text, 5000) from generate_series(1, 6) i;
-        """)
-    return {"name": "public.t", **entry}
+@pytest.fixture
+def keyed(source):
+    """A table of each identity, and what the configuration says of it."""
+    entries = []
+    for number, (columns, identity, entry) in enumerate(IDENTITIES.values()):
+        table = f"t{number}"
+        source.sql(f"""
+            create table {table} ({columns}, a int, big text);
+            create unique index {table}_key on {table} (id, part);
+            alter table {table} alter big set storage external, alter part set storage external;
+            alter table {table} replica identity {identity.format(t=table)};
+            insert into {table} (id, part, a, big) select i, 'p', i, repeat(i::text, 5000) from generate_series(1, 6) i;
+            """)
+        entries.append({"name": f"public.{table}", **entry})
+    return entries
 
 
 @pytest.mark.parametrize("how", ["in one transaction", "one by one"])
-def test_p19_p21_every_kind_of_identity(both_plugins, source, mirror, make_pipeline, keyed, how):
-    pipeline = running(make_pipeline, [("public", "t")], tables=[keyed])
-    pipeline.feed(["update t set a = 10 where id = 1", "update t set id = 20 where id = 2",
-                   "update t set part = repeat('q', 2200), a = null where id = 3", "delete from t where id = 4",
-                   "update t set a = 5 where id = 20", "insert into t (id, part) values (4, 'again')",
-                   "update t set a = 7 where id = 3", "update t set id = 2 where id = 5",
-                   "update t set big = null, part = 'r' where id = 3"], how)
-    pipeline.compare(["t"])
-    mirror.sql("delete from mirror_public.t where id in (6, 20)")
-    pipeline.feed(["update t set a = 66 where id = 6", "update t set id = 21 where id = 20"], how)
+def test_p19_p21_every_kind_of_identity(both_plugins, mirror, make_pipeline, keyed, how):
+    tables = [f"t{number}" for number in range(len(keyed))]
+    pipeline = running(make_pipeline, [("public", table) for table in tables], tables=keyed)
+
+    def feed(*statements):
+        pipeline.feed([statement.format(t=table) for statement in statements for table in tables], how)
+
+    feed("update {t} set a = 10 where id = 1", "update {t} set id = 20 where id = 2",
+         "update {t} set part = repeat('q', 2200), a = null where id = 3", "delete from {t} where id = 4",
+         "update {t} set a = 5 where id = 20", "insert into {t} (id, part) values (4, 'again')",
+         "update {t} set a = 7 where id = 3", "update {t} set id = 2 where id = 5",
+         "update {t} set big = null, part = 'r' where id = 3")
+    pipeline.compare(tables)
+    for table in tables:
+        mirror.sql(f"delete from mirror_public.{table} where id in (6, 20)")
+    feed("update {t} set a = 66 where id = 6", "update {t} set id = 21 where id = 20")
     pipeline.wait_until_caught_up()
     wait_until_repaired(pipeline)
-    pipeline.settle(["t"])
+    pipeline.settle(tables)
 
 
 @pytest.mark.parametrize("definition, why", [
