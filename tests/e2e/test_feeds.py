@@ -50,9 +50,9 @@ class Shop:
     def change(self, *statements):
         self.pipeline.feed(statements, "in one transaction")
 
-    def run(self, name="crm", env=None):
+    def run(self, name="crm", **more):
         """Until nothing is left to send."""
-        return self.pipeline.ok("feed", "run", name, "--until", "now", env=env)
+        return self.pipeline.ok("feed", "run", name, "--until", "now", **more)
 
     def start(self, name="crm", env=None):
         with open(self.pipeline.log_file, "a") as log:
@@ -402,6 +402,7 @@ def test_check_tries_the_query(shop):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_hundred_of_a_hundred_thousand(shop, receiver):
     """A hundred documents that the receiver refuses: the others arrive, these are kept with the reasons, it goes on."""
     bad = {1000 + 997 * i for i in range(100)}
@@ -410,7 +411,7 @@ def test_a_hundred_of_a_hundred_thousand(shop, receiver):
     shop.source.sql("insert into customers select i, 'c' from generate_series(1000, 100979) i")
     shop.pipeline.start().wait_until_caught_up()
     shop.feed({"url": receiver.url}, retry={"attempts": 1, "first": "20ms", "longest": "1s"})
-    shop.run()
+    shop.run(timeout=400)
     assert len(receiver.table) == 99900 and not bad & set(receiver.table)
     assert {(d["key"][0], d["answer"]) for d in shop.dead()} == {(str(k), "HTTP 422: bad") for k in bad}
     shop.change("update customers set name = 'y' where id = 1")
