@@ -41,6 +41,8 @@
     X(feed_before_commit, "feed: recorded and acknowledged, not committed")                        \
     X(quarantine_before_mark, "run: a table's data were refused, it is not yet marked")            \
     X(quarantine_after_mark, "run: the table is marked, the next session has not begun")           \
+    X(renew_after_slot, "the slot is made anew, the mirror does not know")                         \
+    X(renew_before_record, "likewise, rows with positions of another history are aged")            \
     X(resync_after_mark, "resync: the table is under resync, no snapshot yet")                     \
     X(resync_after_snapshot, "resync: the snapshot is there, nothing compared")                    \
     X(side_after_rows, "apply: rows of a side batch written, not committed")                       \

@@ -37,6 +37,7 @@ struct cli {
     bool is_dry_run;        /* --dry-run: purge, resync, destroy */
     bool is_all;            /* --all: resync */
     bool is_forced;         /* --force: resync */
+    bool is_new_slot;       /* --new-slot: resync */
     bool is_showing_values; /* --values: verify, resync */
     int64_t older_than_us;  /* --older-than: purge; -1 where not given */
     enum cli_until until;   /* --until: run */

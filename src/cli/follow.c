@@ -265,12 +265,32 @@ static bool watch(struct follow *follow, struct error *err)
 /* Nobody has the lock: this process is the replicator, as run would be. */
 static bool work(struct follow *follow, struct error *err)
 {
-    const struct run_options options = {
-        .config = follow->config, .version = TAILWATER_VERSION, .job = follow->job.id};
+    const struct run_options options = {.config = follow->config,
+                                        .version = TAILWATER_VERSION,
+                                        .job = follow->job.id,
+                                        .is_new_slot = follow->cli->is_new_slot};
 
     return run_pipeline(&options, err) && look_at_job(follow, err) &&
            (follow->job.state == JOB_DONE || follow->job.state == JOB_FAILED ||
             leave_job(follow, err));
+}
+
+/* A slot is made anew before anything streams, or not at all. */
+static bool work_alone(struct follow *follow, const struct control_holder *holder,
+                       struct error *err)
+{
+    struct error ignored;
+
+    if (holder->pid != 0) {
+        error_set(err, ERROR_BUSY, "a replicator of pipeline %s is running (PID %d on the mirror)",
+                  follow->config->pipeline, holder->pid);
+        error_hint(err, "stop it first");
+    } else if (work(follow, err)) {
+        return true;
+    }
+    if (connect_mirror(follow, &ignored))
+        (void) job_withdraw(follow->mirror, follow->job.id, &ignored);
+    return false;
 }
 
 static bool do_job(struct follow *follow, struct error *err)
@@ -279,6 +299,8 @@ static bool do_job(struct follow *follow, struct error *err)
 
     if (!control_find_holder(follow->mirror, follow->config->pipeline, follow->arena, &holder, err))
         return false;
+    if (follow->cli->is_new_slot)
+        return work_alone(follow, &holder, err);
     if (holder.pid == 0 && work(follow, err))
         return true;
     /* Somebody else was quicker: then it is theirs. */

@@ -143,6 +143,9 @@ static bool check_operands(const struct cli *cli, struct error *err)
 {
     if (cli->noperands > 0 && cli->is_all)
         return error_set(err, ERROR_CONFIG, "resync: %s or --all, not both", cli->operands[0]);
+    if (cli->is_new_slot && (!cli->is_all || cli->is_dry_run))
+        return error_set(err, ERROR_CONFIG, "resync: --new-slot goes with --all%s",
+                         cli->is_dry_run ? ", not with --dry-run" : "");
     if (cli->noperands > 0 || cli->is_all)
         return true;
     error_set(err, ERROR_CONFIG, "resync: which tables?");

@@ -123,12 +123,16 @@ static const struct cli_option verify_options[] = {
 static const char resync_help[] =
     "    tailwater resync public.orders\n"
     "    tailwater resync --all --dry-run\n"
+    "    tailwater resync --all --new-slot\n"
     "\n"
     "Makes mirror tables equal to the source again, row by row, while the stream goes on and "
     "reports\n"
     "read them; ends their quarantine.  A running replicator does it and is followed here: an\n"
     "interrupt leaves it at work.  With none running this command does it, and ends.\n"
     "Removes no row of a table of which more than resync.max_delete_fraction would go.\n"
+    "--new-slot is for a pipeline whose slot is lost, whose mirror was restored, or whose source "
+    "was\n"
+    "replaced: it makes the slot anew, and finds and repairs what was missed; then run goes on.\n"
     "Exit code 1: a table could not be made equal.\n";
 
 static const struct cli_option resync_options[] = {
@@ -136,6 +140,8 @@ static const struct cli_option resync_options[] = {
     {"dry-run", 0, NULL, "compare only: as tailwater verify", cli_read_flag, FIELD(is_dry_run)},
     {"force", 0, NULL, "remove however many rows the source does not have", cli_read_flag,
      FIELD(is_forced)},
+    {"new-slot", 0, NULL, "first make the replication slot anew; with --all", cli_read_flag,
+     FIELD(is_new_slot)},
     {"values", 0, NULL, "--dry-run: show the values that differ", cli_read_flag,
      FIELD(is_showing_values)},
     {"json", 0, NULL, "the result as JSON", cli_read_flag, FIELD(is_json)},

@@ -52,6 +52,7 @@ static const char *const formats[] = {"text", "json", NULL};
 static const char *const levels[] = {"debug", "info", "warning", "error", NULL};
 static const char *const deletes[] = {"soft", "ignore", NULL};
 static const char *const truncates[] = {"apply", "ignore", "stop", NULL};
+static const char *const on_losts[] = {"stop", "resync", NULL};
 static const char *const on_errors[] = {"quarantine", "stop", NULL};
 
 static const char *const fan_outs[] = {"auto", "defer", NULL};
@@ -87,6 +88,7 @@ static const struct value_key keys[] = {
      .fallback = "0"},
     {"source.nan_check", value_read_word, AT(source.nan_check), .words = nan_checks,
      .fallback = "auto"},
+    {"source.on_lost", value_read_word, AT(source.on_lost), .words = on_losts, .fallback = "stop"},
     {"source.failover", value_read_bool, AT(source.failover), .fallback = "false"},
     {"source.start_timeout", value_read_duration, AT(source.start_timeout_us), .max = DAY,
      .fallback = "90s"},

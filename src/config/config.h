@@ -182,6 +182,9 @@ struct config_feed {
 /* What is done about nulls of wal2json before 2.6 that may be NaN or infinities (P7). */
 enum config_nan_check { NAN_CHECK_AUTO, NAN_CHECK_OFF };
 
+/* What is done when the slot is of no use any more. */
+enum config_on_lost { ON_LOST_STOP, ON_LOST_RESYNC };
+
 enum config_heartbeat { HEARTBEAT_AUTO, HEARTBEAT_OFF, HEARTBEAT_ON };
 
 struct config {
@@ -204,6 +207,7 @@ struct config {
             max_read_rate_bytes; /* per second, of copies and of whatever asks it for rows; 0 (default): no
                                         limit */
         enum config_nan_check nan_check; /* default auto */
+        enum config_on_lost on_lost;     /* default stop */
         bool failover;                   /* PG17+: the slot is made with FAILOVER */
         int64_t start_timeout_us;        /* default 90 s */
         int64_t decode_memory_bytes; /* logical_decoding_work_mem of the stream; default 256 MiB */

@@ -18,7 +18,8 @@
 
 static bool hint_copy_anew(struct error *err)
 {
-    return error_hint(err, "tailwater destroy, then tailwater run, build the mirror anew");
+    return error_hint(err, "tailwater resync --all --new-slot makes the slot anew, and finds and "
+                           "repairs what was missed");
 }
 
 bool continuity_check_failover(struct pg *source, const struct config *config, struct error *err)
@@ -48,7 +49,7 @@ bool continuity_check_timeline(struct pg *replication, const struct slot_identit
               ", and the mirror has changes of timeline %d up to " LSN_FORMAT
               ": the standby that was promoted did not have them",
               identity->timeline, stored, LSN_ARGS(left), stored, LSN_ARGS(reached));
-    return error_hint(err, "tailwater destroy, then tailwater run, build the mirror anew; "
+    return error_hint(err, "tailwater resync --all --new-slot repairs the mirror; "
                            "synchronized_standby_slots on the primary keeps the mirror from "
                            "running ahead of the standby");
 }
@@ -62,7 +63,7 @@ bool continuity_explain_slot(const struct slot_identity *identity, int stored, s
                "not come along",
                stored, identity->timeline);
     return error_hint(err,
-                      "tailwater destroy, then tailwater run, build the mirror anew; with "
+                      "tailwater resync --all --new-slot makes a new one and repairs the mirror; with "
                       "PostgreSQL %d or later on the source, source: {failover: true} lets a "
                       "standby keep the slot",
                       feature_first(FEATURE_FAILOVER_SLOTS));
@@ -116,7 +117,7 @@ static bool check_publication(const struct config *config, const struct table_li
                   config->source.publication);
         return error_hint(err,
                           "changes made since it was dropped are lost, and the slot cannot pass "
-                          "them: tailwater destroy -c %s, then run, to copy anew",
+                          "them: tailwater resync -c %s --all --new-slot makes both anew, and repairs the mirror",
                           config->file);
     }
     if (!publication_plan(&publication, tables, &arena, &sql, err))
@@ -127,7 +128,7 @@ static bool check_publication(const struct config *config, const struct table_li
               config->source.publication);
     return error_hint(err,
                       "they were taken out of it, or dropped; changes since then are lost: "
-                      "tailwater destroy -c %s, then run, to copy anew.  What it lacks: %s",
+                      "tailwater resync -c %s --all --new-slot repairs that.  What it lacks: %s",
                       config->file, sql);
 }
 

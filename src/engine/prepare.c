@@ -443,6 +443,15 @@ static bool load_pipeline(const struct preparation *p, struct snapshot **ret_sna
     if (!identify(p, &identity, err) ||
         !control_load(p->lock, name, p->arena, &is_known, &p->result->pipeline, err))
         return false;
+    if (is_known && p->options->renewal != RENEW_NOT)
+        return ensure_publication(p, err) &&
+               renew_slot(&(struct renew_options){.config = p->config,
+                                                  .lock = p->lock,
+                                                  .stop_fd = p->options->stop_fd,
+                                                  .renewal = p->options->renewal,
+                                                  .job = p->options->job},
+                          &p->result->pipeline, &identity, err) &&
+               control_load(p->lock, name, p->arena, &is_known, &p->result->pipeline, err);
     if (is_known && !control_check_identity(&p->result->pipeline.identity, &identity, err))
         return false;
     if (is_known && p->result->pipeline.identity.slot_lsn != 0)

@@ -7,6 +7,7 @@
 #define TAILWATER_PREPARE_H
 
 #include "config/config.h"
+#include "engine/renew.h"
 #include "ledger/fact.h"
 #include "mirror/control.h"
 #include "source/catalog.h"
@@ -30,7 +31,9 @@ struct prepare_options {
     int64_t started_at_us; /* likewise */
     struct pg *lock;       /* the connection that holds the pipeline's lock */
     const atomic_bool *stop;
-    int stop_fd; /* readable once stop is raised */
+    int stop_fd;          /* readable once stop is raised */
+    enum renewal renewal; /* the slot is made anew */
+    int64_t job;          /* that resyncs all tables then; 0: one is made */
 };
 
 /* Logs what it does.  On a stop request: ERROR_RETRY.  Everything returned lives in arena. */

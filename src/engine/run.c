@@ -48,6 +48,7 @@ struct life {
     struct prepared_pipeline prepared;
     bool is_prepared;
     struct feeder_list *feeders; /* from the first preparation to the end; NULL before that */
+    enum renewal renewal;        /* to be done by the next preparation */
     bool is_guarded;             /* as session.h has it */
     bool has_streamed;           /* or copied: it works, in principle */
     int64_t started_at_us;
@@ -133,10 +134,14 @@ static bool prepare(struct life *life, struct pg *lock, struct error *err)
                                                        .started_at_us = life->started_at_us,
                                                        .lock = lock,
                                                        .stop = &is_stopped,
-                                                       .stop_fd = stop_fd},
+                                                       .stop_fd = stop_fd,
+                                                       .renewal = life->renewal,
+                                                       .job = life->options->job},
                              &life->arena, &life->prepared, err);
     life->has_streamed |= life->prepared.has_begun;
     life->is_prepared = is_ok;
+    if (is_ok)
+        life->renewal = RENEW_NOT;
     return is_ok && start_feeders(life, err);
 }
 
@@ -291,6 +296,21 @@ static void note_failure(struct life *life, const struct error *err)
     life->last_error_at_us = clock_now_us();
 }
 
+/* The slot is of no use any more, and that is to be lived with. */
+static bool renew(struct life *life, const struct error *err)
+{
+    struct error said = *err;
+
+    if (err->kind != ERROR_SLOT || life->renewal != RENEW_NOT ||
+        life->options->config->source.on_lost != ON_LOST_RESYNC)
+        return false;
+    error_hint(&said, "source.on_lost: resync: the slot is made anew, and every table resynced");
+    log_error(LOG_WARNING, "slot_lost", &said);
+    life->renewal = RENEW_LOST;
+    life->is_prepared = false;
+    return true;
+}
+
 /* Doubling with jitter, so that a hundred replicators do not come back together. */
 static void pause_before_retry(struct life *life)
 {
@@ -326,6 +346,8 @@ static bool live(struct life *life, struct error *err)
             log_event(LOG_INFO, "stopped", "stopped by a signal");
             return true;
         }
+        if (renew(life, err))
+            continue;
         if (!is_worth_waiting(life, err))
             return false;
         note_failure(life, err);
@@ -364,6 +386,7 @@ bool run_pipeline(const struct run_options *options, struct error *err)
     struct life life = {.options = options,
                         .started_at_us = clock_now_us(),
                         .pause_ms = FIRST_PAUSE_MS,
+                        .renewal = options->is_new_slot ? RENEW_ASKED : RENEW_NOT,
                         .patience_ends_us = clock_tick_us() +
                                             options->config->source.start_timeout_us};
     atomic_bool is_ended = false;

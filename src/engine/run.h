@@ -22,6 +22,7 @@ struct run_options {
     bool is_until_now;   /* stop when the mirror has what the source had at the start */
     lsn_t until;         /* stop when the mirror has this; 0: never */
     int64_t job;         /* stop when this job is done; 0: none */
+    bool is_new_slot;    /* first the slot is made anew (renew.h); job resyncs all tables */
 };
 
 /* Logs.  Installs handlers for SIGTERM and SIGINT: both end it cleanly, with success. */

@@ -159,8 +159,8 @@ bool control_check_identity(const struct control_identity *stored,
         {"the source is another database cluster (system identifier)", stored->system_identifier,
          actual->system_identifier, ERROR_SLOT,
          "point source.conninfo at the cluster the mirror was copied from; if it was replaced for "
-         "good (restored, upgraded by dump), tailwater destroy --skip-source and tailwater run "
-         "copy the new one"},
+         "good (restored, upgraded by dump), tailwater resync --all --new-slot makes the mirror "
+         "equal to the new one"},
         {"the source is another database of the cluster", stored->database, actual->database,
          ERROR_SLOT,
          "set dbname in source.conninfo back, or give the other database a pipeline of its own "

@@ -169,6 +169,12 @@ static bool update(struct pg *mirror, const char *sql, int64_t id, struct error 
     return pg_query(mirror, sql, 1, params, &done, err) || error_wrap(err, "job %s", text);
 }
 
+bool job_withdraw(struct pg *mirror, int64_t id, struct error *err)
+{
+    return update(mirror, "DELETE FROM tailwater.job WHERE id = $1::bigint AND state = 'asked'", id,
+                  err);
+}
+
 bool job_begin(struct pg *mirror, int64_t id, struct error *err)
 {
     return update(mirror,

@@ -60,6 +60,9 @@ const char *job_kind_name(enum job_kind kind);
 bool job_ask(struct pg *mirror, const char *pipeline, const struct job_wish *wish, int64_t *ret_id,
              struct error *err);
 
+/* Nobody has begun it, and nobody is to. */
+bool job_withdraw(struct pg *mirror, int64_t id, struct error *err);
+
 /* The job of that id; ret_job->id 0 where there is none. */
 bool job_read(struct pg *mirror, int64_t id, struct arena *arena, struct job *ret_job,
               struct error *err);

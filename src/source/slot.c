@@ -96,8 +96,9 @@ bool slot_look(struct pg *pg, const char *slot, struct slot_status *ret_status, 
 static bool hint_new_slot(struct error *err)
 {
     return error_hint(err,
-                      "changes are missing, so going on is not possible: drop what is left of the "
-                      "slot and build the mirror anew (tailwater destroy, then tailwater run)");
+                      "changes are missing, so going on is not possible: tailwater resync --all --new-slot "
+                      "makes the slot anew, and finds and repairs what was missed; "
+                      "source.on_lost: resync does so by itself");
 }
 
 static bool busy(const struct slot_status *status, const char *slot, struct error *err)

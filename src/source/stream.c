@@ -172,19 +172,19 @@ static bool read_failed(const struct stream *stream, struct error *err)
         err->kind = ERROR_SLOT;
         error_hint(err,
                    "the slot needs the publication as it was when the change was made, so making "
-                   "it again does not help: tailwater destroy, then tailwater run, build the "
-                   "mirror anew");
+                   "it again does not help: tailwater resync --all --new-slot makes the slot anew and "
+                   "repairs the mirror");
     } else if (strcmp(err->sqlstate, "55000") == 0 || strcmp(err->sqlstate, "58P01") == 0) {
         err->kind = ERROR_SLOT;
         error_hint(err,
-                   "WAL that the slot needs is gone: tailwater destroy, then tailwater run, build "
-                   "the mirror anew");
+                   "WAL that the slot needs is gone: tailwater resync --all --new-slot makes the slot "
+                   "anew and repairs the mirror");
     } else if (is_too_large(err)) {
         error_wrap(err, "the source cannot send a row whose message would pass 1 GB");
         error_hint(err,
                    "the slot does not get past it: with wal2json take its table out of tables "
                    "(only as one of at most 20, each by name, is it passed over); or shorten the "
-                   "row, then tailwater destroy and tailwater run build the mirror anew");
+                   "row, then tailwater resync --all --new-slot repairs the mirror");
     }
     return error_wrap(err, "slot %s", stream->slot);
 }
