@@ -92,13 +92,40 @@ static bool check_once(const struct binding *binding, struct arena *arena, struc
     return true;
 }
 
+static bool changed(struct error *err)
+{
+    memcpy(err->sqlstate, BINDING_SHAPE, sizeof(BINDING_SHAPE));
+    return false;
+}
+
+/* Both are in the order of the source's attnums: where names are not, two columns have changed places
+ * (or one was made anew).  A partition has an order of its own. */
+static bool check_order(const struct binding *binding, struct error *err)
+{
+    const struct table *table = binding->table;
+    int last = -1;
+
+    if (table->is_partitioned || strcmp(table->name, binding->relation->name) != 0)
+        return true;
+    for (int i = 0; i < binding->relation->ncolumns; i++) {
+        const int column = binding->column[i];
+
+        if (column >= 0 && column < last)
+            return error_set(err, ERROR_FAILED,
+                             "%s: the column \"%s\" is another one than it was on the source",
+                             table->label, table->columns[column].name);
+        last = column >= 0 ? column : last;
+    }
+    return true;
+}
+
 bool binding_make(const struct table *table, const struct relation *relation, struct arena *arena,
                   struct binding **ret_binding, struct error *err)
 {
     struct binding *binding = arena_new(arena, struct binding, 1);
 
     if (!check_oid(table, relation, err))
-        return false;
+        return changed(err);
     binding->table = table;
     binding->relation = relation;
     binding->column = arena_new(arena, int, relation->ncolumns);
@@ -110,15 +137,17 @@ bool binding_make(const struct table *table, const struct relation *relation, st
             error_set(err, ERROR_FAILED,
                       "%s: the source has a column \"%s\" that the mirror table lacks",
                       table->label, name);
+            changed(err);
             return error_hint(err,
                               "exclude it in the configuration (tables: - {name: %s, exclude: "
                               "[%s]}), or destroy the pipeline and copy anew",
                               table->label, name);
         }
     }
-    if (!check_once(binding, arena, err) || !check_identity(binding, err) ||
-        !check_columns(binding, err))
+    if (!check_once(binding, arena, err))
         return false;
+    if (!check_identity(binding, err) || !check_columns(binding, err) || !check_order(binding, err))
+        return changed(err);
     *ret_binding = binding;
     return true;
 }

@@ -10,6 +10,9 @@
 #include "tailwater/change.h"
 #include "tailwater/error.h"
 
+/* The SQLSTATE, of our own, of an error that says that the source's table has another shape. */
+#define BINDING_SHAPE "TW010"
+
 struct binding {
     const struct table *table;
     const struct relation *relation;

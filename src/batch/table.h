@@ -68,6 +68,7 @@ struct table_index {
 struct table_leaf {
     const char *schema;
     const char *name;
+    bool is_born; /* made as a partition: it had no rows before that the stream did not send */
 };
 
 struct table {

@@ -53,6 +53,7 @@ static const char *const levels[] = {"debug", "info", "warning", "error", NULL};
 static const char *const deletes[] = {"soft", "ignore", NULL};
 static const char *const truncates[] = {"apply", "ignore", "stop", NULL};
 static const char *const on_losts[] = {"stop", "resync", NULL};
+static const char *const schema_changes[] = {"apply", "stop", NULL};
 static const char *const on_errors[] = {"quarantine", "stop", NULL};
 
 static const char *const fan_outs[] = {"auto", "defer", NULL};
@@ -192,6 +193,8 @@ static const struct value_key keys[] = {
     {"apply.on_error", value_read_word, AT(apply.on_error), .words = on_errors,
      .fallback = "quarantine"},
 
+    {"schema_changes", value_read_word, AT(schema_changes), .words = schema_changes,
+     .fallback = "apply"},
     {"resync.max_delete_fraction", value_read_fraction, AT(resync.max_delete_fraction),
      .fallback = "0.5"},
 

@@ -185,6 +185,9 @@ enum config_nan_check { NAN_CHECK_AUTO, NAN_CHECK_OFF };
 /* What is done when the slot is of no use any more. */
 enum config_on_lost { ON_LOST_STOP, ON_LOST_RESYNC };
 
+/* Changes of the source's tables: the mirror follows, or the table stops. */
+enum config_schema_changes { SCHEMA_CHANGES_APPLY, SCHEMA_CHANGES_STOP };
+
 enum config_heartbeat { HEARTBEAT_AUTO, HEARTBEAT_OFF, HEARTBEAT_ON };
 
 struct config {
@@ -222,6 +225,7 @@ struct config {
         const char **readers;
         int fillfactor; /* 10…100; 0 where not said: the default of src/mirror */
     } mirror;
+    enum config_schema_changes schema_changes; /* default apply */
     int ntables;
     struct config_table *tables;
     struct {

@@ -62,11 +62,12 @@ bool continuity_explain_slot(const struct slot_identity *identity, int stored, s
                "the source went from timeline %d to %d: a standby was promoted, and the slot did "
                "not come along",
                stored, identity->timeline);
-    return error_hint(err,
-                      "tailwater resync --all --new-slot makes a new one and repairs the mirror; with "
-                      "PostgreSQL %d or later on the source, source: {failover: true} lets a "
-                      "standby keep the slot",
-                      feature_first(FEATURE_FAILOVER_SLOTS));
+    return error_hint(
+        err,
+        "tailwater resync --all --new-slot makes a new one and repairs the mirror; with "
+        "PostgreSQL %d or later on the source, source: {failover: true} lets a "
+        "standby keep the slot",
+        feature_first(FEATURE_FAILOVER_SLOTS));
 }
 
 static bool check_gap(const struct slot_status *slot, const char *name,
@@ -115,10 +116,11 @@ static bool check_publication(const struct config *config, const struct table_li
     if (!publication.exists) {
         error_set(err, ERROR_SLOT, "source: the publication %s of this pipeline does not exist",
                   config->source.publication);
-        return error_hint(err,
-                          "changes made since it was dropped are lost, and the slot cannot pass "
-                          "them: tailwater resync -c %s --all --new-slot makes both anew, and repairs the mirror",
-                          config->file);
+        return error_hint(
+            err,
+            "changes made since it was dropped are lost, and the slot cannot pass "
+            "them: tailwater resync -c %s --all --new-slot makes both anew, and repairs the mirror",
+            config->file);
     }
     if (!publication_plan(&publication, tables, &arena, &sql, err))
         return false;

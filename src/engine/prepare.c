@@ -13,11 +13,13 @@
 #include "engine/wal_guard.h"
 #include "mirror/ddl.h"
 #include "mirror/quarantine.h"
+#include "mirror/reshape.h"
 #include "mirror/views.h"
 #include "pg/pg.h"
 #include "source/publication.h"
 #include "source/slot.h"
 #include "source/snapshot.h"
+#include "source/watch.h"
 #include "sync/copy.h"
 
 #include <inttypes.h>
@@ -35,6 +37,7 @@ struct preparation {
     struct pg *lock;
     struct arena *arena;
     struct prepared_pipeline *result;
+    lsn_t *source_lsn; /* the source's WAL, once the catalog was read */
 };
 
 static void log_notes(const char *event, const struct notes *notes)
@@ -80,7 +83,8 @@ static bool run_check(const struct preparation *p, struct error *err)
     return error_hint(err, "run: tailwater check -c %s", p->config->file);
 }
 
-static bool ensure_publication(const struct preparation *p, struct error *err)
+static bool ensure_publication(const struct preparation *p, const struct table_list *tables,
+                               struct error *err)
 {
     const struct pg_options options = source_options(p->config, false);
     _cleanup_pg_ struct pg *pg = NULL;
@@ -89,8 +93,7 @@ static bool ensure_publication(const struct preparation *p, struct error *err)
     if (!is_pgoutput(p->config))
         return true;
     if (!pg_connect(&options, &pg, err) ||
-        !publication_ensure(pg, p->config->source.publication, &p->result->catalog.tables, p->arena,
-                            &sql, err))
+        !publication_ensure(pg, p->config->source.publication, tables, p->arena, &sql, err))
         return false;
     if (sql != NULL)
         log_event(LOG_INFO, "publication_changed", "on the source: %s", sql);
@@ -247,32 +250,89 @@ static bool make_table(const struct preparation *p, int i, struct notes *notes, 
     return true;
 }
 
+/* A table of a pipeline that streams, which is not filled yet: empty, with its key and indexes, it
+ * waits for its resync. */
+static bool is_added(const struct preparation *p, int i)
+{
+    return p->result->pipeline.state == CONTROL_STREAMING &&
+           p->result->states[i].state < CONTROL_TABLE_INDEXED;
+}
+
+static bool add_table(const struct preparation *p, int i, struct notes *notes, struct error *err)
+{
+    const struct table *table = &p->result->catalog.tables.tables[i];
+    const char *pipeline = p->config->pipeline;
+    const lsn_t cursor = p->result->pipeline.cursor;
+    _cleanup_buf_ struct buf what = {0};
+
+    if (p->config->schema_changes == SCHEMA_CHANGES_STOP) {
+        error_set(err, ERROR_CONFIG, "table %s was added to a pipeline that streams already",
+                  table->label);
+        return error_hint(err, "take it out of the configuration, or set schema_changes: apply");
+    }
+    log_event(LOG_INFO, "table_added", "%s is new: it is filled while the rest streams",
+              table->label);
+    if (!ddl_create_table(p->lock, pipeline, table, notes, err) ||
+        !reshape_mark_new(p->lock, pipeline, table, err) ||
+        !control_set_table_copied(p->lock, pipeline, table, cursor, 0, err) ||
+        !ddl_add_key(p->lock, table, err) || !ddl_add_indexes(p->lock, pipeline, table, notes, err))
+        return false;
+    p->result->states[i].state = CONTROL_TABLE_INDEXED;
+    p->result->states[i].quarantine.lsn = cursor;
+    return true;
+}
+
+/* Only tables that are new: one that was taken out of the publication has lost changes (P45). */
+static bool publish_added(const struct preparation *p, struct error *err)
+{
+    const struct table_list *list = &p->result->catalog.tables;
+    struct table_list added = {.tables = arena_new(p->arena, struct table, list->count + 1)};
+
+    for (int i = 0; i < list->count; i++)
+        if (is_added(p, i))
+            added.tables[added.count++] = list->tables[i];
+    return added.count == 0 || ensure_publication(p, &added, err);
+}
+
+/* What has changed on the source is followed, before anything is compared. */
+static bool reshape_tables(const struct preparation *p, struct error *err)
+{
+    const struct table_list *list = &p->result->catalog.tables;
+
+    if (p->config->schema_changes == SCHEMA_CHANGES_STOP)
+        return true;
+    for (int i = 0; i < list->count; i++) {
+        _cleanup_buf_ struct buf what = {0};
+
+        if (reshape_table(p->lock, p->config->pipeline, &list->tables[i], &what, err)) {
+            if (what.len > 0)
+                log_event(LOG_WARNING, "table_changed", "%s: %s; it is resynced",
+                          list->tables[i].label, buf_text(&what));
+        } else if (is_quarantined(p, i)) {
+            log_error(LOG_WARNING, "not_followed", err);
+        } else if (!isolate_table(p, i, err)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool make_tables(const struct preparation *p, struct error *err)
 {
     const char *pipeline = p->config->pipeline;
     const struct table_list *list = &p->result->catalog.tables;
-    struct notes strays = {.arena = p->arena}, notes = {.arena = p->arena};
+    struct notes strays = {.arena = p->arena}, notes = {.arena = p->arena}, again = notes;
 
     if (!control_sync_tables(p->lock, pipeline, list, p->arena, &p->result->states, &strays, err))
         return false;
     log_notes("table_not_configured", &strays);
     if (!ddl_create_schemas(p->lock, pipeline, &p->result->catalog, err) ||
-        !ddl_create_types(p->lock, pipeline, &p->result->catalog, err))
+        !ddl_create_types(p->lock, pipeline, &p->result->catalog, err) || !publish_added(p, err) ||
+        !reshape_tables(p, err) ||
+        !control_sync_tables(p->lock, pipeline, list, p->arena, &p->result->states, &again, err))
         return false;
     for (int i = 0; i < list->count; i++) {
-        const struct table *table = &list->tables[i];
-
-        if (p->result->pipeline.state == CONTROL_STREAMING &&
-            p->result->states[i].state == CONTROL_TABLE_NEW) {
-            error_set(err, ERROR_CONFIG, "table %s was added to a pipeline that streams already",
-                      table->label);
-            return error_hint(
-                err,
-                "this version copies all tables together: take it out of the configuration, or "
-                "run: tailwater destroy -c %s, then run",
-                p->config->file);
-        }
-        if (!make_table(p, i, &notes, err))
+        if (!(is_added(p, i) ? add_table(p, i, &notes, err) : make_table(p, i, &notes, err)))
             return false;
     }
     log_notes("left_out", &notes);
@@ -427,8 +487,17 @@ static bool load_catalog(const struct preparation *p, struct error *err)
     const struct pg_options options = source_options(p->config, false);
     _cleanup_pg_ struct pg *pg = NULL;
 
-    return pg_connect(&options, &pg, err) && pg_check_version(pg, err) &&
-           catalog_load(pg, p->config, p->arena, &p->result->catalog, err);
+    _cleanup_result_ struct pg_result *row = NULL;
+
+    if (!pg_connect(&options, &pg, err) || !pg_check_version(pg, err) ||
+        !catalog_load(pg, p->config, p->arena, &p->result->catalog, err) ||
+        !pg_query_row(pg,
+                      "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() "
+                      "ELSE pg_current_wal_insert_lsn() END",
+                      0, NULL, &row, err))
+        return false;
+    *p->source_lsn = pg_lsn(row, 0, 0);
+    return watch_hash(pg, p->config, &p->result->catalog.tables, &p->result->hash, err);
 }
 
 /* The pipeline as the mirror knows it; made where it does not.  *ret_snapshot is set where the slot
@@ -444,7 +513,7 @@ static bool load_pipeline(const struct preparation *p, struct snapshot **ret_sna
         !control_load(p->lock, name, p->arena, &is_known, &p->result->pipeline, err))
         return false;
     if (is_known && p->options->renewal != RENEW_NOT)
-        return ensure_publication(p, err) &&
+        return ensure_publication(p, &p->result->catalog.tables, err) &&
                renew_slot(&(struct renew_options){.config = p->config,
                                                   .lock = p->lock,
                                                   .stop_fd = p->options->stop_fd,
@@ -456,7 +525,8 @@ static bool load_pipeline(const struct preparation *p, struct snapshot **ret_sna
         return false;
     if (is_known && p->result->pipeline.identity.slot_lsn != 0)
         return true;
-    if (!run_check(p, err) || !clear_the_way(p, is_known, err) || !ensure_publication(p, err) ||
+    if (!run_check(p, err) || !clear_the_way(p, is_known, err) ||
+        !ensure_publication(p, &p->result->catalog.tables, err) ||
         (!is_known && !control_create(p->lock, name, &identity, err)) ||
         !make_slot(p, ret_snapshot, err))
         return false;
@@ -473,14 +543,19 @@ static bool prepare_steps(const struct preparation *p, struct error *err)
            prepare_facts_examine(p->lock, p->config, &p->result->catalog.tables, p->arena,
                                  &p->result->facts, err) &&
            copy_tables(p, &snapshot, err) &&
+           (p->result->pipeline.state == CONTROL_STREAMING || reshape_tables(p, err)) &&
            prepare_facts_store(p->lock, p->config, p->arena, &p->result->facts, err) &&
-           make_views(p, err);
+           make_views(p, err) &&
+           (p->config->schema_changes == SCHEMA_CHANGES_STOP ||
+            reshape_ask(p->lock, p->config->pipeline, *p->source_lsn, err));
 }
 
 bool prepare_pipeline(const struct prepare_options *options, struct arena *arena,
                       struct prepared_pipeline *ret_prepared, struct error *err)
 {
+    lsn_t source_lsn = 0;
     const struct preparation p = {.options = options,
+                                  .source_lsn = &source_lsn,
                                   .config = options->config,
                                   .lock = options->lock,
                                   .arena = arena,

@@ -23,6 +23,7 @@ struct prepared_pipeline {
     lsn_t *copy_lsn;              /* the same, as the batch wants it */
     bool has_begun;               /* to copy rows; also where it then failed */
     struct fact_list facts;
+    uint64_t hash; /* of the source's definitions (watch.h) */
 };
 
 struct prepare_options {

@@ -511,6 +511,7 @@ static int timeout_ms(const struct receiver *r)
 static bool is_done(const struct receiver *r)
 {
     return *r->options->stop || *r->options->is_finished ||
+           (*r->options->is_reloading && !r->is_inside) ||
            (r->options->until != 0 && r->cursor >= r->options->until);
 }
 

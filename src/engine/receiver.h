@@ -25,7 +25,8 @@ struct receiver_options {
     lsn_t careful_until;         /* up to the transaction of this final_lsn each is a batch alone */
     const char *source_conninfo; /* to look up partitions that are new since the start */
     const atomic_bool *stop;     /* set by a signal: finish what is applied and return */
-    const atomic_bool *is_finished; /* set by a helper: what the session was for is done */
+    const atomic_bool *is_finished;  /* set by a helper: what the session was for is done */
+    const atomic_bool *is_reloading; /* set by whoever saw that there is something to prepare */
     struct statistics *statistics;
 };
 

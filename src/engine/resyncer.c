@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "engine/pause.h"
 #include "mirror/job.h"
+#include "mirror/views.h"
 #include "sync/resync.h"
 
 #include <inttypes.h>
@@ -141,6 +142,19 @@ static bool give_up(struct work_place *place, const struct resync_options *optio
            end_table(place, failure, err);
 }
 
+/* A new table has its live view once its rows are complete. */
+static bool show(const struct work_place *place, const struct table *table, struct error *err)
+{
+    const struct config *config = place->resyncer->config;
+    _cleanup_(arena_release) struct arena arena = {0};
+    struct notes notes = {.arena = &arena};
+
+    return place->job->kind == JOB_VERIFY ||
+           (views_create(place->mirror, config->pipeline, table, err) &&
+            views_grant(place->mirror, config->pipeline, config->mirror.readers,
+                        config->mirror.nreaders, &notes, err));
+}
+
 static bool resync(struct work_place *place, const struct table *table, struct error *err)
 {
     const struct resyncer *resyncer = place->resyncer;
@@ -175,7 +189,8 @@ static bool resync(struct work_place *place, const struct table *table, struct e
     take_progress(place->table, &last);
     /* What a quarantine kept on the repair list is due again. */
     resyncer->statistics->repairs_wanted++;
-    return resync_purge(&options, &last, err) && end_table(place, NULL, err);
+    return resync_purge(&options, &last, err) && show(place, table, err) &&
+           end_table(place, NULL, err);
 }
 
 static bool work_table(struct work_place *place, struct error *err)

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
+#include "batch/binding.h"
 #include "engine/feeder.h"
 #include "engine/prepare.h"
 #include "engine/prepare_facts.h"
@@ -41,10 +42,14 @@
 
 static atomic_bool is_stopped; /* by a signal: the one thing here that is the process's */
 static int stop_fd = -1;
+static atomic_bool is_reloading; /* what was prepared is to be prepared anew … */
+static atomic_bool is_hung_up;   /* … by SIGHUP: from the file */
 
 struct life {
     const struct run_options *options;
-    struct arena arena; /* of the preparation: catalog, tables */
+    const struct config *config; /* the options', or later versions of its file … */
+    struct arena config_arena;   /* … which are in here */
+    struct arena arena;          /* of the preparation: catalog, tables */
     struct prepared_pipeline prepared;
     bool is_prepared;
     struct feeder_list *feeders; /* from the first preparation to the end; NULL before that */
@@ -63,7 +68,8 @@ struct life {
     int64_t held_since_us; /* clock_tick_us(): somebody holds the lock or the slot; 0: no */
     lsn_t cursor;          /* after the last session */
     lsn_t error_cursor;    /* at the last error */
-    lsn_t careful_until;   /* a batch up to here was refused: its transactions go one by one */
+    lsn_t looked_lsn;    /* at a change up to here that was refused the source was looked at anew */
+    lsn_t careful_until; /* a batch up to here was refused: its transactions go one by one */
 };
 
 static void on_signal(int number)
@@ -78,6 +84,12 @@ static void on_signal(int number)
     errno = saved_errno;
 }
 
+static void on_hangup(int number)
+{
+    (void) number;
+    is_hung_up = is_reloading = true;
+}
+
 static bool catch_signals(struct error *err)
 {
     struct sigaction action = {.sa_handler = on_signal};
@@ -87,6 +99,8 @@ static bool catch_signals(struct error *err)
         return error_set(err, ERROR_FAILED, "eventfd: %s", strerror(errno));
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
+    action.sa_handler = on_hangup;
+    sigaction(SIGHUP, &action, NULL);
     signal(SIGPIPE, SIG_IGN);
     return true;
 }
@@ -97,7 +111,7 @@ static bool catch_signals(struct error *err)
 static bool find_until(struct life *life, struct error *err)
 {
     const struct pg_options options = {.side = PG_SOURCE,
-                                       .conninfo = life->options->config->source.conninfo,
+                                       .conninfo = life->config->source.conninfo,
                                        .application = "tailwater start",
                                        .is_replication = true};
     _cleanup_pg_ struct pg *pg = NULL;
@@ -118,18 +132,18 @@ static bool start_feeders(struct life *life, struct error *err)
     const struct run_options *options = life->options;
 
     return options->is_until_now || options->until != 0 || options->job != 0 ||
-           feeder_start_all(options->config, &is_stopped, stop_fd, &life->feeders, err);
+           feeder_start_all(life->config, &is_stopped, stop_fd, &life->feeders, err);
 }
 
 static bool prepare(struct life *life, struct pg *lock, struct error *err)
 {
+    struct prepared_pipeline prepared = {0};
+    struct arena arena = {0};
     bool is_ok;
 
     if (life->is_prepared)
-        return prepare_facts_again(lock, life->options->config, &life->prepared.facts, err);
-    arena_reset(&life->arena);
-    life->prepared = (struct prepared_pipeline){0};
-    is_ok = prepare_pipeline(&(struct prepare_options){.config = life->options->config,
+        return prepare_facts_again(lock, life->config, &life->prepared.facts, err);
+    is_ok = prepare_pipeline(&(struct prepare_options){.config = life->config,
                                                        .version = life->options->version,
                                                        .started_at_us = life->started_at_us,
                                                        .lock = lock,
@@ -137,12 +151,18 @@ static bool prepare(struct life *life, struct pg *lock, struct error *err)
                                                        .stop_fd = stop_fd,
                                                        .renewal = life->renewal,
                                                        .job = life->options->job},
-                             &life->arena, &life->prepared, err);
-    life->has_streamed |= life->prepared.has_begun;
+                             &arena, &prepared, err);
+    life->has_streamed |= prepared.has_begun;
     life->is_prepared = is_ok;
-    if (is_ok)
-        life->renewal = RENEW_NOT;
-    return is_ok && start_feeders(life, err);
+    if (!is_ok) {
+        arena_release(&arena);
+        return false;
+    }
+    arena_release(&life->arena);
+    life->arena = arena;
+    life->prepared = prepared;
+    life->renewal = RENEW_NOT;
+    return start_feeders(life, err);
 }
 
 static bool run_session(struct life *life, struct pg *lock, struct culprit *ret_culprit,
@@ -150,12 +170,13 @@ static bool run_session(struct life *life, struct pg *lock, struct culprit *ret_
 {
     struct session_outcome outcome;
     const bool is_ok = session_run(
-        &(struct session_options){.config = life->options->config,
+        &(struct session_options){.config = life->config,
                                   .version = life->options->version,
                                   .prepared = &life->prepared,
                                   .is_guarded = &life->is_guarded,
                                   .lock = lock,
                                   .stop = &is_stopped,
+                                  .is_reloading = &is_reloading,
                                   .until = life->until,
                                   .careful_until = life->careful_until,
                                   .job = life->options->job,
@@ -180,7 +201,7 @@ static bool run_session(struct life *life, struct pg *lock, struct culprit *ret_
 static bool isolate(struct life *life, struct pg *lock, const struct culprit *culprit,
                     struct error *err)
 {
-    const struct config *config = life->options->config;
+    const struct config *config = life->config;
     struct error failure;
 
     if (is_stopped || config->apply.on_error != ON_ERROR_QUARANTINE || culprit->last_lsn == 0 ||
@@ -194,6 +215,13 @@ static bool isolate(struct life *life, struct pg *lock, const struct culprit *cu
     }
     if (culprit->table == NULL)
         return false;
+    /* The source's table may have changed since we looked: then that is to be followed first. */
+    if (config->schema_changes == SCHEMA_CHANGES_APPLY && life->looked_lsn != culprit->last_lsn) {
+        life->looked_lsn = culprit->last_lsn;
+        log_error(LOG_DEBUG, "refused", err);
+        life->is_prepared = false;
+        return prepare(life, lock, err);
+    }
     if (!FAULT(quarantine_before_mark, &failure) ||
         !quarantine_begin(lock, config->pipeline, culprit, err, &failure)) {
         log_error(LOG_WARNING, "refused", err);
@@ -202,12 +230,57 @@ static bool isolate(struct life *life, struct pg *lock, const struct culprit *cu
     }
     quarantine_hint(culprit->table->label, config->file, err);
     log_error(LOG_ERROR, "quarantined", err);
-    return FAULT(quarantine_after_mark, err);
+    life->is_prepared = strcmp(err->sqlstate, BINDING_SHAPE) != 0;
+    return FAULT(quarantine_after_mark, err) && (life->is_prepared || prepare(life, lock, err));
+}
+
+/* The file again; what cannot change while the pipeline runs is as it was. */
+static void read_config(struct life *life)
+{
+    const struct config *before = life->config;
+    struct config *config = arena_new(&life->config_arena, struct config, 1);
+    struct error err = {0};
+    bool is_ok = config_load(before->file, &life->config_arena, config, &err);
+
+    if (is_ok && (strcmp(config->pipeline, before->pipeline) != 0 ||
+                  strcmp(config->source.conninfo, before->source.conninfo) != 0 ||
+                  strcmp(config->mirror.conninfo, before->mirror.conninfo) != 0)) {
+        error_set(&err, ERROR_CONFIG,
+                  "pipeline, source.conninfo and mirror.conninfo do not change "
+                  "while it runs");
+        error_hint(&err, "restart it");
+        is_ok = false;
+    }
+    if (!is_ok) {
+        error_wrap(&err, "reading the configuration again");
+        log_error(LOG_ERROR, "reload_failed", &err);
+        return;
+    }
+    log_event(LOG_INFO, "reloaded", "%s is read again", config->file);
+    life->config = config;
+}
+
+/* Prepares anew, between two sessions.  What cannot be followed is said, and everything goes on as it
+ * was before. */
+static bool reload(struct life *life, struct pg *lock, struct error *err)
+{
+    is_reloading = false;
+    if (atomic_exchange(&is_hung_up, false))
+        read_config(life);
+    life->is_prepared = false;
+    if (prepare(life, lock, err))
+        return true;
+    if (err->kind != ERROR_CONFIG && err->kind != ERROR_FINDINGS)
+        return false;
+    log_error(LOG_ERROR, "reload_failed", err);
+    life->prepared.hash = 0; /* until something else changes */
+    life->is_prepared = true;
+    return true;
 }
 
 static bool try_once(struct life *life, struct error *err)
 {
-    const struct config *config = life->options->config;
+    const struct config *config = life->config;
     _cleanup_pg_ struct pg *lock = NULL;
     struct culprit culprit;
 
@@ -215,11 +288,16 @@ static bool try_once(struct life *life, struct error *err)
         !control_lock(config->mirror.conninfo, config->pipeline, &lock, err) ||
         !prepare(life, lock, err))
         return false;
-    do {
-        if (run_session(life, lock, &culprit, err))
-            return true;
-    } while (isolate(life, lock, &culprit, err));
-    return false;
+    for (;;) {
+        if (run_session(life, lock, &culprit, err)) {
+            if (!is_reloading || is_stopped)
+                return true;
+            if (!reload(life, lock, err))
+                return false;
+        } else if (!isolate(life, lock, &culprit, err)) {
+            return false;
+        }
+    }
 }
 
 /* ---- after a failure ---- */
@@ -302,7 +380,7 @@ static bool renew(struct life *life, const struct error *err)
     struct error said = *err;
 
     if (err->kind != ERROR_SLOT || life->renewal != RENEW_NOT ||
-        life->options->config->source.on_lost != ON_LOST_RESYNC)
+        life->config->source.on_lost != ON_LOST_RESYNC)
         return false;
     error_hint(&said, "source.on_lost: resync: the slot is made anew, and every table resynced");
     log_error(LOG_WARNING, "slot_lost", &said);
@@ -327,7 +405,7 @@ static void note_streamed(struct life *life, bool had_streamed)
         return;
     life->reconnects++;
     life->pause_ms = FIRST_PAUSE_MS;
-    life->patience_ends_us = clock_tick_us() + life->options->config->source.start_timeout_us;
+    life->patience_ends_us = clock_tick_us() + life->config->source.start_timeout_us;
 }
 
 static bool live(struct life *life, struct error *err)
@@ -384,6 +462,7 @@ static void *watch_stop(void *arg)
 bool run_pipeline(const struct run_options *options, struct error *err)
 {
     struct life life = {.options = options,
+                        .config = options->config,
                         .started_at_us = clock_now_us(),
                         .pause_ms = FIRST_PAUSE_MS,
                         .renewal = options->is_new_slot ? RENEW_ASKED : RENEW_NOT,
@@ -407,5 +486,6 @@ bool run_pipeline(const struct run_options *options, struct error *err)
     is_ended = true;
     pthread_join(thread, NULL);
     arena_release(&life.arena);
+    arena_release(&life.config_arena);
     return is_ok;
 }

@@ -248,6 +248,8 @@ static bool run_threads(struct session *s, struct error *err)
                               .stop = &s->is_over,
                               .stop_fd = s->over_fd,
                               .prefix = s->prefix,
+                              .hash = o->prepared->hash,
+                              .is_reloading = o->is_reloading,
                               .started_at_us = o->started_at_us,
                               .streaming_since_us = clock_now_us(),
                               .reconnects = o->reconnects,
@@ -279,6 +281,7 @@ static bool run_threads(struct session *s, struct error *err)
                                               .source_conninfo = o->config->source.conninfo,
                                               .stop = o->stop,
                                               .is_finished = &s->is_finished,
+                                              .is_reloading = o->is_reloading,
                                               .statistics = &s->statistics};
     struct thread threads[NTHREADS] = {
         {.run = applier_run, .argument = &applier},

@@ -15,6 +15,7 @@
 #include "mirror/control.h"
 #include "mirror/ddl.h"
 #include "mirror/sweep.h"
+#include "source/watch.h"
 
 #include <poll.h>
 #include <string.h>
@@ -32,6 +33,8 @@
  * long): who has not answered by then, and does not answer a cancel either, is gone. */
 #define SAY_TIMEOUT_MS   20000
 #define SWEEP_TIMEOUT_MS 60000
+
+#define LOOK_US 10000000 /* between looks at the source's definitions */
 
 #define SOURCE_TIMEOUT_MS 5000
 #define CONNECT_TIMEOUT_S 5
@@ -143,6 +146,21 @@ static bool guard_wal(struct watch *watch, struct error *err)
     struct pg *pg = source(watch, err);
 
     return pg != NULL && wal_guard(pg, watch->watcher->config, &watch->wal, err);
+}
+
+static bool look_for_changes(struct watch *watch, struct error *err)
+{
+    struct watcher *watcher = watch->watcher;
+    struct pg *pg = source(watch, err);
+    uint64_t hash = 0;
+
+    if (pg == NULL || !watch_hash(pg, watcher->config, watcher->list, &hash, err))
+        return false;
+    if (watcher->hash == 0)
+        watcher->hash = hash;
+    if (hash != watcher->hash)
+        *watcher->is_reloading = true;
+    return true;
 }
 
 /* Tombstones that an earlier retention left, where batches leave none now: looked for once, by
@@ -297,7 +315,8 @@ void *watcher_run_source(void *arg)
     struct watch watch = {.watcher = arg};
     struct duty duties[] = {
         {.run = send_message, .every_us = watch.watcher->config->source.heartbeat_interval_us},
-        {.run = guard_wal, .every_us = WAL_GUARD_US}};
+        {.run = guard_wal, .every_us = WAL_GUARD_US},
+        {.run = look_for_changes, .every_us = LOOK_US}};
 
     run_duties(&watch, duties, sizeof(duties) / sizeof(duties[0]));
     pg_free(watch.source);

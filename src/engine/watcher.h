@@ -25,6 +25,8 @@ struct watcher {
     const atomic_bool *stop; /* of the session */
     int stop_fd;             /* readable once stop is raised */
     const char *prefix;      /* of the heartbeat message */
+    uint64_t hash; /* of the source's definitions, as prepared (watch.h); 0: as first seen … */
+    atomic_bool *is_reloading; /* … set once it is another one */
     int64_t started_at_us, streaming_since_us;
     int64_t reconnects;
     const char *last_error; /* NULL: none */

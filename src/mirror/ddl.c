@@ -6,7 +6,8 @@
  * What tells ours from somebody else's is the control schema, never a name: a table's state leaves
  * 'new' in the transaction that creates it, and schemas and types have rows in made_object.
  *
- * Not here: ALTER of a mirror table to follow the source's.  A difference is found and refused.
+ * Not here: ALTER of a mirror table to follow the source's (reshape.c).  A difference is found and
+ * refused.
  */
 #include "mirror/ddl_internal.h"
 
@@ -248,7 +249,9 @@ static void compare_column(const struct pg_result *actual, int row, const struct
 static bool find_differences(struct pg *mirror, const struct ddl_step *step, const char *relid,
                              struct expectation *all, struct buf *differences, struct error *err)
 {
-    const char *params[] = {relid, buf_text(&all->json)};
+    const struct table *table = step->table;
+    const char *params[] = {relid, buf_text(&all->json), step->pipeline, table->schema,
+                            table->name};
     _cleanup_result_ struct pg_result *actual = NULL;
 
     if (!pg_query(mirror,
@@ -256,8 +259,10 @@ static bool find_differences(struct pg *mirror, const struct ddl_step *step, con
                   "a.attgenerated <> '', " DDL_SAME_TYPE " FROM jsonb_to_recordset($2::jsonb) "
                   "AS e(nr integer, name text, type text, bare boolean) "
                   "FULL JOIN (SELECT * FROM pg_attribute WHERE attrelid = $1::oid AND attnum > 0 "
-                  "AND NOT attisdropped) AS a ON a.attname = e.name ORDER BY e.nr, a.attnum",
-                  2, params, &actual, err))
+                  "AND NOT attisdropped AND attname <> ALL ((SELECT dropped_columns FROM "
+                  "tailwater.mirror_table WHERE (pipeline, schema, name) = ($3, $4, $5))::name[])) "
+                  "AS a ON a.attname = e.name ORDER BY e.nr, a.attnum",
+                  5, params, &actual, err))
         return false;
     for (int row = 0; row < pg_rows(actual); row++) {
         if (pg_is_null(actual, row, ACTUAL_NR))
@@ -313,8 +318,8 @@ static bool compare_table(struct pg *mirror, const struct ddl_step *step, const 
               table->mirror_schema, table->mirror_name, table->label, buf_text(&differences) + 2);
     return error_hint(
         err, "the table's definition (or exclude: and mask: for it) changed since it was copied, "
-             "which is not followed yet: change it back, or start over with tailwater destroy "
-             "and tailwater run");
+             "or somebody changed the mirror table: change that back, or start over with tailwater "
+             "destroy and tailwater run");
 }
 
 static bool step_table(struct pg *mirror, void *context, struct error *err)

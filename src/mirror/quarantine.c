@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "batch/batch.h"
+#include "batch/binding.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -68,6 +69,8 @@ static bool take_number(struct pg *mirror, const char *pipeline, struct error *e
 static bool write_mark(struct pg *mirror, const char *pipeline, const struct culprit *culprit,
                        const struct error *reason, struct error *err)
 {
+    /* Of another shape than the mirror table: a resync with the shape of now helps. */
+    const bool is_shape = strcmp(reason->sqlstate, BINDING_SHAPE) == 0;
     char lsn[LSN_TEXT_SIZE], xid[16], time[24];
     const char *params[] = {pipeline,
                             culprit->table->schema,
@@ -75,8 +78,9 @@ static bool write_mark(struct pg *mirror, const char *pipeline, const struct cul
                             lsn_text(culprit->first_lsn, lsn),
                             culprit->xid ? xid : NULL,
                             culprit->commit_time_us ? time : NULL,
-                            reason->sqlstate[0] ? reason->sqlstate : NULL,
-                            reason->message};
+                            reason->sqlstate[0] && !is_shape ? reason->sqlstate : NULL,
+                            reason->message,
+                            is_shape ? "t" : "f"};
     _cleanup_result_ struct pg_result *failed = NULL, *done = NULL;
 
     snprintf(xid, sizeof(xid), "%" PRIu32, culprit->xid);
@@ -97,11 +101,12 @@ static bool write_mark(struct pg *mirror, const char *pipeline, const struct cul
                   "WHERE pipeline = $1)), quarantined_at = now(), "
                   "quarantine_xid = $5::bigint, quarantine_commit_time = timestamptz 'epoch' + "
                   "$6::bigint * interval '1 microsecond', "
-                  "quarantine_sqlstate = $7, quarantine_reason = $8, resync_job = NULL "
+                  "quarantine_sqlstate = $7, quarantine_reason = $8, resync_job = NULL, "
+                  "needs_resync_lsn = CASE WHEN $9::boolean THEN '0/0' ELSE needs_resync_lsn END "
                   "WHERE pipeline = $1 AND schema = $2 AND name = $3 AND "
                   "(quarantine_lsn IS NULL OR quarantine_lsn > $4::pg_lsn "
                   "OR resync_job IS NOT NULL)",
-                  8, params, &done, err))
+                  9, params, &done, err))
         return false;
     if (pg_affected(done) == 1)
         return true;
@@ -142,6 +147,7 @@ bool quarantine_end(struct pg *mirror, const char *pipeline, const struct table 
                       "quarantine_batch = NULL, quarantined_at = NULL, quarantine_xid = NULL, "
                       "quarantine_commit_time = NULL, quarantine_sqlstate = NULL, "
                       "quarantine_reason = NULL, resync_job = NULL, relid = $5::oid, "
+                      "needs_resync_lsn = NULL, "
                       "resynced_at = now(), resynced_lsn = $4::pg_lsn "
                       "WHERE pipeline = $1 AND schema = $2 AND name = $3",
                       5, params, table, err);

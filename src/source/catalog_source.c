@@ -292,7 +292,12 @@ static const char leaves_sql[] =
     "        c.reltuples, c.relpages, " LEAF_COLUMNS_SQL(
         "indisprimary") ","
                         "        " LEAF_COLUMNS_SQL(
-                            "indisreplident") " FROM tree t"
+                            "indisreplident") ", "
+                                              /* Attaching a table that was there writes a row of another transaction. */
+                                              "(SELECT a.xmin = i.xmin FROM "
+                                              "pg_catalog.pg_attribute a, pg_catalog.pg_inherits i"
+                                              "  WHERE a.attrelid = c.oid AND a.attnum = -1 AND "
+                                              "i.inhrelid = c.oid) FROM tree t"
                                               " JOIN pg_catalog.pg_class c ON c.oid = t.oid"
                                               " JOIN pg_catalog.pg_namespace n ON n.oid = "
                                               "c.relnamespace"
@@ -335,7 +340,8 @@ static bool read_leaves(struct pg *source, struct arena *arena, const struct rel
                                          .relpages = pg_int(rows, i, 8),
                                          .bytes = pg_int(rows, i, 8) * 8192,
                                          .primary_columns = catalog_rows_text(arena, rows, i, 9),
-                                         .identity_columns = catalog_rows_text(arena, rows, i, 10)};
+                                         .identity_columns = catalog_rows_text(arena, rows, i, 10),
+                                         .is_born = pg_bool(rows, i, 11)};
     }
     return true;
 }

@@ -42,6 +42,7 @@ struct source_leaf {
     uint32_t oid;
     const char *schema, *name;
     char kind, persistence, identity;
+    bool is_born;     /* made as a partition, not attached later */
     double reltuples; /* as of the last ANALYZE, until catalog_source_read_sizes() */
     int64_t relpages, bytes;
     /* The columns of its immediate valid primary key, and of its identity index, as

@@ -480,7 +480,8 @@ static void build_sizes(struct catalog_builder *builder, const struct source_rel
     for (int i = 0; i < relation->nleaves; i++) {
         const struct source_leaf *leaf = &relation->leaves[i];
 
-        table->leaves[i] = (struct table_leaf){.schema = leaf->schema, .name = leaf->name};
+        table->leaves[i] = (struct table_leaf){
+            .schema = leaf->schema, .name = leaf->name, .is_born = leaf->is_born};
         if (leaf->reltuples > 0)
             rows += leaf->reltuples;
         bytes += leaf->bytes;

@@ -24,6 +24,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/memory.h"
+#include "mirror/reshape.h"
 #include "mirror/statement.h"
 #include "source/snapshot.h"
 #include "sync/columns.h"
@@ -160,23 +161,41 @@ static bool import_snapshot(struct resync *resync, struct error *err)
     return true;
 }
 
-/* For ever: the stream may be far behind, and the snapshot waits. */
-static bool wait_cursor(struct resync *resync, struct error *err)
+/* For ever: the stream may be far behind. */
+static bool wait_for(struct resync *resync, lsn_t lsn, const char *step, struct error *err)
 {
-    resync->options->want(resync->options->context, resync->lsn);
+    char text[LSN_TEXT_SIZE];
+
+    lsn_text(lsn, text);
+    resync->options->want(resync->options->context, lsn);
     for (;;) {
         _cleanup_result_ struct pg_result *result = NULL;
 
-        if (!say(resync, "waiting for the stream to reach the snapshot", err) ||
+        if (!say(resync, step, err) ||
             !pg_query_row(resync->probe,
                           "SELECT cursor >= $2::pg_lsn FROM tailwater.clock WHERE pipeline = $1", 2,
-                          (const char *[]){resync->options->config->pipeline, resync->lsn_text},
-                          &result, err))
+                          (const char *[]){resync->options->config->pipeline, text}, &result, err))
             return false;
         if (pg_bool(result, 0, 0))
             return true;
         nanosleep(&(struct timespec){.tv_nsec = POLL_US * 1000}, NULL);
     }
+}
+
+/* The snapshot waits. */
+static bool wait_cursor(struct resync *resync, struct error *err)
+{
+    return wait_for(resync, resync->lsn, "waiting for the stream to reach the snapshot", err);
+}
+
+/* Rows of the shape that the table had before are left out, not compared with (reshape.h). */
+static bool wait_shape(struct resync *resync, struct error *err)
+{
+    lsn_t lsn = 0;
+
+    return reshape_find_lsn(resync->probe, resync->options->config->pipeline, resync->table, &lsn,
+                            err) &&
+           (lsn == 0 || wait_for(resync, lsn, "waiting for the stream to pass the change", err));
 }
 
 /* Rows that are known to be incomplete are somebody's work already: a verify lets it be done. */
@@ -667,7 +686,8 @@ static bool compare(struct resync *resync, struct error *err)
 
 static bool run(struct resync *resync, struct error *err)
 {
-    return connect_all(resync, err) && say(resync, "waiting for a snapshot of the source", err) &&
+    return connect_all(resync, err) && wait_shape(resync, err) &&
+           say(resync, "waiting for a snapshot of the source", err) &&
            mark(resync, SIDE_RESYNC, err) && FAULT(resync_after_mark, err) &&
            import_snapshot(resync, err) && FAULT(resync_after_snapshot, err) &&
            wait_cursor(resync, err) && wait_repairs(resync, err) && compare(resync, err) &&

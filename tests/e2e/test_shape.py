@@ -1,4 +1,4 @@
-"""A table that changes its shape: refused with its name, never a wrong column (P55 to P59, P64).
+"""schema_changes: stop.  A table that changes its shape: refused with its name, never a wrong column (P55 to P59, P64).
 
 Some changes are seen in the stream, with the next row; every one of these here is seen at the next start.
 Then the mirror stays as it was until destroy and a new run.
@@ -56,7 +56,8 @@ HARMLESS = {
 def copied(source, make_pipeline, plugin):
     source.sql("create table t (id int primary key, a int, b text);"
                "insert into t select i, i, 'b' || i from generate_series(1, 5) i")
-    pipeline = make_pipeline(tables=["public.t"], apply={"on_error": "stop"}).publish()
+    pipeline = make_pipeline(tables=["public.t"], apply={"on_error": "stop"},
+                             schema_changes="stop").publish()
     pipeline.run_until_now()
     return pipeline
 

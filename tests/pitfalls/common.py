@@ -11,7 +11,7 @@ def running(make_pipeline, published=(), **keys):
 
     What it would put a table into quarantine for ends it, so that no test overlooks it.
     """
-    pipeline = make_pipeline(**{"apply": STOP, **keys}).publish(*published)
+    pipeline = make_pipeline(**{"apply": STOP, "schema_changes": "stop", **keys}).publish(*published)
     pipeline.start().wait_log(r"\[streaming\]")
     return pipeline.wait_until_caught_up()
 

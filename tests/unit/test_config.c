@@ -87,7 +87,7 @@ static const struct refusal {
      "t.yaml:1:1: unknown key \"tables[]\" at the top; did you mean \"tables\"?"},
     {"hooks: {}\n", "t.yaml:1:1: unknown key \"hooks\" at the top"},
     {"http: {listen: x}\n", "t.yaml:1:1: unknown key \"http\" at the top"},
-    {"source: {on_gone: stop}\n", "t.yaml:1:10: unknown key \"on_gone\" in source"},
+    {"source: {zzzzzzzzzz: stop}\n", "t.yaml:1:10: unknown key \"zzzzzzzzzz\" in source"},
     {"source: {nan_check: on}\n", "t.yaml:1:21: source.nan_check: \"on\" is none of auto, off"},
     {"apply: {on_eror: stop}\n",
      "t.yaml:1:9: unknown key \"on_eror\" in apply; did you mean \"on_error\"?"},
@@ -369,7 +369,7 @@ static void hints_say_what_to_do(void **state)
          "the keys in source are conninfo, plugin, slot, publication, heartbeat, wal_guard, "
          "max_read_rate, nan_check, on_lost, failover, start_timeout, decode_memory"},
         {"hooks: {}\n", "the keys at the top are pipeline, source, mirror, tables, purge, facts, "
-                        "feeds, ledger, apply, resync, "
+                        "feeds, ledger, apply, schema_changes, resync, "
                         "copy, log"},
         {SMALL, "write tables: [public.*]"},
         {"purge: {after: 7m}\n", "the units of a duration are us ms s min h d"},

@@ -1,0 +1,163 @@
+/*
+ * The work is tailwater.reshape() of the control schema (migrations/): it is nothing but catalog and
+ * DDL, and one transaction by itself.
+ *
+ * Every change of shape is followed by a resync of the table, also where one might do without (a column
+ * without a default): the stream that is still on its way may have rows of the old shape.  They are
+ * left out, and the resync's snapshot has them; which rows then differ, the ledger learns.
+ */
+#include "mirror/reshape.h"
+
+#include "mirror/ddl.h"
+#include "mirror/ddl_internal.h"
+
+static void add_text(struct buf *json, const char *name, const char *value)
+{
+    buf_printf(json, ", \"%s\": ", name);
+    if (value != NULL)
+        buf_add_json(json, value);
+    else
+        buf_add(json, "null");
+}
+
+static void add_columns(struct buf *json, const struct table *table)
+{
+    buf_add(json, ", \"columns\": [");
+    for (int i = 0; i < table->ncolumns; i++) {
+        const struct table_column *column = &table->columns[i];
+
+        buf_printf(json, "%s{\"attnum\": %d, \"is_key\": %s, \"bare\": %s", i > 0 ? ", " : "",
+                   column->attnum, column->is_key ? "true" : "false",
+                   ddl_is_bare_type(column->type) ? "true" : "false");
+        add_text(json, "name", column->name);
+        add_text(json, "type", column->type);
+        add_text(json, "collate_as", column->collation);
+        buf_add_char(json, '}');
+    }
+    buf_add(json, "], \"generated\": [");
+    for (int i = 0; i < table->ngenerated; i++) {
+        buf_add(json, i > 0 ? ", " : "");
+        buf_add_json(json, table->generated[i].name);
+    }
+    buf_add(json, "], \"generated_at\": [");
+    for (int i = 0; i < table->ngenerated; i++) {
+        buf_printf(json, "%s{\"attnum\": %d", i > 0 ? ", " : "", table->generated[i].attnum);
+        add_text(json, "name", table->generated[i].name);
+        buf_add_char(json, '}');
+    }
+    buf_add(json, "], \"key\": [");
+    for (int i = 0; i < table->nkeys; i++) {
+        buf_add(json, i > 0 ? ", " : "");
+        buf_add_json(json, table->columns[table->keys[i]].name);
+    }
+    buf_add_char(json, ']');
+}
+
+static void add_definition(struct buf *json, const struct table *table)
+{
+    buf_printf(json, "{\"relid\": %u", table->relid);
+    add_text(json, "schema", table->schema);
+    add_text(json, "name", table->name);
+    add_columns(json, table);
+    buf_add(json, ", \"leaves\": [");
+    for (int i = 0; i < table->nleaves; i++) {
+        _cleanup_buf_ struct buf name = {0};
+
+        buf_printf(&name, "%s.%s", table->leaves[i].schema, table->leaves[i].name);
+        buf_printf(json, "%s{\"is_new\": %s", i > 0 ? ", " : "",
+                   table->leaves[i].is_born ? "true" : "false");
+        add_text(json, "name", buf_text(&name));
+        buf_add_char(json, '}');
+    }
+    buf_add(json, "]}");
+}
+
+struct reshaping {
+    const char *params[2];
+    struct buf *what;
+};
+
+static bool step(struct pg *mirror, void *context, struct error *err)
+{
+    const struct reshaping *reshaping = context;
+    _cleanup_result_ struct pg_result *row = NULL;
+
+    if (!pg_query_row(mirror, "SELECT tailwater.reshape($1, $2::jsonb)", 2, reshaping->params, &row,
+                      err))
+        return false;
+    buf_clear(reshaping->what);
+    buf_add(reshaping->what, pg_text(row, 0, 0));
+    return true;
+}
+
+/* A server that is away, a lock that is not given: everything else is the definition's fault. */
+static bool is_passing(const struct error *err)
+{
+    return err->kind == ERROR_MIRROR || err->kind == ERROR_RETRY;
+}
+
+bool reshape_table(struct pg *mirror, const char *pipeline, const struct table *table,
+                   struct buf *ret_what, struct error *err)
+{
+    _cleanup_buf_ struct buf json = {0};
+    struct reshaping reshaping = {.params = {pipeline}, .what = ret_what};
+
+    add_definition(&json, table);
+    reshaping.params[1] = buf_text(&json);
+    if (ddl_attempt(mirror, step, &reshaping, err))
+        return true;
+    if (!is_passing(err))
+        err->kind = ERROR_CONFIG;
+    return error_wrap(err, "%s has changed on the source, its mirror table cannot follow",
+                      table->label);
+}
+
+bool reshape_mark_new(struct pg *mirror, const char *pipeline, const struct table *table,
+                      struct error *err)
+{
+    const char *params[] = {pipeline, table->schema, table->name};
+    _cleanup_result_ struct pg_result *done = NULL;
+
+    return pg_query(mirror,
+                    "SELECT tailwater.mark_for_resync($1, $2, $3, 'it is new, and being copied')",
+                    3, params, &done, err) ||
+           error_wrap(err, "%s", table->label);
+}
+
+bool reshape_ask(struct pg *mirror, const char *pipeline, lsn_t source_lsn, struct error *err)
+{
+    char lsn[LSN_TEXT_SIZE];
+    const char *params[] = {pipeline, lsn_text(source_lsn, lsn)};
+    _cleanup_result_ struct pg_result *done = NULL;
+
+    return pg_query(
+               mirror,
+               "WITH m AS (UPDATE tailwater.mirror_table m SET needs_resync_lsn = CASE WHEN "
+               "needs_resync_lsn = '0/0' THEN $2::pg_lsn ELSE needs_resync_lsn END "
+               "WHERE pipeline = $1 AND needs_resync_lsn IS NOT NULL RETURNING schema, name), "
+               "w AS (SELECT schema, name FROM m WHERE NOT EXISTS (SELECT FROM "
+               "tailwater.job_table t JOIN tailwater.job j ON j.id = t.job WHERE j.pipeline = $1 "
+               "AND j.kind = 'resync' AND j.state IN ('asked', 'running') AND t.state IN ("
+               "'waiting', 'running') AND (t.schema, t.name) = (m.schema, m.name))), "
+               "j AS (INSERT INTO tailwater.job (pipeline, kind) SELECT $1, 'resync' "
+               "WHERE EXISTS (SELECT FROM w) RETURNING id) "
+               "INSERT INTO tailwater.job_table (job, nr, schema, name) SELECT j.id, "
+               "row_number() OVER (ORDER BY w.schema, w.name), w.schema, w.name FROM j, w",
+               2, params, &done, err) ||
+           error_wrap(err, "asking for a resync of tables that changed");
+}
+
+bool reshape_find_lsn(struct pg *mirror, const char *pipeline, const struct table *table,
+                      lsn_t *ret_lsn, struct error *err)
+{
+    const char *params[] = {pipeline, table->schema, table->name};
+    _cleanup_result_ struct pg_result *row = NULL;
+
+    if (!pg_query_row(mirror,
+                      "SELECT needs_resync_lsn FROM tailwater.mirror_table "
+                      "WHERE (pipeline, schema, name) = ($1, $2, $3)",
+                      3, params, &row, err))
+        return false;
+    *ret_lsn = pg_lsn(row, 0, 0);
+    return true;
+}

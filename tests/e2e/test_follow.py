@@ -1,0 +1,155 @@
+"""Changes of the source's tables while the pipeline runs: the mirror follows, views and all (P45, P55-P61)."""
+
+import signal
+
+import pytest
+
+from lib import wait
+
+
+SCHEMA = """
+    create type mood as enum ('sad', 'ok');
+    create table t (id int primary key, a int, b text, c numeric(6,2), m mood);
+    create table other (id int primary key, a int);
+    insert into t select i, i, 'b' || i, i, 'ok' from generate_series(1, 20) i;
+    insert into other select i, i from generate_series(1, 20) i;
+    """
+
+# On the source; and what becomes of views that read the live view.
+CHANGES = {
+    "add": "alter table t add z int",
+    "add with a constant": "alter table t add z int default 7",
+    "add with what is volatile": "alter table t add z float default random()",
+    "drop": "alter table t drop c",
+    "drop and add": "alter table t drop c; alter table t add c numeric(6,2) default 3",
+    "drop and add another type": "alter table t drop c; alter table t add c text default 'x'",
+    "rename": "alter table t rename c to cc",
+    "swap": "alter table t add a2 int; update t set a2 = -a; alter table t rename a to x; "
+            "alter table t rename a2 to a; alter table t rename x to a2",
+    "widen": "alter table t alter a type bigint; alter table t alter c type numeric(12,2)",
+    "widen the key": "alter table t alter id type bigint",
+    "other type": "alter table t alter a type text using 'v' || a",
+    "type that does not convert": "alter table t alter b type int using length(b)",
+    "another key": "alter table t add k int; update t set k = 100 - id; alter table t drop constraint t_pkey; "
+                   "alter table t add primary key (k)",
+    "wider key": "alter table t drop constraint t_pkey; alter table t alter a set not null; "
+                 "alter table t add primary key (id, a)",
+    "made anew": "drop table t; create table t (id int primary key, b text, n int); "
+                 "insert into t select i, 'new', i from generate_series(11, 31) i",
+    "enum": "alter type mood add value 'happy' before 'sad'; update t set m = 'happy' where id = 3",
+    "index": "create index on t (b)",
+}
+
+
+@pytest.fixture
+def running(source, mirror, make_pipeline, plugin):
+    source.sql(SCHEMA)
+    pipeline = make_pipeline(resync={"max_delete_fraction": 1}).publish()
+    pipeline.start().wait_until_caught_up()
+    return pipeline
+
+
+def healed(pipeline):
+    wait.until(lambda: pipeline.mirror.value(
+        "select count(*) = 0 from tailwater.mirror_table where quarantine_lsn is not null or "
+        "resync_job is not null or needs_resync_lsn is not null or state <> 'ready'"),
+        pipeline.log_tail, deadline=60)
+    pipeline.wait_until_caught_up()
+
+
+def reload(pipeline):
+    """SIGHUP, and the session after it."""
+    before = max(1, pipeline.this_run().count("[streaming]"))
+    pipeline.signal(signal.SIGHUP)
+    wait.until(lambda: pipeline.this_run().count("[streaming]") > before, pipeline.log_tail)
+
+
+def change(pipeline, statements):
+    for statement in statements.split("; "):
+        pipeline.source.sql(statement)
+
+
+@pytest.mark.parametrize("how", ["seen by a look", "seen in the stream"])
+@pytest.mark.parametrize("name", CHANGES)
+def test_followed(both_plugins, source, mirror, running, name, how):
+    mirror.sql("create view public.v as select id, b from public.t; create view public.vv as select * from public.v where id > 5; "
+               "comment on view public.vv is 'mine'; grant select on public.vv to public", user="tailwater")
+    change(running, CHANGES[name])
+    running.publish_if_needed()
+    if how == "seen in the stream":
+        change(running, "update other set a = a + 1; update t set b = '4711' where id = 12")
+    reload(running)
+    healed(running)
+    change(running, "update t set b = '4712' where id = 13; delete from t where id = 14; update other set a = 0")
+    running.wait_until_caught_up()
+    running.compare()
+    assert mirror.value("select count(*) from public.vv") == source.value("select count(*) from t where id > 5")
+    assert mirror.value("select obj_description('public.vv'::regclass)") == "mine"
+    running.settle()
+
+
+def test_by_itself(both_plugins, source, mirror, running):
+    """Nobody says anything: the catalog is looked at now and then."""
+    change(running, "alter table t add z int default 7")
+    wait.until(lambda: mirror.value("select count(*) from pg_attribute where attrelid = 'public.t'::regclass "
+                                    "and attname = 'z'"), running.log_tail, deadline=40)
+    healed(running)
+    assert mirror.value("select count(*) from t where z = 7") == 20
+    running.settle()
+
+
+def test_a_view_in_the_way(source, mirror, running):
+    """It cannot be made again: nothing changes, the table is quarantined and the view named."""
+    mirror.sql("create view public.v as select id, c from public.t", user="tailwater")
+    change(running, "alter table t drop c")
+    reload(running)
+    wait.until(lambda: "public.v" in (mirror.value("select quarantine_reason from tailwater.mirror_table "
+                                                    "where name = 't'") or ""), running.log_tail)
+    assert mirror.value("select count(c) from public.v") == 20
+    source.sql("update other set a = 99")
+    running.wait_until_caught_up()
+    assert mirror.value("select count(*) from other where a = 99") == 20
+    mirror.sql("drop view public.v", user="tailwater")
+    reload(running)
+    healed(running)
+    running.compare()
+    running.settle()
+
+
+def test_p45_new_table(both_plugins, source, mirror, make_pipeline):
+    source.sql(SCHEMA)
+    pipeline = make_pipeline().publish()
+    pipeline.start().wait_until_caught_up()
+    source.sql("create table n (id int primary key, big text); alter table n alter big set storage external;"
+               "insert into n select i, repeat('n', 3000) from generate_series(1, 50) i")
+    pipeline.publish_if_needed()
+    if pipeline.plugin == "pgoutput":
+        source.sql(f"alter publication {pipeline.publication} add table n", user="postgres")
+    source.sql("update n set id = id + 100 where id < 10; delete from n where id = 20")
+    pipeline.signal(signal.SIGHUP)
+    wait.until(lambda: mirror.value("select count(*) from tailwater.mirror_table where name = 'n'"),
+               pipeline.log_tail)
+    source.sql("update n set id = id + 200 where id between 30 and 35; update other set a = 3")
+    healed(pipeline)
+    pipeline.compare()
+    pipeline.settle()
+
+
+def test_p61_partitions(both_plugins, source, mirror, make_pipeline):
+    source.sql("""
+        create table p (id int, k int, v text, primary key (id, k)) partition by list (k);
+        create table p1 partition of p for values in (1);
+        create table p2 partition of p for values in (2);
+        create table p3 (v text, k int not null, id int not null, primary key (id, k));
+        insert into p select i, 1 + i % 2, 'v' from generate_series(1, 40) i;
+        insert into p3 select 'three', 3, i from generate_series(1, 10) i;
+        """)
+    pipeline = make_pipeline(tables=["public.p"]).publish(("public", "p"))
+    pipeline.start().wait_until_caught_up()
+    for statement in ("alter table p attach partition p3 for values in (3)", "drop table p1",
+                      "alter table p detach partition p2"):
+        source.sql(statement)
+        reload(pipeline)
+        healed(pipeline)
+        pipeline.compare()
+    pipeline.settle()
