@@ -107,7 +107,8 @@ struct feed {
     struct feed_options own_options;
     struct pg *mirror;
     struct arena arena; /* as long as the feed … */
-    struct arena step;  /* … and as the step */
+    struct arena step;  /* … as the step: keys … */
+    struct arena slice; /* … and as one slice: documents, however large */
     const char *id, *epoch, *consumer;
     struct document_query query;
     const struct destination_ops *ops;
@@ -308,6 +309,7 @@ void feed_free(struct feed *feed)
     pg_free(feed->mirror);
     arena_release(&feed->arena);
     arena_release(&feed->step);
+    arena_release(&feed->slice);
     free(feed);
 }
 
@@ -343,7 +345,7 @@ static const char *latency_text(struct feed *feed)
     feed->said_us = now;
     memcpy(sorted, feed->latencies, sizeof(*sorted) * (size_t) n);
     qsort(sorted, (size_t) n, sizeof(*sorted), by_size);
-    return arena_printf(&feed->step, "{%.3f,%.3f,%.3f}", sorted[n / 2],
+    return arena_printf(&feed->slice, "{%.3f,%.3f,%.3f}", sorted[n / 2],
                         sorted[(size_t) n * 99 / 100], sorted[n - 1]);
 }
 
@@ -354,13 +356,13 @@ static const char *array_text(struct feed *feed, const char *const *texts, int c
     _cleanup_buf_ struct buf buf = {0};
 
     document_add_array(&buf, texts, count);
-    return arena_strdup(&feed->step, buf_text(&buf));
+    return arena_strdup(&feed->slice, buf_text(&buf));
 }
 
 /* Which documents are to be sent?  Notes that they are on their way. */
 static bool intend(struct feed *feed, struct slice *slice, struct error *err)
 {
-    const char **hashes = arena_new(&feed->step, const char *, slice->count);
+    const char **hashes = arena_new(&feed->slice, const char *, slice->count);
     const char *params[] = {feed->id, array_text(feed, slice->keys, slice->count), NULL};
     _cleanup_result_ struct pg_result *rows = NULL;
 
@@ -382,7 +384,7 @@ static bool intend(struct feed *feed, struct slice *slice, struct error *err)
         if (n < 1 || n > slice->count)
             return error_set(err, ERROR_BUG, "feed_intend() speaks of document %" PRId64, n);
         if (!pg_is_null(rows, row, 2))
-            slice->documents[n - 1].asked_at = arena_strdup(&feed->step, pg_text(rows, row, 2));
+            slice->documents[n - 1].asked_at = arena_strdup(&feed->slice, pg_text(rows, row, 2));
         if (pg_bool(rows, row, 1))
             slice->fates[n - 1] = FATE_WANTED;
     }
@@ -412,12 +414,12 @@ static bool read_slice(struct feed *feed, struct slice *slice, struct error *err
 {
     const int n = slice->count;
 
-    slice->documents = arena_new(&feed->step, struct document, n);
-    slice->fates = arena_new(&feed->step, enum fate, n);
-    slice->answers = arena_new(&feed->step, const char *, n);
-    slice->wanted = arena_new(&feed->step, struct document *, n);
+    slice->documents = arena_new(&feed->slice, struct document, n);
+    slice->fates = arena_new(&feed->slice, enum fate, n);
+    slice->answers = arena_new(&feed->slice, const char *, n);
+    slice->wanted = arena_new(&feed->slice, struct document *, n);
     if (!document_read(feed->mirror, &feed->query, feed->options->config->pipeline, slice->keys, n,
-                       &feed->step, slice->documents, &slice->version, err) ||
+                       &feed->slice, slice->documents, &slice->version, err) ||
         !intend(feed, slice, err))
         return false;
     sort_out(slice);
@@ -468,7 +470,7 @@ static void blame(struct feed *feed, struct slice *slice, const struct document 
                   const struct destination_answer *answer)
 {
     slice->fates[document - slice->documents] = FATE_FAILED;
-    slice->answers[document - slice->documents] = arena_strdup(&feed->step, answer->text);
+    slice->answers[document - slice->documents] = arena_strdup(&feed->slice, answer->text);
 }
 
 /*
@@ -555,7 +557,7 @@ static void sum_up(struct feed *feed, const struct slice *slice, struct tally *t
                              &t->gone,    &t->failed,   &t->answers};
 
     for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++)
-        *lists[i] = arena_new(&feed->step, const char *, slice->count);
+        *lists[i] = arena_new(&feed->slice, const char *, slice->count);
     for (int i = 0; i < slice->count; i++) {
         const struct document *document = &slice->documents[i];
 
@@ -586,12 +588,12 @@ static void sum_up(struct feed *feed, const struct slice *slice, struct tally *t
 
 static const char *interval_text(struct feed *feed, int64_t us)
 {
-    return arena_printf(&feed->step, "%" PRId64 " microseconds", us);
+    return arena_printf(&feed->slice, "%" PRId64 " microseconds", us);
 }
 
 static const char *number_text(struct feed *feed, int64_t number)
 {
-    return arena_printf(&feed->step, "%" PRId64, number);
+    return arena_printf(&feed->slice, "%" PRId64, number);
 }
 
 static bool record(struct feed *feed, const struct slice *slice, struct feed_outcome *outcome,
@@ -678,6 +680,7 @@ static bool send_slice(struct feed *feed, struct slice *slice, bool is_open,
     struct destination_answer answer = {0};
     bool is_blocked = false;
 
+    arena_reset(&feed->slice);
     if ((!is_open && !pg_exec(feed->mirror, "begin", err)) || !read_slice(feed, slice, err))
         return false;
     if (slice->nwanted > 0) {

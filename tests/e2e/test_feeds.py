@@ -73,7 +73,7 @@ class Shop:
         return found[0] if found else {"state": "not yet"}
 
     def dead(self, name="crm"):
-        return self.pipeline.ok("feed", "dead", name, "--json").json()
+        return sorted(self.pipeline.ok("feed", "dead", name, "--json").json(), key=lambda d: int(d["key"][0]))
 
     def close(self):
         for process in self.processes:
