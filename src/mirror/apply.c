@@ -323,12 +323,11 @@ bool apply_side(struct apply *apply, struct side_batch *side, struct error *err)
     if (!cursor_send_move(cursor, apply->pg, cursor->lsn, 0, err) ||
         !write_side(apply, side, err) || !follow_captures(apply, &scope, err) ||
         !finish_captures(apply, &scope, err) || !commit(apply, err)) {
-        if (err->kind == ERROR_DATA && writer_outcome(apply->writer)->culprit != NULL)
-            apply->culprit = (struct culprit){.table = writer_outcome(apply->writer)->culprit,
-                                              .first_lsn = cursor->lsn,
-                                              .last_lsn = cursor->lsn};
-        else
-            apply->culprit = (struct culprit){0};
+        /* A side batch writes one table: that one, also where only the commit is refused. */
+        apply->culprit = err->kind != ERROR_DATA ? (struct culprit){0}
+                                                 : (struct culprit){.table = side->table,
+                                                                    .first_lsn = cursor->lsn,
+                                                                    .last_lsn = cursor->lsn};
         return error_wrap(err, "resync of %s", side->table->label);
     }
     side->counts = writer_outcome(apply->writer)->counts;

@@ -126,6 +126,22 @@ static bool take_reply(void *context, const struct pending *pending, const struc
     return false;
 }
 
+/*
+ * Somebody dropped or altered a mirror table under us: its trouble alone, like a row that it
+ * refuses.  Undefined table, column and operator; not a plain table or column.
+ */
+static void blame_shape(struct error *err)
+{
+    static const char *const states[] = {"42P01", "42703", "42883", "42809", "428C9"};
+
+    for (size_t i = 0; i < sizeof(states) / sizeof(states[0]); i++)
+        if (strcmp(err->sqlstate, states[i]) == 0) {
+            err->kind = ERROR_DATA;
+            error_hint(err, "the mirror table was dropped or altered: change it back, or start "
+                            "over with tailwater destroy and tailwater run");
+        }
+}
+
 static void explain(void *context, const struct pending *pending, struct error *err)
 {
     struct writer *writer = context;
@@ -143,6 +159,7 @@ static void explain(void *context, const struct pending *pending, struct error *
     }
     if (pending->table == NULL)
         return;
+    blame_shape(err);
     writer->outcome.culprit = pending->table;
     error_wrap(err, "%s, transaction at " LSN_FORMAT, pending->table->label,
                LSN_ARGS(pending->lsn));
@@ -480,6 +497,7 @@ static bool write_fresh(struct writer *writer, const struct table *table, int *r
     if (!bulk_copy(writer->bulk, writer->options.pg, table, writer->rows + from, count, &is_done,
                    err) ||
         !pg_pipeline_enter(writer->options.pg, err)) {
+        blame_shape(err);
         writer->outcome.culprit = table;
         return error_wrap(err, "%s, transaction at " LSN_FORMAT, table->label,
                           LSN_ARGS(writer->rows[from]->lsn));
