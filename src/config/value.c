@@ -540,6 +540,10 @@ VALUE_READER(masks)
         return value_fail(reader, key, node, err, "more than %d columns", MAX_LIST);
     masks = arena_new(reader->arena, struct config_mask, node->count);
     for (const struct tree *child = node->first; child != NULL; child = child->next) {
+        if (strlen(child->name) > MAX_IDENTIFIER)
+            return config_error_at(reader->config, child->name_place, err,
+                                   "%s: %s is longer than PostgreSQL's %d bytes", key->path,
+                                   value_quote(reader->arena, child->name), MAX_IDENTIFIER);
         index = word_index(reader, key, child, words, err);
         if (index < 0)
             return false;

@@ -2,6 +2,9 @@
  * libpq parses, and its own list says what is secret (dispchar "*"), so nothing is guessed at here.
  * The string is put together again from what was parsed rather than edited: of an edited one
  * something may be left over (a second password, a percent-encoded one).
+ *
+ * A URI whose password has an @ / or : as it is, or that has no host behind it, is read by libpq all the
+ * same: as another host, port or database, which would then be shown.  Such are refused.
  */
 #include "pg/conninfo.h"
 
@@ -81,6 +84,34 @@ static bool is_first(const char *keyword)
     return false;
 }
 
+/* More @ than one before the parameters, or one behind the host; or a port that is no number. */
+static bool is_torn(const char *conninfo, const PQconninfoOption *options)
+{
+    const size_t len = strcspn(conninfo, "?");
+    const char *at;
+
+    if (strncmp(conninfo, "postgresql://", 13) != 0 && strncmp(conninfo, "postgres://", 11) != 0)
+        return false;
+    for (; options->keyword != NULL; options++)
+        if (strcmp(options->keyword, "port") == 0 && options->val != NULL &&
+            strspn(options->val, "0123456789,") < strlen(options->val))
+            return true;
+    at = memchr(conninfo, '@', len);
+    if (at == NULL)
+        return false;
+    return memchr(at + 1, '@', len - (size_t) (at + 1 - conninfo)) != NULL ||
+           memchr(strstr(conninfo, "//") + 2, '/', (size_t) (at - strstr(conninfo, "//")) - 2) !=
+               NULL;
+}
+
+static bool refuse_torn(struct error *err)
+{
+    error_set(err, ERROR_CONFIG, "not a connection string that libpq can read");
+    return error_hint(err, "what a user name or a password has of : / @ ? # and %% is written "
+                           "%%3A %%2F %%40 %%3F %%23 and %%25 in a URI; or write it as \"host=… "
+                           "dbname=… user=…\"");
+}
+
 static bool refuse(const char *conninfo, const char *message, struct error *err)
 {
     bool is_secret = strstr(conninfo, "pass") != NULL || strchr(conninfo, '@') != NULL;
@@ -98,7 +129,9 @@ bool conninfo_check(const char *conninfo, struct error *err)
     _cleanup_(free_message) char *message = NULL;
     _cleanup_(free_options) PQconninfoOption *options = PQconninfoParse(conninfo, &message);
 
-    return options != NULL || refuse(conninfo, message, err);
+    if (options == NULL)
+        return refuse(conninfo, message, err);
+    return !is_torn(conninfo, options) || refuse_torn(err);
 }
 
 bool conninfo_strip(const char *conninfo, const char *prefix, struct buf *ret_conninfo,
@@ -109,6 +142,8 @@ bool conninfo_strip(const char *conninfo, const char *prefix, struct buf *ret_co
 
     if (options == NULL)
         return refuse(conninfo, message, err);
+    if (is_torn(conninfo, options))
+        return refuse_torn(err);
     for (size_t i = 0; i < NFIRST; i++)
         for (const PQconninfoOption *o = options; o->keyword != NULL; o++)
             if (o->val != NULL && strcmp(o->keyword, first_keywords[i]) == 0)

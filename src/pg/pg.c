@@ -18,6 +18,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "pg/conninfo.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -26,6 +27,7 @@
 #include <stdlib.h>
 
 #define DEFAULT_CONNECT_TIMEOUT_S 10
+#define MAX_CONNECT_TIMEOUT_S     86400
 #define DEFAULT_TCP_USER_TIMEOUT  "30000"
 #define MIN_PIN_MS                1000
 #define CANCELLED_MS              2000 /* for a server to answer that it cancelled */
@@ -142,8 +144,9 @@ void pg_describe(const char *conninfo, struct buf *ret_text)
     static const char *const words[] = {"service", "host", "hostaddr", "port", "dbname", "user"};
     _cleanup_(conninfo_cleanup) PQconninfoOption *parsed = PQconninfoParse(conninfo, NULL);
     const char *separator = "";
+    struct error ignored;
 
-    if (parsed == NULL) {
+    if (parsed == NULL || !conninfo_check(conninfo, &ignored)) {
         buf_add(ret_text, "(a conninfo that cannot be parsed)");
         return;
     }
@@ -208,11 +211,13 @@ static int64_t connect_deadline(const struct pg_options *options, const struct k
 {
     const char *users = keywords_get(keywords, "connect_timeout");
     const char *hosts = keywords_get(keywords, "host");
-    int64_t timeout_s = users ? atoi(users) : options->connect_timeout_s;
+    int64_t timeout_s = users ? strtoll(users, NULL, 10) : options->connect_timeout_s;
     int nhosts = 1;
 
     if (timeout_s <= 0)
         timeout_s = DEFAULT_CONNECT_TIMEOUT_S;
+    if (timeout_s > MAX_CONNECT_TIMEOUT_S)
+        timeout_s = MAX_CONNECT_TIMEOUT_S;
     for (; hosts != NULL && *hosts != '\0'; hosts++)
         nhosts += *hosts == ',';
     if (nhosts > 1)
