@@ -28,6 +28,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import contenders  # noqa: E402
 import feed  # noqa: E402
 import ledger  # noqa: E402
+import refresh  # noqa: E402
 import workloads  # noqa: E402
 from contenders import ROOT, pipeline_of, until_done  # noqa: E402
 from lib import wait  # noqa: E402
@@ -397,6 +398,7 @@ def parse():
     parser.add_argument("--large-transaction", action="store_true")
     parser.add_argument("--ledger", action="store_true", help="what a fact of three dimensions costs")
     parser.add_argument("--feed", action="store_true", help="how soon a feed sends a change, and what it reads")
+    parser.add_argument("--refresh", action="store_true", help="derived tables by keys, against full rebuilds")
     parser.add_argument("--all", action="store_true", help="catch-up and all of the above")
     parser.add_argument("--quick", action="store_true", help="a tenth of the rows, one round")
     parser.add_argument("--fsync", choices=["on", "off"], default="on")
@@ -410,7 +412,7 @@ def main():
     rounds = options.rounds or (1 if options.quick else 3)
     scale = 0.1 if options.quick else 1
     only_others = (options.latency or options.copy or options.large_transaction or options.ledger or
-                   options.feed) and not options.all
+                   options.feed or options.refresh) and not options.all
     bench = Bench(options)
     result, tables, keep = {}, [], True
     try:
@@ -444,6 +446,10 @@ def main():
         if options.all or options.feed:
             result["feed"] = feed.feed(bench, int(1_000_000 * scale), options.seconds or (5 if options.quick else 30), say)
             tables.append(feed.report(result["feed"]))
+        if options.all or options.refresh:
+            rows = int(2_000_000 * scale)
+            result["refresh"] = refresh.refresh(bench, rounds, rows, say)
+            tables.append(refresh.report(result["refresh"], rows))
         keep = False
     finally:
         bench.close(keep)

@@ -48,7 +48,12 @@
     X(side_after_rows, "apply: rows of a side batch written, not committed")                       \
     X(resync_after_rows, "resync: missing and different rows are written, extra ones remain")      \
     X(resync_before_end, "resync: the table is equal, and still under resync")                     \
-    X(resync_after_end, "resync: no longer under resync, the job is not done")
+    X(resync_after_end, "resync: no longer under resync, the job is not done")                     \
+    X(refresh_after_claim, "refresh: a window is claimed, nothing recomputed")                     \
+    X(refresh_before_commit, "refresh: all written and acknowledged, not committed")               \
+    X(refresh_after_commit, "refresh: a window is committed")                                      \
+    X(backfill_before_commit, "backfill: a chunk is written, not committed")                       \
+    X(backfill_after_commit, "backfill: a chunk is committed, its backfill not yet ended")
 
 enum fault_point {
 #define X(name, where) FAULT_##name,

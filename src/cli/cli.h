@@ -15,6 +15,7 @@
 #include "tailwater/error.h"
 #include "tailwater/lsn.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -35,7 +36,7 @@ struct cli {
     bool is_json;           /* --json: check, status, purge, verify, resync, ledger, version */
     bool is_watching;       /* --watch: status */
     bool is_dry_run;        /* --dry-run: purge, resync, destroy */
-    bool is_all;            /* --all: resync */
+    bool is_all;            /* --all: resync, backfill */
     bool is_forced;         /* --force: resync */
     bool is_new_slot;       /* --new-slot: resync */
     bool is_showing_values; /* --values: verify, resync */
@@ -52,7 +53,12 @@ struct cli {
     bool is_candidates;   /* --candidates: ledger stats */
     const char *consumer; /* --consumer: ledger peek; NULL where not given */
 
-    bool is_resend; /* --resend: feed */
+    bool is_resend;                      /* --resend: feed */
+    bool is_once, is_full, is_verifying; /* refresh */
+    const char *from, *to, *where;       /* backfill; NULL where not given … */
+    const char *chunk, *parallel, *share;
+    const char *pause, *resume, *cancel; /* … ids */
+    bool is_keys;                        /* --keys: backfill */
 
     int noperands; /* what stands behind the verb without dashes, as many as its row allows */
     const char *operands[CLI_MAX_OPERANDS + 1]; /* NULL behind the last */
@@ -99,6 +105,8 @@ int verb_ledger(struct cli *cli);
 int verb_resync(struct cli *cli);
 int verb_verify(struct cli *cli);
 int verb_feed(struct cli *cli);
+int verb_refresh(struct cli *cli);
+int verb_backfill(struct cli *cli);
 int verb_destroy(struct cli *cli);
 int verb_version(struct cli *cli);
 int verb_help(struct cli *cli);
@@ -107,6 +115,14 @@ int verb_help(struct cli *cli);
  * it reads, one a line. */
 bool verb_init_text(const struct cli *cli, struct buf *ret_text, struct buf *ret_variables,
                     struct error *err);
+
+/* refresh --full: plans a backfill of that kind over all keys of the fact ("full" or "verify"), works
+ * on it to its end, and prints how it was. */
+int verb_backfill_all(struct cli *cli, const struct config *config, const struct config_fact *fact,
+                      const char *kind);
+
+/* From now on SIGINT and SIGTERM set the flag and make the descriptor readable. */
+bool verb_refresh_catch(int *ret_fd, const atomic_bool **ret_stop, struct error *err);
 
 /* What "tailwater help" and "tailwater help VERB" print. */
 void verb_help_list(FILE *out);

@@ -174,6 +174,58 @@ static const struct cli_option feed_options[] = {
     {"all", 0, NULL, "every key", cli_read_flag, FIELD(is_all)},
 };
 
+static const char refresh_help[] =
+    "    tailwater refresh bill --once\n"
+    "    tailwater refresh bill --full --verify\n"
+    "\n"
+    "Keeps the derived table of a fact: recomputes the keys that the ledger has for it, until an\n"
+    "interrupt; a running replicator does that by itself.\n"
+    "  --once           until nothing is left to do\n"
+    "  --full           all keys, writing only what differs, and says how many were wrong; keys "
+    "that\n"
+    "                   are still pending do not count\n"
+    "  --full --verify  the same, and writes nothing\n"
+    "Exit code 3: keys could not be computed, or were wrong.\n";
+
+static const struct cli_option refresh_options[] = {
+    {"once", 0, NULL, "until nothing is left to do", cli_read_flag, FIELD(is_once)},
+    {"full", 0, NULL, "all keys, not only those of the ledger", cli_read_flag, FIELD(is_full)},
+    {"verify", 0, NULL, "with --full: compare, and write nothing", cli_read_flag,
+     FIELD(is_verifying)},
+    {"json", 0, NULL, "the result as JSON", cli_read_flag, FIELD(is_json)},
+};
+
+static const char backfill_help[] =
+    "    tailwater backfill sales_day --from 2024-01-01 --to 2024-02-01 --chunk 1d --parallel 7\n"
+    "    tailwater backfill bill --where \"created_at >= '2024-01-01'\" --chunk 50000\n"
+    "    tailwater backfill bill --pause 12\n"
+    "\n"
+    "Recomputes a part of a fact's derived table, in chunks of keys, each a transaction; fresh "
+    "keys\n"
+    "overtake it.  What is done stays done: after an interrupt --resume goes on, and so does a "
+    "running\n"
+    "replicator.  Without a range the fact's lookback says how far back.\n";
+
+static const struct cli_option backfill_options[] = {
+    {"from", 0, "VALUE", "keys from here on, by the key's first column", cli_read_text,
+     FIELD(from)},
+    {"to", 0, "VALUE", "and below this one", cli_read_text, FIELD(to)},
+    {"where", 0, "SQL", "keys of rows of the fact's table that are like this", cli_read_text,
+     FIELD(where)},
+    {"all", 0, NULL, "all keys", cli_read_flag, FIELD(is_all)},
+    {"chunk", 0, "SIZE", "keys, or a duration: 50000 (default), 1d", cli_read_text, FIELD(chunk)},
+    {"parallel", 0, "N", "chunks at the same time; default 1", cli_read_text, FIELD(parallel)},
+    {"share", 0, "PERCENT", "of the time to work; it rests in between", cli_read_text,
+     FIELD(share)},
+    {"keys", 0, NULL, "give the keys to all consumers of the fact, by the ledger", cli_read_flag,
+     FIELD(is_keys)},
+    {"pause", 0, "ID", "begin no further chunk", cli_read_text, FIELD(pause)},
+    {"resume", 0, "ID", "go on with one that was paused or interrupted", cli_read_text,
+     FIELD(resume)},
+    {"cancel", 0, "ID", "end one; what is done stays", cli_read_text, FIELD(cancel)},
+    {"json", 0, NULL, "the result as JSON", cli_read_flag, FIELD(is_json)},
+};
+
 static const char destroy_help[] =
     "    tailwater destroy --dry-run\n"
     "\n"
@@ -223,6 +275,10 @@ const struct cli_verb verbs_all[] = {
      .operand = "ACTION …", .max_operands = CLI_MAX_OPERANDS, .run = verb_feed},
     {"resync", "make tables equal to the source again", resync_help, OPTIONS(resync_options), true,
      .operand = "[TABLE …]", .max_operands = CLI_MAX_OPERANDS, .run = verb_resync},
+    {"refresh", "keep the derived table of a fact", refresh_help, OPTIONS(refresh_options), true,
+     .operand = "FACT", .max_operands = 1, .run = verb_refresh},
+    {"backfill", "recompute a history of a fact", backfill_help, OPTIONS(backfill_options), true,
+     .operand = "FACT", .max_operands = 1, .run = verb_backfill},
     {"destroy", "end the pipeline, and remove what it made", destroy_help, OPTIONS(destroy_options),
      true, .run = verb_destroy},
     {"version", "print the version", version_help, OPTIONS(version_options), .run = verb_version},

@@ -26,7 +26,8 @@
 #define MAX_FILE_BYTES ((size_t) 1024 * 1024)
 #define TABLES         "tables[]." /* begins the path of what an entry of tables may hold */
 #define FACTS          "facts{}."  /* of what a fact may hold … */
-#define DIMENSIONS     "facts{}.dimensions[]." /* … and each of its dimensions */
+#define DIMENSIONS     "facts{}.dimensions[]." /* … each of its dimensions … */
+#define REFRESH        "facts{}.refresh."      /* … and its derived table */
 #define FEEDS          "feeds{}."              /* of what a feed may hold … */
 #define DESTINATION    "feeds{}.destination."  /* … and where it sends to */
 
@@ -176,6 +177,14 @@ static const struct value_key keys[] = {
     {DESTINATION "basic", value_read_text, TO(basic)},
     {DESTINATION "hmac.secret", value_read_text, TO(hmac_secret)},
     {DESTINATION "hmac.header", value_read_text, TO(hmac_header)},
+    {FACTS "lookback", value_read_duration, FACT(lookback_us), .min = SECOND, .max = MAX_DELAY},
+    {REFRESH "into", value_read_table_name, FACT(refresh.into), .has = FACT(refresh.is_declared),
+     .place = FACT(refresh.place)},
+    {REFRESH "query", value_read_query, FACT(refresh.query), .place = FACT(refresh.query_place)},
+    {REFRESH "key", value_read_key_columns, FACT(refresh.keys), FACT(refresh.nkeys)},
+    {REFRESH "unique", value_read_names, FACT(refresh.unique), FACT(refresh.nunique)},
+    {REFRESH "every", value_read_duration, FACT(refresh.every_us), .max = MAX_DELAY},
+    {REFRESH "max_keys", value_read_long, FACT(refresh.max_keys), .min = 1, .max = 10000000},
 
     {"ledger.fan_out_limit", value_read_long, AT(ledger.fan_out_limit), .min = 1, .max = 10000000,
      .fallback = "10000"},
@@ -185,6 +194,10 @@ static const struct value_key keys[] = {
      .fallback = "100000000"},
     {"ledger.replay_window", value_read_duration, AT(ledger.replay_window_us), .max = MAX_DELAY,
      .fallback = "24h"},
+
+    {"refresh.workers", value_read_int, AT(refresh.workers), .max = 32, .fallback = "2"},
+    {"refresh.max_attempts", value_read_int, AT(refresh.max_attempts), .min = 1, .max = 1000,
+     .fallback = "5"},
 
     {"apply.max_rows", value_read_long, AT(apply.max_rows), .min = 1, .max = 10000000,
      .fallback = "20000"},
@@ -301,6 +314,8 @@ static bool unknown_key(struct value_reader *reader, const char *prefix, const s
         where = "in a feed";
     else if (strcmp(prefix, DESTINATION) == 0)
         where = "in a feed's destination";
+    else if (strcmp(prefix, REFRESH) == 0)
+        where = "in a fact's refresh";
     else if (prefix[0] != '\0')
         where = arena_printf(reader->arena, "in %.*s", (int) strlen(prefix) - 1, prefix);
     for (int i = 0; i < count; i++)
@@ -525,6 +540,40 @@ static VALUE_READER(dimensions)
     return true;
 }
 
+/* A derived table has a name and a query; its columns are known to the mirror's server alone. */
+static bool check_refresh(struct value_reader *reader, const struct tree *node,
+                          const struct config_fact *fact, struct error *err)
+{
+    const struct config_refresh *refresh = &fact->refresh;
+    struct config_place place = fact->place;
+
+    if (find_node(node, "refresh", &place) == NULL)
+        return true;
+    if (!refresh->is_declared || refresh->query == NULL) {
+        config_error_at(reader->config, place, err, "facts{}.refresh.%s is missing",
+                        refresh->is_declared ? "query" : "into");
+        return error_hint(err, "write refresh: {into: report.%s, query: \"select …\"}", fact->name);
+    }
+    for (int i = 0; i < refresh->nkeys; i++)
+        for (int j = 0; j <= fact->nkeys; j++)
+            if (j == fact->nkeys)
+                return config_error_at(reader->config, refresh->keys[i].place, err,
+                                       "facts{}.refresh.key: %s is not part of the fact's key",
+                                       value_quote(reader->arena, refresh->keys[i].name));
+            else if (strcmp(fact->keys[j].name, refresh->keys[i].name) == 0)
+                break;
+    for (int i = 0; i < reader->config->nfacts; i++) {
+        const struct config_refresh *other = &reader->config->facts[i].refresh;
+
+        if (other->is_declared && strcmp(other->into.schema, refresh->into.schema) == 0 &&
+            strcmp(other->into.name, refresh->into.name) == 0)
+            return config_error_at(reader->config, refresh->place, err,
+                                   "facts{}.refresh.into: fact %s is refreshed into the same table",
+                                   reader->config->facts[i].name);
+    }
+    return true;
+}
+
 static VALUE_READER(facts)
 {
     struct config *config = base;
@@ -545,7 +594,7 @@ static VALUE_READER(facts)
         if (child->kind != TREE_MAPPING)
             return value_fail(reader, key, child, err, "a fact has a table and a key");
         if (!read_mapping(reader, FACTS, child, fact, err) ||
-            !check_required(reader, FACTS, child, err))
+            !check_required(reader, FACTS, child, err) || !check_refresh(reader, child, fact, err))
             return false;
         config->nfacts++;
     }

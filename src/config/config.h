@@ -99,6 +99,22 @@ struct config_dimension {
     int64_t fan_out_limit; /* rows of one hop; 0: the ledger's */
 };
 
+/* ---- what a fact's derived table is (docs/refresh.md) ---- */
+
+struct config_refresh {
+    bool is_declared;
+    struct config_place place; /* of into */
+    struct config_table_name into;
+    struct config_place query_place;
+    const char *query; /* over the live views; may hold {keys} */
+    int nkeys;         /* only those whose column is named otherwise */
+    struct config_key_column *keys;
+    int nunique; /* columns that tell the rows of the derived table apart; none: the key */
+    const char **unique;
+    int64_t every_us; /* 0: whenever there is something */
+    int64_t max_keys; /* of one window; 0: the default of src/refresh */
+};
+
 struct config_fact {
     struct config_place place;
     const char *name; /* a plain identifier */
@@ -110,6 +126,8 @@ struct config_fact {
     const char **watch;
     int ndimensions;
     struct config_dimension *dimensions;
+    int64_t lookback_us; /* what a backfill takes without a range; 0: not said */
+    struct config_refresh refresh;
 };
 
 /* ---- feeds (docs/feeds.md) ---- */
@@ -241,6 +259,10 @@ struct config {
         int64_t stale_keys;       /* or with more of them; default 100 million */
         int64_t replay_window_us; /* what is read stays so long; default 24 h */
     } ledger;
+    struct {
+        int workers;      /* refreshing at the same time; default 2; 0: by hand alone */
+        int max_attempts; /* of a key whose recomputation fails; default 5 */
+    } refresh;
     struct {
         int64_t max_rows;             /* per batch; default 20000 */
         int64_t max_bytes;            /* per batch; default 32 MiB; at least 1 MiB */

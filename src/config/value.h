@@ -67,8 +67,8 @@ VALUE_READER(table_name);   /* struct config_table_name */
 
 VALUE_READER(fact_key); /* struct config_fact_key *, with count */
 VALUE_READER(joins);    /* struct config_join *, with count */
+VALUE_READER(query);    /* const char *: SQL, without a semicolon at its end */
 
-VALUE_READER(query);       /* const char *: SQL, without a semicolon at its end */
 VALUE_READER(key_columns); /* struct config_key_column *, with count */
 
 /* ---- value_feed.c ---- */

@@ -1,6 +1,6 @@
 /*
  * What a fact's declaration has that other values do not: the key, a list of columns or names with
- * expressions, and joins, "a.x = b.y".  Whether tables and columns exist, and whether the joins
+ * expressions, joins, "a.x = b.y", and the query of its derived table.  Whether tables and columns exist, and whether the joins
  * form a tree, is not known here (src/ledger/fact.h).
  */
 #include "config/value.h"

@@ -6,8 +6,10 @@
 #include "base/memory.h"
 #include "engine/check_internal.h"
 #include "ledger/fact.h"
+#include "refresh/refresh_check.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static int by_number(const void *a, const void *b)
 {
@@ -61,6 +63,30 @@ static bool check_index(struct check *check, const struct fact *fact, int node, 
     return true;
 }
 
+/* The queries read live views, which the first run makes. */
+static bool check_refreshes(struct check *check, const struct fact_list *facts, struct error *err)
+{
+    const struct config *config = check->config;
+
+    for (int i = 0; i < config->nfacts; i++) {
+        const struct fact *fact = NULL;
+
+        for (int j = 0; j < facts->count; j++)
+            if (strcmp(facts->facts[j].name, config->facts[i].name) == 0)
+                fact = &facts->facts[j];
+        if (!config->facts[i].refresh.is_declared || fact == NULL || check->mirror == NULL)
+            continue;
+        if (!check->has_pipeline || check->pipeline.state != CONTROL_STREAMING)
+            check_ok(check, "fact_query",
+                     "fact %s: its query can be tried once the first run has made the live views",
+                     config->facts[i].name);
+        else if (!refresh_check(check->mirror, config, &config->facts[i], fact, check->arena,
+                                &check->findings, err))
+            return false;
+    }
+    return true;
+}
+
 bool check_facts(struct check *check, struct error *err)
 {
     const int errors = finding_count(&check->findings, FINDING_ERROR);
@@ -78,6 +104,8 @@ bool check_facts(struct check *check, struct error *err)
              node++)
             if (!check_index(check, &facts.facts[i], node, err))
                 return false;
+    if (!check_refreshes(check, &facts, err))
+        return false;
     if (finding_count(&check->findings, FINDING_ERROR) == errors)
         check_ok(check, "fact", "%d fact%s declared", check->config->nfacts,
                  check->config->nfacts == 1 ? "" : "s");

@@ -15,6 +15,7 @@
 #include "engine/ledgerkeeper.h"
 #include "engine/nan_checker.h"
 #include "engine/receiver.h"
+#include "engine/refresher.h"
 #include "engine/repairer.h"
 #include "engine/resyncer.h"
 #include "engine/watcher.h"
@@ -172,7 +173,7 @@ static bool open_session(struct session *s, struct arena *arena, struct error *e
 
 /* ---- the threads ---- */
 
-#define NTHREADS 9
+#define NTHREADS 10
 
 struct thread {
     void *(*run)(void *argument); /* NULL: not wanted */
@@ -261,6 +262,7 @@ static bool run_threads(struct session *s, struct error *err)
     struct expander expander = {o->config, &o->prepared->facts, &s->is_over, s->over_fd};
     struct ledgerkeeper keeper = {o->config,   &o->prepared->facts, &s->statistics,
                                   s->handover, &s->is_over,         s->over_fd};
+    struct refresher refresher = {.config = o->config, .stop = &s->is_over, .wake_fd = s->over_fd};
     struct resyncer resyncer = {.config = o->config,
                                 .list = list,
                                 .handover = s->handover,
@@ -292,7 +294,8 @@ static bool run_threads(struct session *s, struct error *err)
         {.run = nan_checker_run, .argument = &nan_checker},
         {.run = resyncer_run, .argument = &resyncer},
         {.run = s->has_facts ? ledgerkeeper_run : NULL, .argument = &keeper},
-        {.run = s->has_facts ? ledgerkeeper_run_slow : NULL, .argument = &keeper}};
+        {.run = s->has_facts ? ledgerkeeper_run_slow : NULL, .argument = &keeper},
+        {.run = s->has_facts ? refresher_run : NULL, .argument = &refresher}};
     bool is_ok = start_threads(threads, err) && receiver_run(&receiver, &s->culprit, err);
 
     finish_threads(s, threads);

@@ -79,8 +79,39 @@ static const char json_sql[] =
     "'complete', jsonb_build_object('batch', c.batch_id, 'lsn', c.lsn, 'missing', c.missing), "
     "'fan_out', jsonb_build_object('batch', c.fan_out_batch, 'lsn', c.fan_out_lsn, "
     "'pending', c.fan_outs, 'keys_written', c.fan_out_keys, 'since', c.fan_out_since), "
+    "'refresh', (select to_jsonb(r) - 'fact' from tailwater.refresh_states($1) r "
+    "where r.fact = f.name), "
     "'consumers', coalesce((select jsonb_agg(to_jsonb(s) - 'fact' order by s.name) from s "
     "where s.fact = f.name), '[]')) order by f.name) from " FACTS "), '[]'))";
+
+/* How derived tables are (src/refresh). */
+static const char refreshes_sql[] =
+    "select fact, \"into\", state, (extract(epoch from clock_timestamp() - refreshed_at) * "
+    "1000000)::bigint, windows, keys, (extract(epoch from clock_timestamp() - failing_since) * "
+    "1000000)::bigint, error, failed_keys, parked_keys, array_to_string(failure_key, ', '), "
+    "failure_error, backfill, backfill_kind, backfill_state, chunks, chunks_done, "
+    "(extract(epoch from eta) * 1000000)::bigint from tailwater.refresh_states($1)";
+
+enum {
+    RE_FACT,
+    RE_INTO,
+    RE_STATE,
+    RE_AGO_US,
+    RE_WINDOWS,
+    RE_KEYS,
+    RE_FAILING_US,
+    RE_ERROR,
+    RE_FAILED,
+    RE_PARKED,
+    RE_KEY,
+    RE_KEY_ERROR,
+    RE_BACKFILL,
+    RE_KIND,
+    RE_BACKFILL_STATE,
+    RE_CHUNKS,
+    RE_DONE,
+    RE_ETA_US
+};
 
 static bool query(struct pg *mirror, const char *sql, const char *pipeline,
                   struct pg_result **ret_rows, struct error *err)
@@ -93,13 +124,15 @@ static bool query(struct pg *mirror, const char *sql, const char *pipeline,
 
 struct states {
     struct pg_result *facts, *consumers; /* both in the order of the facts' names */
-    int next;                            /* consumer, of those not yet taken */
+    struct pg_result *refreshes;
+    int next; /* consumer, of those not yet taken */
 };
 
 static void states_release(struct states *states)
 {
     pg_result_free(states->facts);
     pg_result_free(states->consumers);
+    pg_result_free(states->refreshes);
 }
 #define _cleanup_states_ _cleanup_(states_release)
 
@@ -107,7 +140,8 @@ static bool states_read(struct pg *mirror, const char *pipeline, struct states *
                         struct error *err)
 {
     return query(mirror, facts_sql, pipeline, &states->facts, err) &&
-           query(mirror, consumers_sql, pipeline, &states->consumers, err);
+           query(mirror, consumers_sql, pipeline, &states->consumers, err) &&
+           query(mirror, refreshes_sql, pipeline, &states->refreshes, err);
 }
 
 /* The next consumer of this fact; -1 past its last one.  Facts are gone through in their order. */
@@ -183,6 +217,45 @@ static void add_consumer(struct buf *text, const struct pg_result *row, int i)
         buf_printf(text, "; last ack %s ago\n", human_duration(pg_int(row, i, OF_ACKED_US), age));
 }
 
+static void add_backfill(struct buf *text, const struct pg_result *row, int i)
+{
+    char left[HUMAN_TEXT_SIZE];
+
+    buf_printf(text, "; %s (backfill %s) %s, %s of %s chunks",
+               strcmp(pg_text(row, i, RE_KIND), "everything") == 0 ? "built anew"
+                                                                   : pg_text(row, i, RE_KIND),
+               pg_text(row, i, RE_BACKFILL), pg_text(row, i, RE_BACKFILL_STATE),
+               pg_text(row, i, RE_DONE), pg_text(row, i, RE_CHUNKS));
+    if (!pg_is_null(row, i, RE_ETA_US))
+        buf_printf(text, ", about %s to go", human_duration(pg_int(row, i, RE_ETA_US), left));
+}
+
+/* The fact's derived table, where it has one. */
+static void add_refresh(struct buf *text, const struct pg_result *row, const char *fact)
+{
+    char age[HUMAN_TEXT_SIZE];
+    int i = 0;
+
+    while (i < pg_rows(row) && strcmp(pg_text(row, i, RE_FACT), fact) != 0)
+        i++;
+    if (i == pg_rows(row))
+        return;
+    buf_printf(text, "  refreshes %s: %s; %s windows, %s keys", pg_text(row, i, RE_INTO),
+               pg_text(row, i, RE_STATE), pg_text(row, i, RE_WINDOWS), pg_text(row, i, RE_KEYS));
+    if (!pg_is_null(row, i, RE_AGO_US))
+        buf_printf(text, ", the last %s ago", human_duration(pg_int(row, i, RE_AGO_US), age));
+    if (!pg_is_null(row, i, RE_BACKFILL))
+        add_backfill(text, row, i);
+    buf_add_char(text, '\n');
+    if (!pg_is_null(row, i, RE_FAILING_US))
+        buf_printf(text, "    failing for %s: %s\n",
+                   human_duration(pg_int(row, i, RE_FAILING_US), age), pg_text(row, i, RE_ERROR));
+    if (pg_int(row, i, RE_FAILED) > 0)
+        buf_printf(text, "    %s keys failed, %s of them parked; such as %s: %s\n",
+                   pg_text(row, i, RE_FAILED), pg_text(row, i, RE_PARKED), pg_text(row, i, RE_KEY),
+                   pg_text(row, i, RE_KEY_ERROR));
+}
+
 /* Through which batch and position its keys are complete, and why not further. */
 static void add_complete(struct buf *text, const struct pg_result *row, int i)
 {
@@ -236,6 +309,7 @@ bool ledger_status_text(struct pg *mirror, const char *pipeline, struct buf *tex
             buf_add(text, "  no consumers\n");
         for (; consumer >= 0; consumer = states_take(&states, i))
             add_consumer(text, states.consumers, consumer);
+        add_refresh(text, states.refreshes, pg_text(states.facts, i, FACT_NAME));
     }
     return true;
 }

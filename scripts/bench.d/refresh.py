@@ -1,0 +1,153 @@
+"""What a refresh by keys saves (scripts/bench --refresh).
+
+Two derived tables over the same orders: a join of two tables, and one of six with aggregates.  A part of
+the orders changes and is applied; then the derived table is brought forward by its keys, and a materialized
+view of the same query is refreshed, on the same server, one after the other.
+"""
+
+import os
+import statistics
+import time
+
+import contenders
+from lib.cluster import SUPERUSER
+from lib.pipeline import Pipeline
+
+SCHEMA = """
+    create table countries (id int primary key, name text not null);
+    create table customers (id bigint primary key, country_id int not null, segment text not null);
+    create table orders (id bigint primary key, customer_id bigint not null, status text not null,
+                         amount numeric(12,2) not null, created_at timestamptz not null);
+    create table products (id int primary key, category text not null);
+    create table lines (id bigint primary key, order_id bigint not null, product_id int not null,
+                        price numeric(12,2) not null);
+    create table payments (id bigint primary key, order_id bigint not null, paid numeric(12,2) not null);
+    create index on orders (customer_id);
+    create index on lines (order_id);
+    create index on payments (order_id);
+    create table item (id bigint primary key);
+    create table done (id bigint primary key);
+"""
+
+TWO = """select o.id, o.status, o.amount, o.created_at, c.segment
+           from orders o left join customers c on c.id = o.customer_id"""
+
+SIX = """select o.id, o.status, o.amount, c.segment, n.name as country, l.lines, l.total, l.categories, p.paid
+           from orders o
+           left join customers c on c.id = o.customer_id
+           left join countries n on n.id = c.country_id
+           left join (select l.order_id, count(*) as lines, sum(l.price) as total,
+                             count(distinct r.category) as categories
+                        from lines l join products r on r.id = l.product_id group by l.order_id) l
+             on l.order_id = o.id
+           left join (select p.order_id, sum(p.paid) as paid from payments p group by p.order_id) p
+             on p.order_id = o.id"""
+
+# The aggregates stand beside the orders, not above them: the keys have to be given to them.
+SIX_KEYS = SIX.replace("group by l.order_id", "where l.order_id in (select k.id from {keys} k) group by l.order_id") \
+              .replace("group by p.order_id", "where p.order_id in (select k.id from {keys} k) group by p.order_id") \
+              .replace("from orders o", "from {keys} k join orders o on o.id = k.id")
+
+CUSTOMERS = {"table": "public.customers", "join": "customers.id = orders.customer_id",
+             "watch": ["segment"]}
+
+FACTS = {
+    "two": {"table": "public.orders", "key": ["id"], "watch": ["status", "amount", "created_at"],
+            "dimensions": [CUSTOMERS], "refresh": {"into": "report.two", "query": TWO}},
+    "six": {"table": "public.orders", "key": ["id"], "watch": ["status", "amount"], "dimensions": [
+        CUSTOMERS,
+        {"table": "public.countries", "join": "countries.id = customers.country_id", "fan_out": "defer"},
+        {"table": "public.payments", "join": "payments.order_id = orders.id"},
+        {"table": "public.lines", "join": "lines.order_id = orders.id"},
+        {"table": "public.products", "join": "products.id = lines.product_id", "fan_out": "defer"}],
+        "refresh": {"into": "report.six", "query": SIX_KEYS}}}
+
+QUERIES = {"two": TWO, "six": SIX}
+PARTS = {"0.1 %": 1000, "10 %": 10}
+CHUNK = 200000
+
+
+def fill(source, orders):
+    source.sql("""
+        insert into countries select i, 'country ' || i from generate_series(1, 50) i;
+        insert into customers select i, 1 + i % 50, 'segment ' || i % 7 from generate_series(1, 100000) i;
+        insert into products select i, 'category ' || i % 20 from generate_series(1, 1000) i""")
+    for first in range(1, orders + 1, CHUNK):
+        last = min(first + CHUNK - 1, orders)
+        source.sql(f"""
+            insert into orders select i, 1 + i % 100000, 'new', i % 1000, '2024-01-01'::timestamptz + i * interval '1 s'
+                from generate_series({first}, {last}) i;
+            insert into lines select 2 * i + j, i, 1 + (i * 7 + j) % 1000, i % 100
+                from generate_series({first}, {last}) i, generate_series(0, 1) j;
+            insert into payments select i, i, 5 from generate_series({first}, {last}) i where i % 2 = 0""")
+
+
+def timed(what):
+    start = time.monotonic()
+    what()
+    return time.monotonic() - start
+
+
+def compare(database, name):
+    """The derived table is its query, or no figure counts."""
+    columns = ", ".join(f"{one}" for (one,) in database.sql(
+        "select column_name from information_schema.columns where table_schema = 'report' and table_name = %s "
+        "order by ordinal_position", name))
+    wrong = database.value(f"select count(*) from (select {columns} from report.{name} except all "
+                           f"select {columns} from full_{name}) d")
+    if wrong:
+        raise RuntimeError(f"report.{name}: {wrong} rows are not those of the query")
+
+
+def measure(bench, pipeline, database, rounds, orders, say):
+    times = {}
+    for title, part in PARTS.items():
+        for number in range(rounds):
+            # Spread over the table, as changes are.
+            bench.source.sql("update orders set amount = amount + 1, status = status || 'x' where id %% %s = %s",
+                             part, number)
+            pipeline.run_until_now(timeout=900)
+            for name in FACTS:
+                one = times.setdefault((name, title), {"keys": [], "full": []})
+                bench.checkpoint()
+                # The time of the transactions; the replicator's refreshers are there already.
+                one["keys"].append(pipeline.ok("refresh", name, "--once", "--json", timeout=900).json()["seconds"])
+                bench.checkpoint()
+                one["full"].append(timed(lambda: database.sql(f"refresh materialized view full_{name}")))
+                compare(database, name)
+                say(f"refresh, {name}, {title}: by keys {one['keys'][-1]:.2f} s, all {one['full'][-1]:.2f} s")
+    return times
+
+
+def refresh(bench, rounds, orders, say):
+    bench.schema, schema = SCHEMA, bench.schema
+    try:
+        bench.new_source("shop_refresh")
+    finally:
+        bench.schema = schema
+    say(f"refresh: {orders} orders")
+    fill(bench.source, orders)
+    bench.source.sql("vacuum analyze", user=contenders.SUPERUSER)
+    database = bench.mirror_cluster.create_mirror("live_refresh")
+    pipeline = Pipeline(os.path.join(bench.folder, "refresh"), bench.source, database, "bench_refresh",
+                        plugin="pgoutput", binary=bench.binary, facts=FACTS, refresh={"workers": 0})
+    pipeline.publish()
+    pipeline.run_until_now(timeout=1800)
+    database.sql("vacuum analyze", user=SUPERUSER)
+    for name, query in QUERIES.items():
+        took = timed(lambda: pipeline.ok("refresh", name, "--once", timeout=1800))
+        say(f"refresh, {name}: built in {took:.1f} s")
+        database.sql(f"create materialized view full_{name} as {query}; create unique index on full_{name} (id)")
+        compare(database, name)
+    database.sql("vacuum analyze", user=SUPERUSER)
+    result = measure(bench, pipeline, database, rounds, orders, say)
+    bench.drop_everything()
+    return [{"query": name, "changed": title, **figures} for (name, title), figures in result.items()]
+
+
+def report(result, orders):
+    lines = [f"| {orders} orders | changed | by keys, s | all, s | times faster |", "|---|---|---|---|---|"]
+    for one in result:
+        keys, full = statistics.median(one["keys"]), statistics.median(one["full"])
+        lines.append(f"| {one['query']} tables | {one['changed']} | {keys:.2f} | {full:.2f} | {full / keys:.1f} |")
+    return "\n".join(lines)

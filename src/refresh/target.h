@@ -1,0 +1,77 @@
+/*
+ * The target of a refresh: a fact's derived table as one connection sees it, with the temporary
+ * tables that a recomputation needs there.
+ *
+ * Opening it makes the derived table where it is missing, and subscribes its consumer: both once,
+ * whoever comes first.  All strings live in the arena given to target_open(); the target dies with
+ * its connection.
+ */
+#ifndef TAILWATER_TARGET_H
+#define TAILWATER_TARGET_H
+
+#include "config/config.h"
+#include "mirror/notes.h"
+#include "pg/pg.h"
+
+/* Whoever refreshes reads the ledger under this name. */
+#define TARGET_CONSUMER "tailwater/refresh"
+
+/* First halves of advisory locks (migrations/0009_refresh.sql). */
+#define TARGET_LOCK "1416118883"
+
+/* What the SQL of queries is looked up in; pg_catalog comes before it. */
+#define TARGET_SEARCH_PATH "public"
+
+struct target_key {
+    const char *name;      /* the ledger's */
+    const char *type;      /* qualified */
+    const char *column;    /* of the query and the derived table */
+    const char *collation; /* " collate x" for comparisons by order; "" where there is none */
+};
+
+struct target {
+    const struct config_fact *fact;
+    const char *into; /* quoted, qualified */
+    const char *oid;
+    bool is_new; /* it was made just now */
+
+    int nkeys;
+    struct target_key *keys;
+    int ncolumns; /* those that the query gives */
+    const char **columns;
+    int nunique; /* of these, those that tell rows apart; 0: equal rows may be there several times */
+    const char **unique;
+
+    const char *query;  /* {keys} is the name of a table in it */
+    bool has_keys;      /* {keys} stood in it */
+    const char *window; /* temporary: n and all keys of a window … */
+    const char *chosen; /* … those that are being recomputed … */
+    const char *rows;   /* … and what the query gives for them */
+    const char
+        *source; /* the fact's own table: its live view under the fact's name for it, quoted */
+    const char *source_keys; /* the key's expressions over that, separated by commas */
+};
+
+/*
+ * notes says what was made.  ERROR_CONFIG where the declaration and what is there do not fit
+ * together, with the remedy.  readers may read a table that is made.
+ */
+bool target_open(struct pg *mirror, const struct config *config, const struct config_fact *fact,
+                 struct arena *arena, struct notes *notes, struct target **ret_target,
+                 struct error *err);
+
+/*
+ * For whoever only looks: the same as far as the query, in the caller's transaction, which has to be
+ * rolled back.  The derived table and what depends on it (into, oid, unique) are not there.
+ */
+bool target_try(struct pg *mirror, const struct config *config, const struct config_fact *fact,
+                struct arena *arena, struct target **ret_target, struct error *err);
+
+/* The fact of that name, with a derived table; ERROR_CONFIG otherwise. */
+bool target_find(const struct config *config, const char *name, const struct config_fact **ret_fact,
+                 struct error *err);
+
+/* query with each {keys} replaced; *ret_has says whether there was one. */
+void target_add_query(struct buf *sql, const char *query, const char *keys, bool *ret_has);
+
+#endif

@@ -1,0 +1,1 @@
+update sales set amount = amount + 1 where day = '2024-01-20';
