@@ -9,17 +9,6 @@ alter table tailwater.mirror_table
     -- source is at the next start.  Null: nothing of the kind.
     add needs_resync_lsn pg_lsn;
 
--- Tables that a command added to those of the configuration, or took from them.
-create table tailwater.table_choice (
-    id          bigint generated always as identity primary key,
-    pipeline    text not null references tailwater.pipeline on delete cascade,
-    schema      text not null,
-    name        text not null,
-    is_mirrored boolean not null,
-    chosen_at   timestamptz not null default now(),
-    unique (pipeline, schema, name)
-);
-
 -- Views that read the given one, at any depth: what it takes to make them again, the nearest first.
 create function tailwater.dependent_views(of oid)
 returns table (oid oid, depth integer, kind "char", name text, definition text, owner name, options text[],

@@ -105,7 +105,7 @@ TRAFFIC = {
 
 @pytest.mark.parametrize("purge", [{}, {"purge": {"after": "7d"}}], ids=["purged", "tombstones"])
 def test_no_false_difference(both_plugins, source, schema, make_pipeline, folder, purge):
-    """Under traffic: a few rounds here, as many as one likes by scripts/soak."""
+    """Under traffic that only changes what it puts back, deletes and truncates included."""
     pipeline = make_pipeline(**purge).publish()
     pipeline.start().wait_until_caught_up()
     with Traffic(source, folder, TRAFFIC, clients=2, rate=250) as traffic:
