@@ -207,7 +207,7 @@ static const struct value_key keys[] = {
      .fallback = "quarantine"},
 
     {"schema_changes", value_read_word, AT(schema_changes), .words = schema_changes,
-     .fallback = "apply"},
+     .fallback = "stop"},
     {"resync.max_delete_fraction", value_read_fraction, AT(resync.max_delete_fraction),
      .fallback = "0.5"},
 

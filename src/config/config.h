@@ -243,7 +243,7 @@ struct config {
         const char **readers;
         int fillfactor; /* 10…100; 0 where not said: the default of src/mirror */
     } mirror;
-    enum config_schema_changes schema_changes; /* default apply */
+    enum config_schema_changes schema_changes; /* default stop */
     int ntables;
     struct config_table *tables;
     struct {

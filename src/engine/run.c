@@ -215,8 +215,10 @@ static bool isolate(struct life *life, struct pg *lock, const struct culprit *cu
     }
     if (culprit->table == NULL)
         return false;
-    /* The source's table may have changed since we looked: then that is to be followed first. */
-    if (config->schema_changes == SCHEMA_CHANGES_APPLY && life->looked_lsn != culprit->last_lsn) {
+    /* The source's table may have changed since we looked: then that is to be followed first.  Rows of
+     * a snapshot have been read in the table's present shape. */
+    if (config->schema_changes == SCHEMA_CHANGES_APPLY && !culprit->is_side &&
+        life->looked_lsn != culprit->last_lsn) {
         life->looked_lsn = culprit->last_lsn;
         log_error(LOG_DEBUG, "refused", err);
         life->is_prepared = false;

@@ -327,7 +327,8 @@ bool apply_side(struct apply *apply, struct side_batch *side, struct error *err)
         apply->culprit = err->kind != ERROR_DATA ? (struct culprit){0}
                                                  : (struct culprit){.table = side->table,
                                                                     .first_lsn = cursor->lsn,
-                                                                    .last_lsn = cursor->lsn};
+                                                                    .last_lsn = cursor->lsn,
+                                                                    .is_side = true};
         return error_wrap(err, "resync of %s", side->table->label);
     }
     side->counts = writer_outcome(apply->writer)->counts;

@@ -169,8 +169,8 @@ bool control_require(struct pg *mirror, struct error *err)
 
 /* ---- the end ---- */
 
-/* All functions of the schema in one statement, then all tables, so that those that refer to each
- * other go together; functions first, since some take tables' rows. */
+/* All functions of the schema in one statement, then all tables, then all row types, so that those
+ * that refer to each other go together; functions first, since some take tables' rows. */
 static bool drop_objects(struct pg *mirror, struct error *err)
 {
     _cleanup_result_ struct pg_result *names = NULL;
@@ -181,11 +181,15 @@ static bool drop_objects(struct pg *mirror, struct error *err)
                       "AND relkind IN ('r', 'p') AND pg_has_role(relowner, 'USAGE')), "
                       "(SELECT string_agg(oid::regprocedure::text, ', ') FROM pg_proc "
                       "WHERE pronamespace = 'tailwater'::regnamespace "
-                      "AND pg_has_role(proowner, 'USAGE'))",
+                      "AND pg_has_role(proowner, 'USAGE')), "
+                      "(SELECT string_agg(format('tailwater.%I', relname), ', ') "
+                      "FROM pg_class WHERE relnamespace = 'tailwater'::regnamespace "
+                      "AND relkind = 'c' AND pg_has_role(relowner, 'USAGE'))",
                       0, NULL, &names, err))
         return false;
     return pg_execf(mirror, err, "DROP FUNCTION %s", pg_text(names, 0, 1)) &&
            pg_execf(mirror, err, "DROP TABLE %s", pg_text(names, 0, 0)) &&
+           pg_execf(mirror, err, "DROP TYPE %s", pg_text(names, 0, 2)) &&
            pg_exec(mirror, "DROP SCHEMA tailwater", err);
 }
 

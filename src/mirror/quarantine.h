@@ -29,6 +29,7 @@ struct culprit {
     lsn_t first_lsn, last_lsn; /* final_lsn */
     int64_t commit_time_us;    /* of the last; 0: unknown */
     uint32_t xid;              /* likewise */
+    bool is_side;              /* refused were rows of a snapshot, not the stream's */
 };
 
 /*

@@ -44,7 +44,7 @@ CHANGES = {
 @pytest.fixture
 def running(source, mirror, make_pipeline, plugin):
     source.sql(SCHEMA)
-    pipeline = make_pipeline(resync={"max_delete_fraction": 1}).publish()
+    pipeline = make_pipeline(schema_changes="apply", resync={"max_delete_fraction": 1}).publish()
     pipeline.start().wait_until_caught_up()
     return pipeline
 
@@ -118,7 +118,7 @@ def test_a_view_in_the_way(source, mirror, running):
 
 def test_p45_new_table(both_plugins, source, mirror, make_pipeline):
     source.sql(SCHEMA)
-    pipeline = make_pipeline().publish()
+    pipeline = make_pipeline(schema_changes="apply").publish()
     pipeline.start().wait_until_caught_up()
     source.sql("create table n (id int primary key, big text); alter table n alter big set storage external;"
                "insert into n select i, repeat('n', 3000) from generate_series(1, 50) i")
@@ -144,7 +144,7 @@ def test_p61_partitions(both_plugins, source, mirror, make_pipeline):
         insert into p select i, 1 + i % 2, 'v' from generate_series(1, 40) i;
         insert into p3 select 'three', 3, i from generate_series(1, 10) i;
         """)
-    pipeline = make_pipeline(tables=["public.p"]).publish(("public", "p"))
+    pipeline = make_pipeline(schema_changes="apply", tables=["public.p"]).publish(("public", "p"))
     pipeline.start().wait_until_caught_up()
     for statement in ("alter table p attach partition p3 for values in (3)", "drop table p1",
                       "alter table p detach partition p2"):
