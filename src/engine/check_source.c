@@ -368,10 +368,15 @@ static bool probe_nan(struct check *check, const char *slot, struct error *err)
     return true;
 }
 
-/* The temporary slot itself, over the plain connection, where a statement_timeout counts. */
+/*
+ * The temporary slot itself, over the plain connection, where a statement_timeout counts.  Each attempt
+ * has a name of its own: the server may not have noticed yet that an earlier one's connection is gone.
+ */
 static bool probe(struct check *check, struct error *err)
 {
-    const char *slot = arena_printf(check->arena, "tailwater_check_%d", (int) getpid());
+    static _Atomic int attempts;
+    const char *slot = arena_printf(check->arena, "tailwater_check_%d_%d", (int) getpid(),
+                                    ++attempts);
     const char *params[] = {slot, check->config->source.plugin};
     _cleanup_result_ struct pg_result *made = NULL;
     struct error refused = {0};
