@@ -98,14 +98,16 @@ static bool changed(struct error *err)
     return false;
 }
 
-/* Both are in the order of the source's attnums: where names are not, two columns have changed places
- * (or one was made anew).  A partition has an order of its own. */
+/* pgoutput's description is in the order of the source's attnums, as the table is: where names are
+ * not, two columns have changed places (or one was made anew).  A partition has an order of its own.
+ * wal2json tells columns of a row, with those of the key behind them that are stored out of line. */
 static bool check_order(const struct binding *binding, struct error *err)
 {
     const struct table *table = binding->table;
     int last = -1;
 
-    if (table->is_partitioned || strcmp(table->name, binding->relation->name) != 0)
+    if (binding->relation->oid == 0 || table->is_partitioned ||
+        strcmp(table->name, binding->relation->name) != 0)
         return true;
     for (int i = 0; i < binding->relation->ncolumns; i++) {
         const int column = binding->column[i];

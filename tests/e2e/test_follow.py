@@ -144,7 +144,7 @@ def test_p61_partitions(both_plugins, source, mirror, make_pipeline):
         insert into p select i, 1 + i % 2, 'v' from generate_series(1, 40) i;
         insert into p3 select 'three', 3, i from generate_series(1, 10) i;
         """)
-    pipeline = make_pipeline(schema_changes="apply", tables=["public.p"]).publish(("public", "p"))
+    pipeline = make_pipeline(schema_changes="apply", tables=["public.p"], resync={"max_delete_fraction": 1}).publish(("public", "p"))
     pipeline.start().wait_until_caught_up()
     for statement in ("alter table p attach partition p3 for values in (3)", "drop table p1",
                       "alter table p detach partition p2"):
