@@ -107,7 +107,12 @@ static bool check_source(struct destroy_run *run, struct error *err)
     }
     actual.system_identifier = source.system_identifier;
     actual.database = source.database;
-    return control_check_identity(&run->identity, &actual, err);
+    if (control_check_identity(&run->identity, &actual, err))
+        return true;
+    return error_hint(err,
+                      "if the source of this pipeline is gone for good: tailwater destroy "
+                      "--skip-source -c %s",
+                      run->config->file);
 }
 
 /* Ours and unused, within a moment; a lost one is fine, it goes as well. */

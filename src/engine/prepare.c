@@ -288,6 +288,8 @@ static bool publish_added(const struct preparation *p, struct error *err)
     const struct table_list *list = &p->result->catalog.tables;
     struct table_list added = {.tables = arena_new(p->arena, struct table, list->count + 1)};
 
+    if (p->config->schema_changes == SCHEMA_CHANGES_STOP)
+        return true; /* add_table() refuses them */
     for (int i = 0; i < list->count; i++)
         if (is_added(p, i))
             added.tables[added.count++] = list->tables[i];

@@ -110,7 +110,8 @@ def test_p28_kill_20_times_under_traffic(both_plugins, source, folder, make_pipe
 
 COPY_POINTS = [name for name in fault_points() if name.startswith("copy_")]
 STREAM_POINTS = [name for name in fault_points() if not name.startswith(
-    ("copy_", "fan_out_", "feed_", "retention_", "quarantine_", "resync_", "side_", "refresh_", "backfill_"))]
+    ("copy_", "fan_out_", "feed_", "retention_", "quarantine_", "renew_", "resync_", "side_", "refresh_",
+     "backfill_"))]
 
 
 def stream_work(pipeline):

@@ -85,14 +85,15 @@ def test_p30_advanced(source, mirror, copied):
     recovers(copied, mirror)
 
 
-def test_by_itself(source, mirror, copied, make_pipeline):
+@pytest.mark.parametrize("faults", [("renew_after_slot", "renew_before_record", "resync_after_mark")], ids="-".join)
+def test_by_itself(source, mirror, copied, faults):
     """source.on_lost: resync; also after crashes on the way."""
     copied.keys["source"]["on_lost"] = "resync"
     copied.write_config()
     drop(source, copied)
     source.sql(MISSED)
     batch = mirror.value("select batch_id from tailwater.clock")
-    for fault in ("renew_after_slot", "renew_before_record", "resync_after_mark"):
+    for fault in faults:
         copied.start(fault=fault + "=kill")
         assert copied.wait_exit(60) == -signal.SIGKILL, copied.log_tail()
     copied.start()

@@ -79,7 +79,8 @@ def test_every_fault_point_is_visited():
     assert sorted(re.findall(r"\bFAULT\((\w+), ", source)) == sorted(fault_points())
 
     listed = subprocess.run([sys.executable, "-m", "pytest", "-c", "tests/pytest.ini", "-q", "--collect-only",
-                             "-p", "no:cacheprovider", "-p", "no:xdist", "tests/e2e", "tests/pitfalls"],
+                             "-p", "no:cacheprovider", "-p", "no:xdist", "tests/e2e", "tests/pitfalls",
+                             "tests/integration"],
                             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert listed.returncode == 0, listed.stdout
     visited = {word for parameters in re.findall(r"::\w+\[(.*)\]$", listed.stdout, re.M)

@@ -245,7 +245,7 @@ def test_status_of_a_slot_of_another_plugin(made):
 def test_status_of_another_cluster(made):
     made.mirror.sql("update tailwater.pipeline set system_identifier = '1'")
     found = made.status(code=SLOT)
-    assert found["state"] == "another source" and "--skip-source" in found["next"]
+    assert found["state"] == "another source" and "--new-slot" in found["next"]
 
 
 def test_status_with_either_server_down(own_servers, made):

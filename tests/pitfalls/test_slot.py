@@ -24,7 +24,7 @@ def test_p44_publication_dropped(source, copied):
     refused(copied, (SLOT,), copied.publication, "does not exist")
     source.sql("insert into t values (2)")
     copied.publish()
-    refused(copied, (SLOT,), copied.slot, "destroy")
+    refused(copied, (SLOT,), copied.slot, "--new-slot")
     copied.ok("destroy", "--yes")
     copied.publish()
     copied.run_until_now()
@@ -38,7 +38,7 @@ def test_p44_publication_dropped_while_running(source, copied):
     source.sql("insert into t values (2)")
     assert copied.wait_exit(60) == SLOT, copied.log_tail()
     copied.publish()
-    refused(copied, (SLOT,), copied.slot, "destroy")
+    refused(copied, (SLOT,), copied.slot, "--new-slot")
 
 
 def test_p44_no_publication_at_the_first_start(source, make_pipeline):
@@ -55,7 +55,7 @@ def test_p45_table_taken_out_of_the_publication(source, copied):
     """What it missed since cannot be had: every start says so."""
     source.sql(f"alter publication {copied.publication} drop table u", user="postgres")
     source.sql("insert into u values (2)")
-    refused(copied, (FINDINGS,), copied.publication, '"u"', "destroy")
+    refused(copied, (FINDINGS,), copied.publication, '"u"', "resync")
 
 
 def test_p45_table_added_to_a_pipeline(both_plugins, source, make_pipeline):
