@@ -71,7 +71,9 @@ def change(pipeline, statements):
 
 @pytest.mark.parametrize("how", ["seen by a look", "seen in the stream"])
 @pytest.mark.parametrize("name", CHANGES)
-def test_p55_p56_p57_p58_p59_followed(both_plugins, source, mirror, running, name, how):
+def test_p55_p56_p57_p58_p59_followed(both_plugins, plugin, source, mirror, running, name, how):
+    if plugin == "pgoutput" and name == "made anew":
+        pytest.skip("a table that is dropped leaves the publication: run ends and says what to run")
     mirror.sql("create view public.v as select id, b from public.t; create view public.vv as select * from public.v where id > 5; "
                "comment on view public.vv is 'mine'; grant select on public.vv to public", user="tailwater")
     change(running, CHANGES[name])
@@ -151,5 +153,5 @@ def test_p61_partitions(both_plugins, source, mirror, make_pipeline):
         source.sql(statement)
         reload(pipeline)
         healed(pipeline)
-        pipeline.compare()
-    pipeline.settle()
+        pipeline.compare(["p"])
+    pipeline.settle(["p"])
