@@ -24,6 +24,19 @@ void buf_release(struct buf *buf)
     *buf = (struct buf){0};
 }
 
+int buf_add_replaced(struct buf *buf, const char *text, const char *place, const char *with)
+{
+    const char *at;
+    int count = 0;
+
+    for (; (at = strstr(text, place)) != NULL; text = at + strlen(place), count++) {
+        buf_add_bytes(buf, text, (size_t) (at - text));
+        buf_add(buf, with);
+    }
+    buf_add(buf, text);
+    return count;
+}
+
 void buf_vprintf(struct buf *buf, const char *format, va_list args)
 {
     va_list again;

@@ -72,6 +72,9 @@ static inline void buf_add_u64(struct buf *buf, uint64_t v)
     buf_add_bytes(buf, &v, sizeof(v));
 }
 
+/* text with each place in it replaced; returns how many there were. */
+int buf_add_replaced(struct buf *buf, const char *text, const char *place, const char *with);
+
 void buf_printf(struct buf *buf, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void buf_vprintf(struct buf *buf, const char *format, va_list args)
     __attribute__((format(printf, 2, 0)));

@@ -15,7 +15,6 @@
 #include "tailwater/error.h"
 #include "tailwater/lsn.h"
 
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -120,9 +119,6 @@ bool verb_init_text(const struct cli *cli, struct buf *ret_text, struct buf *ret
  * on it to its end, and prints how it was. */
 int verb_backfill_all(struct cli *cli, const struct config *config, const struct config_fact *fact,
                       const char *kind);
-
-/* From now on SIGINT and SIGTERM set the flag and make the descriptor readable. */
-bool verb_refresh_catch(int *ret_fd, const atomic_bool **ret_stop, struct error *err);
 
 /* What "tailwater help" and "tailwater help VERB" print. */
 void verb_help_list(FILE *out);

@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "cli/cli.h"
 #include "engine/refresher.h"
+#include "engine/stop.h"
 #include "refresh/refresh.h"
 
 #include <inttypes.h>
@@ -171,10 +172,12 @@ static bool work(struct backfill *b, struct error *err)
     refresher->only = b->fact;
     refresher->backfill = b->id;
     refresher->workers = b->request.parallel > 0 ? b->request.parallel : 1;
-    if (!verb_refresh_catch(&refresher->wake_fd, &refresher->stop, err)) {
+    refresher->stop = stop_flag();
+    if (!stop_catch(err)) {
         free(refresher);
         return false;
     }
+    refresher->wake_fd = stop_fd();
     failed = pthread_create(&thread, NULL, refresher_run, refresher);
     if (failed != 0) {
         free(refresher);

@@ -5,42 +5,12 @@
 #include "base/memory.h"
 #include "cli/cli.h"
 #include "engine/refresher.h"
+#include "engine/stop.h"
 #include "refresh/target.h"
 
-#include <errno.h>
 #include <inttypes.h>
-#include <signal.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
-
-static atomic_bool is_stopped;
-static int stop_fd = -1;
-
-static void on_signal(int number)
-{
-    const uint64_t one = 1;
-    const int saved_errno = errno;
-
-    (void) number;
-    is_stopped = true;
-    if (write(stop_fd, &one, sizeof(one)) < 0)
-        is_stopped = true; /* the counter is full: readable already */
-    errno = saved_errno;
-}
-
-bool verb_refresh_catch(int *ret_fd, const atomic_bool **ret_stop, struct error *err)
-{
-    struct sigaction action = {.sa_handler = on_signal};
-
-    stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (stop_fd < 0)
-        return error_set(err, ERROR_FAILED, "eventfd: %s", strerror(errno));
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGINT, &action, NULL);
-    *ret_fd = stop_fd;
-    *ret_stop = &is_stopped;
-    return true;
-}
+#include <stdio.h>
+#include <stdlib.h>
 
 static void print_result(const struct cli *cli, const struct refresher *refresher)
 {
@@ -84,9 +54,11 @@ static int keep(const struct cli *cli, const struct config *config, const struct
     refresher->only = fact;
     refresher->workers = config->refresh.workers > 0 ? config->refresh.workers : 1;
     refresher->is_until_idle = cli->is_once;
-    if (!verb_refresh_catch(&refresher->wake_fd, &refresher->stop, &err)) {
+    refresher->stop = stop_flag();
+    if (!stop_catch(&err)) {
         code = cli_fail(cli, &err);
     } else {
+        refresher->wake_fd = stop_fd();
         refresher_run(refresher);
         if (refresher->has_error) {
             code = cli_fail(cli, &refresher->error);

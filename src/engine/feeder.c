@@ -8,16 +8,14 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "engine/pause.h"
+#include "engine/stop.h"
 #include "feed/feed.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 #define FIRST_PAUSE_MS 500
 #define LONGEST_MS     30000
@@ -196,38 +194,20 @@ bool feeder_serve(struct feeder *feeder, struct error *err)
     }
 }
 
-static atomic_bool is_stopped; /* by a signal */
-static int stop_fd = -1;
-
-static void on_signal(int number)
-{
-    const uint64_t one = 1;
-    const int saved_errno = errno;
-
-    (void) number;
-    is_stopped = true;
-    if (write(stop_fd, &one, sizeof(one)) < 0)
-        is_stopped = true; /* readable already */
-    errno = saved_errno;
-}
-
 bool feeder_run_alone(const struct config *config, const struct config_feed *feed,
                       bool is_until_now, struct error *err)
 {
     struct feeder feeder = {
-        .config = config, .feed = feed, .stop = &is_stopped, .is_until_now = is_until_now};
-    struct sigaction action = {.sa_handler = on_signal};
+        .config = config, .feed = feed, .stop = stop_flag(), .is_until_now = is_until_now};
 
-    stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (stop_fd < 0)
-        return error_set(err, ERROR_FAILED, "eventfd: %s", strerror(errno));
-    feeder.wake_fd = stop_fd;
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGINT, &action, NULL);
+    if (!stop_catch(err))
+        return false;
+    feeder.wake_fd = stop_fd();
     signal(SIGPIPE, SIG_IGN);
     srandom((unsigned) clock_now_us());
     if (!feeder_serve(&feeder, err))
         return false;
-    log_event(LOG_INFO, "stopped", is_stopped ? "stopped by a signal" : "nothing is left to send");
+    log_event(LOG_INFO, "stopped",
+              stop_is_raised() ? "stopped by a signal" : "nothing is left to send");
     return true;
 }

@@ -13,12 +13,12 @@
 #include "engine/prepare.h"
 #include "engine/prepare_facts.h"
 #include "engine/session.h"
+#include "engine/stop.h"
 #include "mirror/control.h"
 #include "mirror/quarantine.h"
 #include "mirror/statement.h"
 #include "source/slot.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <pthread.h>
@@ -26,8 +26,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 #define FIRST_PAUSE_MS 100
 #define LONGEST_MS     10000
@@ -40,8 +38,6 @@
 /* So many times somebody else has changed the same rows: it is no accident. */
 #define MAX_SAME_ERRORS 8
 
-static atomic_bool is_stopped; /* by a signal: the one thing here that is the process's */
-static int stop_fd = -1;
 static atomic_bool is_reloading; /* what was prepared is to be prepared anew … */
 static atomic_bool is_hung_up;   /* … by SIGHUP: from the file */
 
@@ -72,18 +68,6 @@ struct life {
     lsn_t careful_until; /* a batch up to here was refused: its transactions go one by one */
 };
 
-static void on_signal(int number)
-{
-    const uint64_t one = 1;
-    const int saved_errno = errno;
-
-    (void) number;
-    is_stopped = true;
-    if (write(stop_fd, &one, sizeof(one)) < 0)
-        is_stopped = true; /* the counter is full: readable already */
-    errno = saved_errno;
-}
-
 static void on_hangup(int number)
 {
     (void) number;
@@ -92,14 +76,10 @@ static void on_hangup(int number)
 
 static bool catch_signals(struct error *err)
 {
-    struct sigaction action = {.sa_handler = on_signal};
+    const struct sigaction action = {.sa_handler = on_hangup};
 
-    stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (stop_fd < 0)
-        return error_set(err, ERROR_FAILED, "eventfd: %s", strerror(errno));
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGINT, &action, NULL);
-    action.sa_handler = on_hangup;
+    if (!stop_catch(err))
+        return false;
     sigaction(SIGHUP, &action, NULL);
     signal(SIGPIPE, SIG_IGN);
     return true;
@@ -132,7 +112,7 @@ static bool start_feeders(struct life *life, struct error *err)
     const struct run_options *options = life->options;
 
     return options->is_until_now || options->until != 0 || options->job != 0 ||
-           feeder_start_all(life->config, &is_stopped, stop_fd, &life->feeders, err);
+           feeder_start_all(life->config, stop_flag(), stop_fd(), &life->feeders, err);
 }
 
 static bool prepare(struct life *life, struct pg *lock, struct error *err)
@@ -147,8 +127,8 @@ static bool prepare(struct life *life, struct pg *lock, struct error *err)
                                                        .version = life->options->version,
                                                        .started_at_us = life->started_at_us,
                                                        .lock = lock,
-                                                       .stop = &is_stopped,
-                                                       .stop_fd = stop_fd,
+                                                       .stop = stop_flag(),
+                                                       .stop_fd = stop_fd(),
                                                        .renewal = life->renewal,
                                                        .job = life->options->job},
                              &arena, &prepared, err);
@@ -175,7 +155,7 @@ static bool run_session(struct life *life, struct pg *lock, struct culprit *ret_
                                   .prepared = &life->prepared,
                                   .is_guarded = &life->is_guarded,
                                   .lock = lock,
-                                  .stop = &is_stopped,
+                                  .stop = stop_flag(),
                                   .is_reloading = &is_reloading,
                                   .until = life->until,
                                   .careful_until = life->careful_until,
@@ -204,8 +184,8 @@ static bool isolate(struct life *life, struct pg *lock, const struct culprit *cu
     const struct config *config = life->config;
     struct error failure;
 
-    if (is_stopped || config->apply.on_error != ON_ERROR_QUARANTINE || culprit->last_lsn == 0 ||
-        pg_is_broken(lock))
+    if (stop_is_raised() || config->apply.on_error != ON_ERROR_QUARANTINE ||
+        culprit->last_lsn == 0 || pg_is_broken(lock))
         return false;
     if ((culprit->first_lsn != culprit->last_lsn || culprit->table == NULL) &&
         culprit->last_lsn > life->careful_until) {
@@ -292,7 +272,7 @@ static bool try_once(struct life *life, struct error *err)
         return false;
     for (;;) {
         if (run_session(life, lock, &culprit, err)) {
-            if (!is_reloading || is_stopped)
+            if (!is_reloading || stop_is_raised())
                 return true;
             if (!reload(life, lock, err))
                 return false;
@@ -394,7 +374,7 @@ static bool renew(struct life *life, const struct error *err)
 /* Doubling with jitter, so that a hundred replicators do not come back together. */
 static void pause_before_retry(struct life *life)
 {
-    struct pollfd fd = {.fd = stop_fd, .events = POLLIN};
+    struct pollfd fd = {.fd = stop_fd(), .events = POLLIN};
     const int jitter = (int) (random() % (life->pause_ms / 2 + 1));
 
     poll(&fd, 1, life->pause_ms / 2 + jitter);
@@ -417,12 +397,12 @@ static bool live(struct life *life, struct error *err)
 
         if (try_once(life, err)) {
             log_event(LOG_INFO, "stopped",
-                      is_stopped           ? "stopped by a signal"
+                      stop_is_raised()     ? "stopped by a signal"
                       : life->options->job ? "the job is done"
                                            : "caught up, as asked for");
             return true;
         }
-        if (is_stopped) {
+        if (stop_is_raised()) {
             log_event(LOG_INFO, "stopped", "stopped by a signal");
             return true;
         }
@@ -444,11 +424,11 @@ static bool live(struct life *life, struct error *err)
 static void *watch_stop(void *arg)
 {
     const atomic_bool *is_ended = arg;
-    struct pollfd fd = {.fd = stop_fd, .events = POLLIN};
+    struct pollfd fd = {.fd = stop_fd(), .events = POLLIN};
     int64_t stopped_us = 0;
 
     while (!*is_ended) {
-        if (!is_stopped) {
+        if (!stop_is_raised()) {
             poll(&fd, 1, 1000);
             continue;
         }
@@ -482,8 +462,7 @@ bool run_pipeline(const struct run_options *options, struct error *err)
     if (failed != 0)
         return error_set(err, ERROR_FAILED, "cannot start a thread: %s", strerror(failed));
     is_ok = live(&life, err);
-    is_stopped = true; /* for feeds; the stop is ours where live() has failed */
-    eventfd_write(stop_fd, 1);
+    stop_raise(); /* for feeds; the stop is ours where live() has failed */
     feeder_finish_all(life.feeders);
     is_ended = true;
     pthread_join(thread, NULL);

@@ -54,18 +54,6 @@ void document_add_array(struct buf *buf, const char *const *texts, int count)
 
 /* ---- the statements ---- */
 
-static void add_query(struct buf *sql, const char *query)
-{
-    static const char place[] = "{keys}";
-    const char *at;
-
-    for (; (at = strstr(query, place)) != NULL; query = at + sizeof(place) - 1) {
-        buf_add_bytes(sql, query, (size_t) (at - query));
-        buf_add(sql, KEYS);
-    }
-    buf_add(sql, query);
-}
-
 /* The keys with their numbers, then whatever query says of them, as JSON. */
 static const char *make_statement(const struct document_query *q, const char *query,
                                   struct arena *arena)
@@ -87,7 +75,7 @@ static const char *make_statement(const struct document_query *q, const char *qu
      * nobody asks for, and fail on one of them.  So the clock is a row of its own. */
     buf_add(&sql, " from tailwater_numbered k) select tailwater.feed_clock($2), 0, null union all "
                   "select null, k.n, pg_catalog.row_to_json(q) from tailwater_numbered k join (\n");
-    add_query(&sql, query);
+    buf_add_replaced(&sql, query, "{keys}", KEYS);
     buf_add(&sql, "\n) q on ");
     for (int i = 0; i < q->nkeys; i++) {
         buf_add(&sql, i > 0 ? " and q." : "q.");
@@ -340,7 +328,7 @@ bool document_fields(struct pg *mirror, const struct document_query *query,
         pg_add_ident(&sql, query->names[i]);
     }
     buf_add(&sql, ") select * from (\n");
-    add_query(&sql, feed->query);
+    buf_add_replaced(&sql, feed->query, "{keys}", KEYS);
     buf_add(&sql, "\n) q limit 0");
     if (!pg_query(mirror, buf_text(&sql), 0, NULL, &rows, err))
         return error_wrap(err, "the query");

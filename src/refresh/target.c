@@ -50,21 +50,6 @@ bool target_find(const struct config *config, const char *name, const struct con
     return error_set(err, ERROR_CONFIG, "there is no fact %s in %s", name, config->file);
 }
 
-void target_add_query(struct buf *sql, const char *query, const char *keys, bool *ret_has)
-{
-    static const char place[] = "{keys}";
-    const char *at;
-
-    *ret_has = false;
-    while ((at = strstr(query, place)) != NULL) {
-        buf_add_bytes(sql, query, (size_t) (at - query));
-        buf_add(sql, keys);
-        query = at + strlen(place);
-        *ret_has = true;
-    }
-    buf_add(sql, query);
-}
-
 static const char *quoted(struct arena *arena, const char *name)
 {
     _cleanup_buf_ struct buf text = {0};
@@ -174,7 +159,8 @@ static bool make_view(struct opening *o, struct error *err)
 {
     _cleanup_buf_ struct buf sql = {0}, query = {0};
 
-    target_add_query(&query, o->fact->refresh.query, o->target->chosen, &o->target->has_keys);
+    o->target->has_keys = buf_add_replaced(&query, o->fact->refresh.query, "{keys}",
+                                           o->target->chosen) > 0;
     o->target->query = arena_strdup(o->arena, buf_text(&query));
     buf_printf(&sql, "create temporary view tailwater_query_%s as %s", o->fact->name,
                o->target->query);

@@ -71,7 +71,4 @@ bool target_try(struct pg *mirror, const struct config *config, const struct con
 bool target_find(const struct config *config, const char *name, const struct config_fact **ret_fact,
                  struct error *err);
 
-/* query with each {keys} replaced; *ret_has says whether there was one. */
-void target_add_query(struct buf *sql, const char *query, const char *keys, bool *ret_has);
-
 #endif

@@ -188,18 +188,30 @@ static void a_log_line_is_one_line(void **state)
     assert_ptr_equal(strchr(line, '\n'), line + strlen(line) - 1);
 }
 
+static void replaced_places(void **state)
+{
+    static const struct {
+        const char *text, *want;
+        int count;
+    } cases[] = {{"", "", 0}, {"a", "a", 0}, {"{k}", "xy", 1}, {"a {k}{k} b {k", "a xyxy b {k", 2}};
+
+    (void) state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        _cleanup_buf_ struct buf buf = {0};
+
+        assert_int_equal(buf_add_replaced(&buf, cases[i].text, "{k}", "xy"), cases[i].count);
+        assert_string_equal(buf_text(&buf), cases[i].want);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(arena_keeps_blocks_and_counts),
-        cmocka_unit_test(lsn_text_and_back),
-        cmocka_unit_test(map_holds_many),
-        cmocka_unit_test(bytes_stay_bad),
-        cmocka_unit_test(errors_wrap),
-        cmocka_unit_test(errors_are_whole_text),
-        cmocka_unit_test(json_strings),
-        cmocka_unit_test(json_strings_are_utf8),
-        cmocka_unit_test(a_log_line_is_one_line),
+        cmocka_unit_test(replaced_places),       cmocka_unit_test(arena_keeps_blocks_and_counts),
+        cmocka_unit_test(lsn_text_and_back),     cmocka_unit_test(map_holds_many),
+        cmocka_unit_test(bytes_stay_bad),        cmocka_unit_test(errors_wrap),
+        cmocka_unit_test(errors_are_whole_text), cmocka_unit_test(json_strings),
+        cmocka_unit_test(json_strings_are_utf8), cmocka_unit_test(a_log_line_is_one_line),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
