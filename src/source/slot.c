@@ -95,10 +95,10 @@ bool slot_look(struct pg *pg, const char *slot, struct slot_status *ret_status, 
 /* What helps wherever a slot cannot be used any more. */
 static bool hint_new_slot(struct error *err)
 {
-    return error_hint(err,
-                      "changes are missing, so going on is not possible: tailwater resync --all --new-slot "
-                      "makes the slot anew, and finds and repairs what was missed; "
-                      "source.on_lost: resync does so by itself");
+    return error_hint(
+        err, "changes are missing, so going on is not possible: tailwater resync --all --new-slot "
+             "makes the slot anew, and finds and repairs what was missed; "
+             "source.on_lost: resync does so by itself");
 }
 
 static bool busy(const struct slot_status *status, const char *slot, struct error *err)

@@ -170,15 +170,17 @@ static bool read_failed(const struct stream *stream, struct error *err)
 {
     if (strcmp(err->sqlstate, "42704") == 0) {
         err->kind = ERROR_SLOT;
-        error_hint(err,
-                   "the slot needs the publication as it was when the change was made, so making "
-                   "it again does not help: tailwater resync --all --new-slot makes the slot anew and "
-                   "repairs the mirror");
+        error_hint(
+            err,
+            "the slot needs the publication as it was when the change was made, so making "
+            "it again does not help: tailwater resync --all --new-slot makes the slot anew and "
+            "repairs the mirror");
     } else if (strcmp(err->sqlstate, "55000") == 0 || strcmp(err->sqlstate, "58P01") == 0) {
         err->kind = ERROR_SLOT;
-        error_hint(err,
-                   "WAL that the slot needs is gone: tailwater resync --all --new-slot makes the slot "
-                   "anew and repairs the mirror");
+        error_hint(
+            err,
+            "WAL that the slot needs is gone: tailwater resync --all --new-slot makes the slot "
+            "anew and repairs the mirror");
     } else if (is_too_large(err)) {
         error_wrap(err, "the source cannot send a row whose message would pass 1 GB");
         error_hint(err,
