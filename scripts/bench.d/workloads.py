@@ -8,6 +8,8 @@ import io
 import os
 import subprocess
 
+from lib.cluster import tool
+
 SCHEMA = """
     create table item (id bigint primary key, owner int not null, name text not null,
                        amount numeric(12, 2) not null, changed timestamptz not null, note text);
