@@ -48,7 +48,7 @@ def test_p16_pieces_of_one_transaction(source, mirror, make_pipeline, plugin):
             commit;
             """)
         pipeline.wait_until_caught_up()
-        assert pipeline.clock()[0] <= batches + 2, "one transaction is one batch"
+        assert pipeline.clock()[0] <= batches + 5, "its dozen pieces are one batch, and few are idle ones"
         there = source.sql("select id, a, big from t order by id")
         here = mirror.sql(f"select id, a, big from live_{retention}.t order by id")
         assert there == here
