@@ -10,17 +10,8 @@ import pathlib
 import re
 import sys
 
-
-def c_string(line):
-    out = []
-    for byte in line.encode():
-        if byte in b'"\\?':
-            out.append("\\" + chr(byte))
-        elif 32 <= byte < 127:
-            out.append(chr(byte))
-        else:
-            out.append(f"\\{byte:03o}")
-    return '"' + "".join(out) + '"'
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "scripts" / "lib"))
+from c_string import c_string  # noqa: E402
 
 
 def main():

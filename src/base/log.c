@@ -1,13 +1,14 @@
 /*
  * Text:  2026-11-22T01:40:00.123Z INFO    copied public.orders … [copy_done]
  * JSON:  {"time":"…","level":"info","event":"copy_done","pipeline":"main","message":"…"}
- * A line is written with one write(), so that threads do not mix.
+ * A line is written with one write(), so that threads do not mix.  The newest ones are kept as JSON.
  */
 #include "base/log.h"
 
 #include "base/buf.h"
 #include "base/clock.h"
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <unistd.h>
 
@@ -42,22 +43,74 @@ static void add_field(struct buf *line, const char *name, const char *value)
     buf_add_json(line, value);
 }
 
+static void add_json_line(struct buf *line, const char *time, enum log_level level,
+                          const char *event, const char *message, const struct error *err)
+{
+    buf_printf(line, "{\"time\":\"%s\",\"level\":\"%s\",\"event\":\"%s\"", time, json_levels[level],
+               event);
+    add_field(line, "pipeline", settings.pipeline);
+    add_field(line, "message", message);
+    add_field(line, "sqlstate", err ? err->sqlstate : NULL);
+    add_field(line, "hint", err ? err->hint : NULL);
+    buf_add_char(line, '}');
+}
+
+/* ---- the newest lines ---- */
+
+static struct {
+    pthread_mutex_t mutex;
+    struct buf lines[LOG_RECENT]; /* JSON, a ring */
+    int next;
+} recent = {.mutex = PTHREAD_MUTEX_INITIALIZER};
+
+static void keep(const char *time, enum log_level level, const char *event, const char *message,
+                 const struct error *err)
+{
+    struct buf *line;
+
+    pthread_mutex_lock(&recent.mutex);
+    line = &recent.lines[recent.next];
+    recent.next = (recent.next + 1) % LOG_RECENT;
+    buf_clear(line);
+    add_json_line(line, time, level, event, message, err);
+    pthread_mutex_unlock(&recent.mutex);
+}
+
+void log_add_recent(struct buf *json)
+{
+    const char *comma = "";
+
+    buf_add_char(json, '[');
+    pthread_mutex_lock(&recent.mutex);
+    for (int i = 1; i <= LOG_RECENT; i++) {
+        const struct buf *line = &recent.lines[(recent.next - i + LOG_RECENT) % LOG_RECENT];
+
+        if (line->len == 0)
+            break;
+        buf_printf(json, "%s%s", comma, buf_text(line));
+        comma = ", ";
+    }
+    pthread_mutex_unlock(&recent.mutex);
+    buf_add_char(json, ']');
+}
+
+/* ---- a line ---- */
+
 static void write_line(enum log_level level, const char *event, const char *message,
                        const struct error *err)
 {
     _cleanup_buf_ struct buf line = {0};
     char time[CLOCK_TEXT_SIZE];
-    const char *sqlstate = err ? err->sqlstate : "", *hint = err ? err->hint : "";
+    const char *hint = err ? err->hint : "";
 
     clock_text(clock_now_us(), time);
+    if (level >= LOG_INFO)
+        keep(time, level, event, message, err);
+    if (!log_is_on(level))
+        return;
     if (settings.format == LOG_JSON) {
-        buf_printf(&line, "{\"time\":\"%s\",\"level\":\"%s\",\"event\":\"%s\"", time,
-                   json_levels[level], event);
-        add_field(&line, "pipeline", settings.pipeline);
-        add_field(&line, "message", message);
-        add_field(&line, "sqlstate", sqlstate);
-        add_field(&line, "hint", hint);
-        buf_add(&line, "}\n");
+        add_json_line(&line, time, level, event, message, err);
+        buf_add_char(&line, '\n');
     } else {
         buf_printf(&line, "%s %s ", time, text_levels[level]);
         buf_add_shown(&line, message);
@@ -76,7 +129,7 @@ void log_event(enum log_level level, const char *event, const char *format, ...)
     _cleanup_buf_ struct buf message = {0};
     va_list args;
 
-    if (!log_is_on(level))
+    if (!log_is_on(level) && level < LOG_INFO)
         return;
     va_start(args, format);
     buf_vprintf(&message, format, args);
@@ -86,6 +139,5 @@ void log_event(enum log_level level, const char *event, const char *format, ...)
 
 void log_error(enum log_level level, const char *event, const struct error *err)
 {
-    if (log_is_on(level))
-        write_line(level, event, err->message, err);
+    write_line(level, event, err->message, err);
 }

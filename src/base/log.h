@@ -24,4 +24,11 @@ void log_event(enum log_level level, const char *event, const char *format, ...)
 /* The whole of an error, its SQLSTATE and hint included, as one line. */
 void log_error(enum log_level level, const char *event, const struct error *err);
 
+/* The newest lines of level info and above, whatever is written, as a JSON array, newest first: for
+ * the status page.  LOG_RECENT of them at most. */
+struct buf;
+void log_add_recent(struct buf *json);
+
+#define LOG_RECENT 50
+
 #endif

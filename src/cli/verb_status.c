@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/human.h"
 #include "cli/cli.h"
+#include "http/overview.h"
 #include "ledger/ledger_status.h"
 #include "mirror/status.h"
 
@@ -226,17 +227,6 @@ static void add_ledger(struct buf *out, const struct status *status, struct pg *
         add_line(out, i == 0 ? "ledger" : "", "%s", lines.texts[i]);
 }
 
-static void add_json(struct buf *out, const struct status *status, struct pg *mirror)
-{
-    _cleanup_buf_ struct buf ledger = {0};
-    struct error err = {0};
-    const bool is_seen = status->is_known &&
-                         ledger_status_json(mirror, status->config->pipeline, &ledger, &err);
-
-    status_add_json(status, is_seen ? buf_text(&ledger) : NULL, out);
-    buf_add_char(out, '\n');
-}
-
 /* ---- tables ---- */
 
 /* Quarantined ones first, then those that are not ready, then by size. */
@@ -361,7 +351,8 @@ static bool print_once(const struct cli *cli, const struct config *config,
     if (is_interrupted)
         return false;
     if (cli->is_json) {
-        add_json(&out, &status, connections->mirror);
+        overview_add_json(&status, connections->mirror, &out);
+        buf_add_char(&out, '\n');
     } else {
         if (cli->is_watching && isatty(STDOUT_FILENO))
             buf_add(&out, CLEAR_SCREEN);

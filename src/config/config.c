@@ -213,6 +213,11 @@ static const struct value_key keys[] = {
 
     {"copy.workers", value_read_int, AT(copy.workers), .min = 1, .max = 32, .fallback = "2"},
 
+    {"http.listen", value_read_listen},
+    {"http.token", value_read_text, AT(http.token)},
+    {"http.max_lag", value_read_duration, AT(http.max_lag_us), .min = SECOND, .max = MAX_DELAY,
+     .fallback = "60s"},
+
     {"log.format", value_read_word, AT(log.format), .words = formats, .fallback = "text"},
     {"log.level", value_read_word, AT(log.level), .words = levels, .fallback = "info"},
     {"log.values", value_read_bool, AT(log.values), .fallback = "false"},

@@ -276,6 +276,12 @@ struct config {
         int workers; /* default 2; 1…32 */
     } copy;
     struct {
+        const char *host; /* an address, as inet_pton() has it; NULL: no HTTP */
+        int port;
+        const char *token; /* of whoever asks for more than the two probes; NULL: anybody */
+        int64_t max_lag_us; /* more of it is not ready; default 60 s */
+    } http;
+    struct {
         enum log_format format; /* default text */
         enum log_level level;   /* default info */
         bool values;            /* row values in data errors; default false */

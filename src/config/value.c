@@ -9,6 +9,7 @@
 #include "config/pattern.h"
 #include "config/units.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
@@ -457,6 +458,44 @@ VALUE_READER(heartbeat)
                        err))
         return hint_at(err, "auto, off, or a duration such as 10s");
     config->source.heartbeat = HEARTBEAT_ON;
+    return true;
+}
+
+/* The address alone, without its port: "127.0.0.1", "[::1]", "localhost"; NULL where it is none. */
+static const char *read_address(struct arena *arena, const char *text, size_t len)
+{
+    const bool is_v6 = len > 2 && text[0] == '[' && text[len - 1] == ']';
+    const char *address = is_v6 ? arena_strndup(arena, text + 1, len - 2)
+                                : arena_strndup(arena, text, len);
+    unsigned char bytes[sizeof(struct in6_addr)];
+
+    if (strcmp(address, "localhost") == 0)
+        return "127.0.0.1";
+    return inet_pton(is_v6 ? AF_INET6 : AF_INET, address, bytes) == 1 ? address : NULL;
+}
+
+/* A name could be of several addresses, or of another one tomorrow: who opens a port says which. */
+VALUE_READER(listen)
+{
+    struct config *config = base;
+    const char *text = scalar_text(reader, key, node, err), *colon, *digits;
+    char *end;
+    long port;
+
+    if (text == NULL)
+        return false;
+    colon = strrchr(text, ':');
+    digits = colon ? colon + 1 : text;
+    port = strtol(digits, &end, 10);
+    config->http.host = colon ? read_address(reader->arena, text, (size_t) (colon - text))
+                              : "127.0.0.1";
+    if (config->http.host == NULL || digits[0] < '0' || digits[0] > '9' || *end != '\0' ||
+        port < 1 || port > UINT16_MAX) {
+        value_fail(reader, key, node, err, "%s is not an address and a port",
+                   value_quote(reader->arena, text));
+        return error_hint(err, "write 127.0.0.1:8432, [::1]:8432, or 0.0.0.0:8432 for everybody");
+    }
+    config->http.port = (int) port;
     return true;
 }
 

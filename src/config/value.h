@@ -57,6 +57,7 @@ VALUE_READER(rate);         /* int64_t, bytes per second */
 VALUE_READER(duration);     /* int64_t, microseconds */
 VALUE_READER(retention);    /* int64_t, microseconds; never is -1 */
 VALUE_READER(heartbeat);    /* config.source.heartbeat and heartbeat_interval_us */
+VALUE_READER(listen);       /* config.http.host and port */
 VALUE_READER(names);        /* const char **, with count */
 VALUE_READER(masks);        /* struct config_mask *, with count */
 VALUE_READER(index_choice); /* struct config_index_choice */

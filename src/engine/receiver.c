@@ -15,6 +15,7 @@
 #include "base/fault.h"
 #include "base/map.h"
 #include "base/memory.h"
+#include "base/pulse.h"
 #include "batch/binding.h"
 #include "pg/pg.h"
 #include "source/catalog.h"
@@ -494,6 +495,7 @@ static bool wait_for_applier(struct receiver *r, struct error *err)
 {
     while ((batch_is_full(r->open) || is_alone(r)) && !handover_is_idle(r->handover) &&
            !*r->options->stop) {
+        pulse_beat(PULSE_RECEIVER);
         if (!handover_check(r->handover, err) || !confirm_if_due(r, err))
             return false;
         handover_wait(r->handover, CONFIRM_US / 1000);
@@ -520,6 +522,7 @@ static bool loop(struct receiver *r, struct error *err)
     while (!is_done(r)) {
         struct stream_event event;
 
+        pulse_beat(PULSE_RECEIVER);
         if (!stream_next(r->stream, timeout_ms(r), handover_wake_fd(r->handover), &event, err) ||
             !take_event(r, &event, err) || !wait_for_applier(r, err))
             return false;
@@ -552,6 +555,7 @@ bool receiver_run(const struct receiver_options *options, struct culprit *ret_cu
     handover_done(options->handover, options->cursor);
     r.truncated_at = memory_alloc((size_t) options->list->count * sizeof(*r.truncated_at));
     is_ok = loop(&r, err);
+    pulse_rest(PULSE_RECEIVER);
     if (!is_ok)
         *ret_culprit = r.culprit.table ? r.culprit : handover_culprit(options->handover);
     handover_close(options->handover);

@@ -14,6 +14,7 @@
 #include "engine/prepare_facts.h"
 #include "engine/session.h"
 #include "engine/stop.h"
+#include "http/server.h"
 #include "mirror/control.h"
 #include "mirror/quarantine.h"
 #include "mirror/statement.h"
@@ -49,6 +50,7 @@ struct life {
     struct prepared_pipeline prepared;
     bool is_prepared;
     struct feeder_list *feeders; /* from the first preparation to the end; NULL before that */
+    struct server *http;         /* from the first lock to the end; NULL before that, and unasked */
     enum renewal renewal;        /* to be done by the next preparation */
     bool is_guarded;             /* as session.h has it */
     bool has_streamed;           /* or copied: it works, in principle */
@@ -106,13 +108,32 @@ static bool find_until(struct life *life, struct error *err)
     return true;
 }
 
-/* A run that ends by itself (for cron, for a job) sends nothing: tailwater feed run does. */
+/* For cron, for a job. */
+static bool ends_by_itself(const struct run_options *options)
+{
+    return options->is_until_now || options->until != 0 || options->job != 0;
+}
+
+/* A run that ends by itself sends nothing: tailwater feed run does. */
 static bool start_feeders(struct life *life, struct error *err)
 {
-    const struct run_options *options = life->options;
-
-    return options->is_until_now || options->until != 0 || options->job != 0 ||
+    return ends_by_itself(life->options) ||
            feeder_start_all(life->config, stop_flag(), stop_fd(), &life->feeders, err);
+}
+
+/* Once the pipeline is ours, so that a second instance is told that, not that its port is taken. */
+static bool start_http(struct life *life, struct error *err)
+{
+    const struct config *config = life->config;
+
+    if (config->http.host == NULL || life->http != NULL || ends_by_itself(life->options))
+        return true;
+    if (!server_start(config, life->options->version, &life->http, err))
+        return false;
+    log_event(LOG_INFO, "http_listening", "status and metrics at http://%s%s%s:%d/",
+              strchr(config->http.host, ':') ? "[" : "", config->http.host,
+              strchr(config->http.host, ':') ? "]" : "", config->http.port);
+    return true;
 }
 
 static bool prepare(struct life *life, struct pg *lock, struct error *err)
@@ -268,7 +289,7 @@ static bool try_once(struct life *life, struct error *err)
 
     if ((life->until == 0 && !find_until(life, err)) ||
         !control_lock(config->mirror.conninfo, config->pipeline, &lock, err) ||
-        !prepare(life, lock, err))
+        !start_http(life, err) || !prepare(life, lock, err))
         return false;
     for (;;) {
         if (run_session(life, lock, &culprit, err)) {
@@ -464,6 +485,7 @@ bool run_pipeline(const struct run_options *options, struct error *err)
     is_ok = live(&life, err);
     stop_raise(); /* for feeds; the stop is ours where live() has failed */
     feeder_finish_all(life.feeders);
+    server_stop(life.http);
     is_ended = true;
     pthread_join(thread, NULL);
     arena_release(&life.arena);

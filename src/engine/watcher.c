@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/pulse.h"
 #include "engine/wal_guard.h"
 #include "mirror/control.h"
 #include "mirror/ddl.h"
@@ -282,7 +283,7 @@ static bool do_duties(struct watch *watch, struct duty *duties, int count, struc
     return true;
 }
 
-static void run_duties(struct watch *watch, struct duty *duties, int count)
+static void run_duties(struct watch *watch, enum pulse_part part, struct duty *duties, int count)
 {
     struct watcher *watcher = watch->watcher;
     struct error err = {0};
@@ -290,12 +291,14 @@ static void run_duties(struct watch *watch, struct duty *duties, int count)
     while (!*watcher->stop) {
         struct pollfd fd = {.fd = watcher->stop_fd, .events = POLLIN};
 
+        pulse_beat(part);
         if (!do_duties(watch, duties, count, &err)) {
             handover_fail(watcher->handover, &err, NULL);
             break;
         }
         poll(&fd, 1, TURN_MS);
     }
+    pulse_rest(part);
 }
 
 void *watcher_run(void *arg)
@@ -306,7 +309,7 @@ void *watcher_run(void *arg)
 
     /* A statement in progress at the end is cancelled. */
     pg_limit(watch.watcher->lock, SWEEP_TIMEOUT_MS, watch.watcher->stop_fd);
-    run_duties(&watch, duties, sizeof(duties) / sizeof(duties[0]));
+    run_duties(&watch, PULSE_MIRROR_WATCHER, duties, sizeof(duties) / sizeof(duties[0]));
     /* The connection outlives the session, and the descriptor does not. */
     pg_limit(watch.watcher->lock, 0, -1);
     return NULL;
@@ -320,7 +323,7 @@ void *watcher_run_source(void *arg)
         {.run = guard_wal, .every_us = WAL_GUARD_US},
         {.run = look_for_changes, .every_us = LOOK_US}};
 
-    run_duties(&watch, duties, sizeof(duties) / sizeof(duties[0]));
+    run_duties(&watch, PULSE_SOURCE_WATCHER, duties, sizeof(duties) / sizeof(duties[0]));
     pg_free(watch.source);
     return NULL;
 }

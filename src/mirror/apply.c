@@ -194,6 +194,7 @@ static bool commit(struct apply *apply, struct error *err)
         return false;
     apply->is_open = false;
     cursor_committed(apply->cursor);
+    writer_committed(apply->writer);
     return FAULT(after_commit, err);
 }
 

@@ -224,6 +224,27 @@ bool job_say(struct pg *mirror, int64_t id, const struct job_table *table, struc
            error_wrap(err, "job %s", texts[0]);
 }
 
+bool job_add_json(struct pg *mirror, const char *pipeline, struct buf *json, struct error *err)
+{
+    static const char sql[] =
+        "SELECT coalesce(json_agg(t ORDER BY t.job, t.nr), '[]') FROM (SELECT t.job, j.kind, t.nr, "
+        "format('%s.%s', t.schema, t.name) AS \"table\", t.state, t.step, t.bytes, t.bytes_done, "
+        "t.rows_read, t.rows_missing, t.rows_different, t.rows_extra, t.error, t.hint, "
+        "extract(epoch FROM coalesce(t.ended_at, clock_timestamp()) - t.started_at) "
+        "AS elapsed_seconds, CASE WHEN t.state = 'running' AND t.bytes_done > 0 AND t.bytes_done < "
+        "t.bytes THEN extract(epoch FROM clock_timestamp() - t.started_at) / t.bytes_done "
+        "* (t.bytes - t.bytes_done) END AS left_seconds "
+        "FROM tailwater.job j JOIN tailwater.job_table t ON t.job = j.id WHERE j.pipeline = $1 "
+        "AND (j.state IN ('asked', 'running') OR (t.state = 'failed' "
+        "AND t.ended_at > now() - interval '1 day'))) t";
+    _cleanup_result_ struct pg_result *row = NULL;
+
+    if (!pg_query_row(mirror, sql, 1, &pipeline, &row, err))
+        return error_wrap(err, "reading the jobs");
+    buf_add(json, pg_text(row, 0, 0));
+    return true;
+}
+
 bool job_forget_differences(struct pg *mirror, int64_t id, int nr, struct error *err)
 {
     char texts[2][24];

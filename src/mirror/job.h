@@ -9,6 +9,7 @@
 #ifndef TAILWATER_JOB_H
 #define TAILWATER_JOB_H
 
+#include "base/buf.h"
 #include "pg/pg.h"
 #include "tailwater/arena.h"
 #include "tailwater/error.h"
@@ -70,6 +71,11 @@ bool job_read(struct pg *mirror, int64_t id, struct arena *arena, struct job *re
 /* The oldest job of the pipeline that is not done; ret_job->id 0 where there is none. */
 bool job_next(struct pg *mirror, const char *pipeline, struct arena *arena, struct job *ret_job,
               struct error *err);
+
+/* Those that are not done, and those that failed within a day, table by table, as a JSON array of
+ * {"job", "kind", "state", "table", "step", "bytes", "bytes_done", "elapsed_seconds", "left_seconds" (null
+ * where nothing can be said), …}. */
+bool job_add_json(struct pg *mirror, const char *pipeline, struct buf *json, struct error *err);
 
 /* It is being worked on. */
 bool job_begin(struct pg *mirror, int64_t id, struct error *err);

@@ -87,8 +87,7 @@ void status_collect(const struct config *config, struct status_connections *conn
 /* Fills the verdict.  Part of status_collect(); by itself for its tests. */
 void status_judge(struct status *status, struct arena *arena);
 
-/* One JSON object, without a newline at the end; its member "ledger" is that text, null where it is
- * NULL. */
-void status_add_json(const struct status *status, const char *ledger, struct buf *json);
+/* One JSON object, without a newline at the end. */
+void status_add_json(const struct status *status, struct buf *json);
 
 #endif

@@ -190,7 +190,7 @@ static void add_pipeline(struct buf *json, const struct status *status)
     add_tables(json, status);
 }
 
-void status_add_json(const struct status *status, const char *ledger, struct buf *json)
+void status_add_json(const struct status *status, struct buf *json)
 {
     buf_add_char(json, '{');
     add_text(json, "pipeline", status->config->pipeline), NEXT();
@@ -205,6 +205,5 @@ void status_add_json(const struct status *status, const char *ledger, struct buf
         NEXT(), add_slot(json, status);
     if (status->is_known)
         NEXT(), add_pipeline(json, status);
-    buf_printf(json, ", \"ledger\": %s", ledger ? ledger : "null");
     buf_add_char(json, '}');
 }

@@ -19,6 +19,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "batch/tally.h"
 #include "mirror/bulk.h"
 #include "mirror/params.h"
 #include "mirror/statement.h"
@@ -61,6 +62,7 @@ struct writer {
     int class_start[CLASSES + 1];
 
     struct writer_outcome outcome;
+    struct tally_sheet *sheet; /* the rows of the open transaction, by table */
 };
 
 /* Which tables have keys on the repair list, from an earlier session. */
@@ -94,13 +96,21 @@ static const struct capture_list *captures_of(const struct writer *writer,
     return list && list->count > 0 ? list : NULL;
 }
 
+static void count_rows(struct writer *writer, const struct table *table, int64_t inserted,
+                       int64_t updated, int64_t deleted)
+{
+    writer->outcome.counts.inserted += inserted;
+    writer->outcome.counts.updated += updated;
+    writer->outcome.counts.deleted += deleted;
+    tally_sheet_add(writer->sheet, table, inserted, updated, deleted);
+}
+
 /* The counts are right, or the statement would have failed. */
 static bool take_write(struct writer *writer, const struct table *table,
                        const struct pg_result *result, struct error *err)
 {
-    writer->outcome.counts.deleted += pg_int(result, 0, COUNT_REMOVED);
-    writer->outcome.counts.updated += pg_int(result, 0, COUNT_UPDATED);
-    writer->outcome.counts.inserted += pg_int(result, 0, COUNT_INSERTED);
+    count_rows(writer, table, pg_int(result, 0, COUNT_INSERTED), pg_int(result, 0, COUNT_UPDATED),
+               pg_int(result, 0, COUNT_REMOVED));
     writer->outcome.counts.incomplete += pg_int(result, 0, COUNT_INCOMPLETE);
     writer->has_repairs[table->index] |= pg_int(result, 0, COUNT_INCOMPLETE) > 0;
     return captures_of(writer, table) == NULL ||
@@ -120,7 +130,7 @@ static bool take_reply(void *context, const struct pending *pending, const struc
     case REPLY_WRITE:
         return take_write(writer, pending->table, result, err);
     case REPLY_COUNT:
-        writer->outcome.counts.deleted += pg_affected(result);
+        count_rows(writer, pending->table, 0, 0, pg_affected(result));
         return true;
     }
     return false;
@@ -205,6 +215,7 @@ bool writer_new(const struct writer_options *options, struct writer **ret_writer
                                                              .explain = explain});
     writer->slots = memory_alloc((size_t) (3 * widest + 3) * sizeof(*writer->slots));
     writer->bulk = bulk_new(list);
+    writer->sheet = tally_sheet_new(list);
     writer->has_repairs = memory_alloc((size_t) list->count * sizeof(*writer->has_repairs));
     writer->is_doubtful = memory_alloc((size_t) list->count * sizeof(*writer->is_doubtful));
     writer->truncated_at = memory_alloc((size_t) list->count * sizeof(*writer->truncated_at));
@@ -222,6 +233,7 @@ void writer_free(struct writer *writer)
         return;
     inflight_free(writer->inflight);
     bulk_free(writer->bulk);
+    tally_sheet_free(writer->sheet);
     params_release(&writer->params);
     free(writer->has_repairs);
     free(writer->is_doubtful);
@@ -263,6 +275,12 @@ struct inflight *writer_inflight(struct writer *writer)
 void writer_begin(struct writer *writer)
 {
     writer->outcome.is_captured = writer->outcome.is_owed = false;
+    tally_sheet_clear(writer->sheet);
+}
+
+void writer_committed(struct writer *writer)
+{
+    tally_sheet_post(writer->sheet);
 }
 
 void writer_reset(struct writer *writer)
@@ -505,7 +523,7 @@ static bool write_fresh(struct writer *writer, const struct table *table, int *r
     if (!is_done)
         return true;
     *ret_written = count;
-    writer->outcome.counts.inserted += count;
+    count_rows(writer, table, count, 0, 0);
     return captures_of(writer, table) == NULL ||
            send_rows(writer, table, KIND_CAPTURE, from, from + count, err);
 }

@@ -65,6 +65,9 @@ struct inflight *writer_inflight(struct writer *writer);
 /* A mirror transaction begins. */
 void writer_begin(struct writer *writer);
 
+/* It has committed. */
+void writer_committed(struct writer *writer);
+
 /* Zero the counts, forget whose data were refused. */
 void writer_reset(struct writer *writer);
 

@@ -86,7 +86,10 @@ static const struct refusal {
     {"\"tables[]\": {name: a.b}\n",
      "t.yaml:1:1: unknown key \"tables[]\" at the top; did you mean \"tables\"?"},
     {"hooks: {}\n", "t.yaml:1:1: unknown key \"hooks\" at the top"},
-    {"http: {listen: x}\n", "t.yaml:1:1: unknown key \"http\" at the top"},
+    {"http: {listen: x}\n", "t.yaml:1:16: http.listen: \"x\" is not an address and a port"},
+    {"http: {listen: \"::1:80\"}\n",
+     "t.yaml:1:16: http.listen: \"::1:80\" is not an address and a port"},
+    {"http: {port: 80}\n", "t.yaml:1:8: unknown key \"port\" in http"},
     {"source: {zzzzzzzzzz: stop}\n", "t.yaml:1:10: unknown key \"zzzzzzzzzz\" in source"},
     {"source: {nan_check: on}\n", "t.yaml:1:21: source.nan_check: \"on\" is none of auto, off"},
     {"apply: {on_eror: stop}\n",
@@ -369,7 +372,7 @@ static void hints_say_what_to_do(void **state)
          "the keys in source are conninfo, plugin, slot, publication, heartbeat, wal_guard, "
          "max_read_rate, nan_check, on_lost, failover, start_timeout, decode_memory"},
         {"hooks: {}\n", "the keys at the top are pipeline, source, mirror, tables, purge, facts, "
-                        "feeds, ledger, refresh, apply, schema_changes, resync, copy, log"},
+                        "feeds, ledger, refresh, apply, schema_changes, resync, copy, http, log"},
         {SMALL, "write tables: [public.*]"},
         {"purge: {after: 7m}\n", "the units of a duration are us ms s min h d"},
         {"apply: {max_bytes: 7m}\n", "the units of a size are B kB KiB MB MiB GB GiB TB TiB"},
@@ -460,6 +463,8 @@ static void smallest_has_the_defaults(void **state)
     assert_true(c.apply.max_rows == 20000);
     assert_true(c.apply.max_bytes == 32 * MiB);
     assert_int_equal(c.copy.workers, 2);
+    assert_null(c.http.host);
+    assert_true(c.http.max_lag_us == 60000000);
     assert_int_equal(c.log.format, LOG_TEXT);
     assert_int_equal(c.log.level, LOG_INFO);
     assert_false(c.log.values);
@@ -518,6 +523,7 @@ static const char full[] = "pipeline: shop_2\n"
                            "ledger: {fan_out_limit: 77}\n"
                            "apply: {max_rows: 1, max_bytes: 3MB}\n"
                            "copy: {workers: 32}\n"
+                           "http: {listen: \"[::1]:8432\", token: s3cret, max_lag: 5s}\n"
                            "log: {format: json, level: debug, values: true}\n";
 
 static void facts_are_read(void **state)
@@ -599,6 +605,10 @@ static void every_key_is_read(void **state)
     assert_true(c.apply.max_rows == 1);
     assert_true(c.apply.max_bytes == 3 * MiB);
     assert_int_equal(c.copy.workers, 32);
+    assert_string_equal(c.http.host, "::1");
+    assert_int_equal(c.http.port, 8432);
+    assert_string_equal(c.http.token, "s3cret");
+    assert_true(c.http.max_lag_us == 5000000);
     assert_int_equal(c.log.format, LOG_JSON);
     assert_int_equal(c.log.level, LOG_DEBUG);
     assert_true(c.log.values);
