@@ -273,7 +273,7 @@ bool server_start(const struct config *config, const char *version, struct serve
                   struct error *err)
 {
     struct server *server;
-    int fd;
+    int fd = -1;
 
     if (!open_socket(config, &fd, err))
         return false;
