@@ -17,6 +17,7 @@ create table tailwater.feed (
     created_at       timestamptz not null default clock_timestamp(),
     paused_at        timestamptz,
     pause_reason     text,
+    pause_answer     text,                       -- the receiver's last one, where that is why
     blocked_since    timestamptz,                -- the receiver takes nothing
     blocked_reason   text,
     -- since created_at
@@ -36,6 +37,8 @@ create table tailwater.feed_sent (
     feed integer not null references tailwater.feed on delete cascade,
     key  text[] not null,
     hash bytea,                                  -- of the document accepted last; null: it is not known which
+    intended    bytea,                           -- … then: of the one that was to be sent last, and the ledger's number
+    intended_at bigint,                          -- when that began
     primary key (feed, key)
 ) with (fillfactor = 80);
 
@@ -53,6 +56,7 @@ create table tailwater.feed_todo (
     primary key (feed, key)
 ) with (fillfactor = 80);
 create index on tailwater.feed_todo (feed, next_at) where next_at is not null;
+create index on tailwater.feed_todo (feed, next_at) where next_at is not null and attempts > 0;
 create index on tailwater.feed_todo (feed) where next_at is null;
 
 create function tailwater.find_feed(feed text) returns tailwater.feed
@@ -180,11 +184,29 @@ begin
 end
 $$;
 
--- Keys that are due outside of windows, the longest first.
-create function tailwater.feed_due(feed integer, max_keys integer) returns setof text
-language sql stable security definer set search_path = pg_catalog, pg_temp as $$
-    select t.key::text from tailwater.feed_todo t
-     where t.feed = $1 and t.next_at <= clock_timestamp() order by t.next_at limit $2
+-- Keys that are due outside of windows, the longest first: those that were refused before, and apart from them the others.
+create function tailwater.feed_due(feed integer, max_keys integer) returns table (key text, is_again boolean)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+begin
+    return query select t.key::text, true from tailwater.feed_todo t
+        where t.feed = feed_due.feed and t.next_at <= clock_timestamp() and t.attempts > 0
+        order by t.next_at limit max_keys;
+    if not found then
+        return query select t.key::text, false from tailwater.feed_todo t
+            where t.feed = feed_due.feed and t.next_at <= clock_timestamp() order by t.next_at limit max_keys;
+    end if;
+end
+$$;
+
+-- The window is done.
+create function tailwater.feed_ack(feed integer, claim_id uuid) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    d tailwater.feed;
+begin
+    update tailwater.feed a set windows = a.windows + 1 where a.id = feed_ack.feed returning a.* into d;
+    perform tailwater.ack('feed/' || d.name, d.fact, claim_id);
+end
 $$;
 
 -- The open window becomes keys that are due, all of them where it says everything, and is acknowledged: in this transaction.
@@ -210,41 +232,48 @@ begin
             using d.id, c.name;
         get diagnostics n = row_count;
     end if;
-    perform tailwater.ack(c.name, c.fact, claim_id);
-    update tailwater.feed a set windows = a.windows + 1 where a.id = d.id;
+    perform tailwater.feed_ack(d.id, claim_id);
     return n;
 end
 $$;
 
--- Which of these documents are to be sent (by number from 1), and notes that they are.  A hash of null: the key has vanished.
+-- Which of these documents are to be sent (by number from 1), and notes that they are.
+--   vanished   the query has no row for the key; then the hash, if there is one, is of what says so
+--   versions   the ledger's number as of the snapshot that the document was read under
 -- asked_at: of the row of feed_todo that asks for the key, as it is seen here.
-create function tailwater.feed_intend(feed integer, keys text[], hashes text[])
-returns table (n integer, is_wanted boolean, asked_at timestamptz)
+-- since: the number when it was begun to send this document.  What is sent again after a crash, unchanged, has the same one;
+-- not so a document that was another one in between.
+create function tailwater.feed_intend(feed integer, keys text[], hashes text[], vanished boolean[], versions bigint[])
+returns table (n integer, is_wanted boolean, asked_at timestamptz, since bigint)
 language sql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
     with s as materialized (
-        select u.n, u.key::text[] as key, t.asked_at,
+        select u.n, u.key::text[] as key, decode(u.hash, 'hex') as hash, t.asked_at,
                coalesce(t.is_forced, false)
-               or case when u.hash is null then e.feed is not null or not a.knows_all
-                       else e.hash is distinct from decode(u.hash, 'hex') end as is_wanted
-          from unnest($2, $3) with ordinality u(key, hash, n)
+               or case when u.is_vanished then e.feed is not null or not a.knows_all
+                       else e.hash is distinct from decode(u.hash, 'hex') end as is_wanted,
+               case when e.hash is null and e.intended = decode(u.hash, 'hex') then e.intended_at else u.version end as since
+          from unnest($2, $3, $4, $5) with ordinality u(key, hash, is_vanished, version, n)
           join tailwater.feed a on a.id = $1
           left join tailwater.feed_sent e on e.feed = $1 and e.key = u.key::text[]
           left join tailwater.feed_todo t on t.feed = $1 and t.key = u.key::text[]),
-    i as (insert into tailwater.feed_sent as e (feed, key)
-              select $1, s.key from s where s.is_wanted order by s.key
-          on conflict (feed, key) do update set hash = null where e.hash is not null)
-    select s.n::integer, s.is_wanted, s.asked_at from s where s.is_wanted or s.asked_at is not null order by s.n
+    i as (insert into tailwater.feed_sent as e (feed, key, intended, intended_at)
+              select $1, s.key, s.hash, s.since from s where s.is_wanted order by s.key
+          on conflict (feed, key) do update
+             set hash = null, intended = excluded.intended, intended_at = excluded.intended_at
+           where e.hash is not null
+              or (e.intended, e.intended_at) is distinct from (excluded.intended, excluded.intended_at))
+    select s.n::integer, s.is_wanted, s.asked_at, s.since from s where s.is_wanted or s.asked_at is not null order by s.n
 $$;
 
 -- What became of a slice of keys.
 --   settled, asked_at  need nothing more, of what feed_intend() saw asked for
 --   accepted, hashes   taken by the receiver; a hash of null: what it took is that the key is gone
 --   gone               have vanished, and the receiver is not told
---   failed, answers    tried again, later and later, until the attempts are used up
+--   failed, answers    tried again, later and later, until the attempts are used up (those that count)
 -- Returns why the feed is paused by this, if it is.
 create function tailwater.feed_record(
     feed integer, settled text[], asked_at timestamptz[], accepted text[], hashes text[], gone text[],
-    failed text[], answers text[], is_retry boolean, max_attempts integer, first_retry interval, longest_retry interval,
+    failed text[], answers text[], counted boolean[], is_retry boolean, max_attempts integer, first_retry interval, longest_retry interval,
     max_dead bigint, unchanged bigint, requests bigint, latency double precision[]) returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
@@ -254,7 +283,8 @@ begin
     insert into tailwater.feed_sent as e (feed, key, hash)
         select $1, u.key::text[], decode(u.hash, 'hex') from unnest(accepted, hashes) u(key, hash)
          where u.hash is not null order by u.key
-    on conflict on constraint feed_sent_pkey do update set hash = excluded.hash;
+    on conflict on constraint feed_sent_pkey do update
+       set hash = excluded.hash, intended = null, intended_at = null;
     delete from tailwater.feed_sent e
         using (select u.key from unnest(accepted, hashes) u(key, hash) where u.hash is null
                union all select unnest(feed_record.gone)) u(key)
@@ -263,46 +293,37 @@ begin
         where t.feed = $1 and t.key = u.key::text[] and t.asked_at = u.asked_at;
     if cardinality(failed) > 0 then
         insert into tailwater.feed_todo as t (feed, key, attempts, failed_at, answer, next_at)
-            select $1, u.key::text[], 1, clock_timestamp(), u.answer,
-                   case when max_attempts > 1 then clock_timestamp() + first_retry * (0.75 + random() / 2) end
-              from unnest(failed, answers) u(key, answer)
+            select $1, u.key, u.before + u.is_counted::integer, clock_timestamp(), u.answer,
+                   case when u.before + u.is_counted::integer < max_attempts
+                        then clock_timestamp() + least(first_retry * power(2, least(u.before, 30)), longest_retry)
+                             * (0.75 + random() / 2) end
+              from (select u.key::text[] as key, u.answer, u.is_counted,
+                           case when feed_record.is_retry then coalesce(o.attempts, 0) else 0 end as before
+                      from unnest(failed, answers, counted) u(key, answer, is_counted)
+                      left join tailwater.feed_todo o on o.feed = $1 and o.key = u.key::text[]) u
         on conflict on constraint feed_todo_pkey do update
-           set attempts = case when feed_record.is_retry then t.attempts + 1 else 1 end,
-               failed_at = excluded.failed_at, answer = excluded.answer,
-               next_at = case when case when feed_record.is_retry then t.attempts + 1 else 1 end < max_attempts
-                              then clock_timestamp() + least(first_retry * power(2,
-                                       least(case when feed_record.is_retry then t.attempts else 0 end, 30)),
-                                       longest_retry) * (0.75 + random() / 2) end;
+           set attempts = excluded.attempts, failed_at = excluded.failed_at, answer = excluded.answer,
+               next_at = excluded.next_at;
         select count(*) into dead from (select from tailwater.feed_todo t
             where t.feed = $1 and t.next_at is null limit max_dead + 1) s;
         if dead > max_dead then
-            reason := format('more than %s documents were refused for good; the last answer: %s', max_dead,
-                             answers[cardinality(answers)]);
+            reason := format('more than %s documents were refused for good', max_dead);
         end if;
     end if;
     update tailwater.feed a
        set sent = a.sent + cardinality(accepted), unchanged = a.unchanged + feed_record.unchanged,
-           refused = a.refused + cardinality(failed), requests = a.requests + feed_record.requests,
+           refused = a.refused + cardinality(array_positions(counted, true)), requests = a.requests + feed_record.requests,
            sent_at = case when cardinality(accepted) > 0 then clock_timestamp() else a.sent_at end,
            blocked_since = case when cardinality(accepted) > 0 then null else a.blocked_since end,
            blocked_reason = case when cardinality(accepted) > 0 then null else a.blocked_reason end,
            latency_ms = coalesce(latency[1], a.latency_ms), latency_p99_ms = coalesce(latency[2], a.latency_p99_ms),
            latency_max_ms = coalesce(latency[3], a.latency_max_ms),
            paused_at = case when reason is not null and a.paused_at is null then clock_timestamp() else a.paused_at end,
-           pause_reason = case when reason is not null and a.paused_at is null then reason else a.pause_reason end
+           pause_reason = case when reason is not null and a.paused_at is null then reason else a.pause_reason end,
+           pause_answer = case when reason is not null and a.paused_at is null then answers[cardinality(answers)]
+                               else a.pause_answer end
      where a.id = $1;
     return reason;
-end
-$$;
-
--- The window is done.
-create function tailwater.feed_ack(feed integer, claim_id uuid) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-declare
-    d tailwater.feed;
-begin
-    update tailwater.feed a set windows = a.windows + 1 where a.id = feed_ack.feed returning a.* into d;
-    perform tailwater.ack('feed/' || d.name, d.fact, claim_id);
 end
 $$;
 
@@ -327,10 +348,30 @@ $$;
 
 -- ---- for the feed command ----
 
--- Wakes the feed: whoever listens for its fact's keys looks now.
-create function tailwater.feed_wake(feed tailwater.feed) returns void
+-- Wakes the feed: whoever listens for its fact's keys looks now.  Returns n.
+create function tailwater.feed_wake(feed tailwater.feed, n bigint) returns bigint
 language sql set search_path = pg_catalog, pg_temp as $$
-    select pg_notify('tailwater_' || ($1).fact, 'feed')
+    select n from pg_notify('tailwater_' || ($1).fact, 'feed')
+$$;
+
+-- Keys as the ledger has them ("007" of a bigint is "7"); an error where one of them is none of the fact's.
+create function tailwater.feed_keys(feed tailwater.feed, keys text[]) returns setof text[]
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+    wrong text;
+begin
+    select u into wrong from unnest(keys) u
+        where cardinality(u::text[]) <> cardinality(($1).key_types) or array_position(u::text[], null) is not null;
+    if wrong is not null then
+        raise exception using errcode = '22023', message = format('"%s" is no key of fact %s', left(wrong, 63), ($1).fact),
+            hint = format('its parts are of type %s', array_to_string(($1).key_types, ', '));
+    end if;
+    return query execute format('select distinct array[%s]::text[] from unnest($1) u',
+        (select string_agg(format('((u::text[])[%s]::%s)::text', t.i, t.type::regtype), ', ' order by t.i)
+           from unnest(($1).key_types) with ordinality t(type, i))) using keys;
+exception when data_exception then
+    raise exception using errcode = '22023', message = sqlerrm; -- it is about what was asked for, not about a row
+end
 $$;
 
 create function tailwater.feed_pause(feed text, reason text) returns boolean
@@ -338,7 +379,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     d tailwater.feed := tailwater.find_feed(feed);
 begin
-    update tailwater.feed a set paused_at = clock_timestamp(), pause_reason = feed_pause.reason
+    update tailwater.feed a set paused_at = clock_timestamp(), pause_reason = feed_pause.reason, pause_answer = null
         where a.id = d.id and a.paused_at is null;
     return found;
 end
@@ -348,10 +389,12 @@ create function tailwater.feed_resume(feed text) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     d tailwater.feed := tailwater.find_feed(feed);
+    n bigint;
 begin
-    update tailwater.feed a set paused_at = null, pause_reason = null where a.id = d.id and a.paused_at is not null;
-    perform tailwater.feed_wake(d);
-    return found and d.paused_at is not null;
+    update tailwater.feed a set paused_at = null, pause_reason = null, pause_answer = null
+        where a.id = d.id and a.paused_at is not null;
+    get diagnostics n = row_count;
+    return tailwater.feed_wake(d, n) > 0;
 end
 $$;
 
@@ -364,10 +407,9 @@ declare
 begin
     update tailwater.feed_todo t set next_at = clock_timestamp(), asked_at = clock_timestamp(), attempts = 0
         where t.feed = d.id and t.attempts > 0
-          and (feed_retry.keys is null or t.key in (select u::text[] from unnest(feed_retry.keys) u));
+          and (feed_retry.keys is null or t.key in (select k from tailwater.feed_keys(d, feed_retry.keys) k));
     get diagnostics n = row_count;
-    perform tailwater.feed_wake(d);
-    return n;
+    return tailwater.feed_wake(d, n);
 end
 $$;
 
@@ -382,22 +424,25 @@ begin
         n := tailwater.feed_fill(d, true);
     else
         insert into tailwater.feed_todo as t (feed, key, is_forced)
-            select distinct d.id, u::text[], true from unnest(feed_resend.keys) u
+            select d.id, k, true from tailwater.feed_keys(d, feed_resend.keys) k
         on conflict on constraint feed_todo_pkey do update
            set is_forced = true, asked_at = excluded.asked_at, next_at = excluded.next_at, attempts = 0;
         get diagnostics n = row_count;
     end if;
-    perform tailwater.feed_wake(d);
-    return n;
+    return tailwater.feed_wake(d, n);
 end
 $$;
 
--- Forgets the feed, and gives its hold on the ledger up.
+-- Forgets the feed, and gives its hold on the ledger up.  Whoever ran it would begin it anew at once.
 create function tailwater.feed_drop(feed text) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     d tailwater.feed := tailwater.find_feed(feed);
 begin
+    if not pg_try_advisory_xact_lock(1416118901, hashtext(d.name)) then
+        raise exception using errcode = '55006', message = format('feed %s is being run', d.name),
+            hint = 'end what runs it first; a replicator ends what its configuration names no more, at a SIGHUP';
+    end if;
     perform tailwater.unsubscribe('feed/' || d.name, d.fact);
     delete from tailwater.feed a where a.id = d.id;
     return found;
@@ -423,11 +468,12 @@ returns table (name text, fact text, state text, reason text, is_running boolean
 language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     select a.name, a.fact,
            case when a.paused_at is not null then 'paused' when not r.is_running then 'not running'
-                when a.blocked_since is not null then 'blocked' when w.reason is not null then 'waiting'
+                when b.is_blocked then 'blocked' when w.reason is not null then 'waiting'
                 when c.owes_everything or c.pending_keys > 0 or t.due > 0 or c.claim_id is not null then 'pending'
                 else 'up to date' end,
-           case when a.paused_at is not null then coalesce(a.pause_reason, 'asked for')
-                when a.blocked_since is not null then a.blocked_reason
+           case when a.paused_at is not null
+                then coalesce(a.pause_reason, 'asked for') || coalesce('; the last answer: ' || a.pause_answer, '')
+                when b.is_blocked then a.blocked_reason
                 when w.reason is not null then w.reason else c.reason end,
            r.is_running, c.pending_keys, c.oldest_at, t.due, t.retrying, t.dead, a.windows, a.sent, a.unchanged,
            a.refused, a.requests, a.sent_at, a.latency_ms, a.latency_p99_ms, a.latency_max_ms, a.definition
@@ -443,6 +489,9 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
       cross join lateral (select count(*) filter (where t.attempts = 0), count(*) filter (where t.attempts > 0 and t.next_at is not null),
                                  count(*) filter (where t.next_at is null)
                             from tailwater.feed_todo t where t.feed = a.id) t(due, retrying, dead)
+      cross join lateral (select a.blocked_since is not null
+                                 and (c.owes_everything or c.pending_keys > 0 or c.claim_id is not null
+                                      or t.due > 0 or t.retrying > 0)) b(is_blocked)
      where f.pipeline = $1
      order by a.name
 $$;

@@ -60,9 +60,8 @@ void buf_printf(struct buf *buf, const char *format, ...)
     va_end(args);
 }
 
-/* The length of the multi-byte character at p, 0 where there is none (RFC 3629).  The zero that ends
- * the text is no continuation byte, so nothing is read past it. */
-static size_t character_length(const unsigned char *p)
+/* RFC 3629.  The zero that ends the text is no continuation byte, so nothing is read past it. */
+size_t buf_multibyte_length(const unsigned char *p)
 {
     size_t more = p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 1 : p[0] < 0xf0 ? 2 : p[0] < 0xf5 ? 3 : 0;
 
@@ -90,8 +89,8 @@ void buf_add_json(struct buf *buf, const char *text)
             buf_printf(buf, "\\u%04x", *p);
         } else if (*p < 0x80) {
             buf_add_char(buf, (char) *p);
-        } else if (character_length(p) > 0) {
-            size_t len = character_length(p);
+        } else if (buf_multibyte_length(p) > 0) {
+            size_t len = buf_multibyte_length(p);
 
             buf_add_bytes(buf, p, len);
             p += len - 1;

@@ -84,6 +84,10 @@ void buf_vprintf(struct buf *buf, const char *format, va_list args)
  * encoding) become U+FFFD: a line of the log is always JSON. */
 void buf_add_json(struct buf *buf, const char *text);
 
+/* The length of the multi-byte character (UTF-8) at p, in a text that a NUL byte ends; 0 where there is
+ * none. */
+size_t buf_multibyte_length(const unsigned char *p);
+
 /* Text as one line for people: control characters, which a source's names may hold, are spelt out
  * (\n, \x1b), so that they forge no line and command no terminal. */
 void buf_add_shown(struct buf *buf, const char *text);

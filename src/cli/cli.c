@@ -18,7 +18,6 @@
 #include <unistd.h>
 
 #define DEFAULT_CONFIG "tailwater.yaml"
-#define MAX_OPTIONS    32 /* of a verb, the common ones included */
 #define MAX_VERBS      32
 
 static const struct cli_option config_option = {
@@ -32,8 +31,6 @@ struct parser {
     struct cli *cli;
     int argc, next;
     char **argv;
-    const struct cli_option *given[MAX_OPTIONS];
-    int ngiven;
 };
 
 const struct cli_option *cli_common_option(const struct cli_verb *verb, int i)
@@ -54,11 +51,11 @@ static const struct cli_option *option_at(const struct cli_verb *verb, int i)
 static bool unknown_option(const struct cli_verb *verb, const char *shown, const char *name,
                            struct error *err)
 {
-    const char *names[MAX_OPTIONS], *near;
+    const char *names[CLI_MAX_OPTIONS], *near;
     const struct cli_option *option;
     int count = 0;
 
-    while (count < MAX_OPTIONS && (option = option_at(verb, count)) != NULL)
+    while (count < CLI_MAX_OPTIONS && (option = option_at(verb, count)) != NULL)
         names[count++] = option->name;
     near = config_nearest(name, names, count);
     if (verb == NULL)
@@ -98,13 +95,14 @@ static bool parse_option(struct parser *parser, const char *arg, struct error *e
     const char *name = arg + (is_letter ? 1 : 2), *value = NULL;
     size_t len = is_letter ? 1 : strcspn(name, "=");
     const struct cli_option *option = find_option(parser, arg, is_letter, name, len, err);
+    struct cli *cli = parser->cli;
 
     if (option == NULL)
         return false;
     if (name[len] != '\0')
         value = name + len + !is_letter;
-    for (int i = 0; i < parser->ngiven; i++)
-        if (parser->given[i] == option)
+    for (int i = 0; i < cli->ngiven; i++)
+        if (cli->given[i] == option)
             return error_set(err, ERROR_CONFIG, "option --%s is given twice", option->name);
     if (option->value == NULL && value != NULL)
         return error_set(err, ERROR_CONFIG, "option --%s takes no value", option->name);
@@ -114,11 +112,11 @@ static bool parse_option(struct parser *parser, const char *arg, struct error *e
                              option->name, option->name, option->value);
         value = parser->argv[parser->next++];
     }
-    if (parser->ngiven < MAX_OPTIONS)
-        parser->given[parser->ngiven++] = option;
+    if (cli->ngiven < CLI_MAX_OPTIONS)
+        cli->given[cli->ngiven++] = option;
     if (option->value != NULL && value[0] == '\0')
         return error_set(err, ERROR_CONFIG, "option --%s: its value is empty", option->name);
-    if (!option->read(value, parser->cli, option->offset, err))
+    if (!option->read(value, cli, option->offset, err))
         return error_wrap(err, "option --%s", option->name);
     return true;
 }
@@ -154,8 +152,8 @@ static bool check_line(const struct parser *parser, struct error *err)
         error_set(err, ERROR_CONFIG, "no verb given");
         return error_hint(err, "run: tailwater help");
     }
-    for (int i = 0; i < parser->ngiven && !cli->verb->uses_config; i++)
-        if (parser->given[i] == &config_option)
+    for (int i = 0; i < cli->ngiven && !cli->verb->uses_config; i++)
+        if (cli->given[i] == &config_option)
             return error_set(err, ERROR_CONFIG, "%s reads no configuration: it takes no --config",
                              cli->verb->name);
     return true;
@@ -189,6 +187,118 @@ bool cli_parse(int argc, char **argv, struct cli *ret_cli, struct error *err)
         }
     }
     return check_line(&parser, err);
+}
+
+/* ---- actions ---- */
+
+static bool is_option(const struct cli_action *action)
+{
+    return strncmp(action->name, "--", 2) == 0;
+}
+
+/* Is name one of the words of list? */
+static bool has_word(const char *list, const char *name)
+{
+    const size_t len = strlen(name);
+
+    for (const char *p = list; *p != '\0'; p += strcspn(p, " "), p += strspn(p, " "))
+        if (strcspn(p, " ") == len && strncmp(p, name, len) == 0)
+            return true;
+    return false;
+}
+
+static bool has_option(const struct cli *cli, const char *name)
+{
+    for (int i = 0; i < cli->ngiven; i++)
+        if (strcmp(cli->given[i]->name, name) == 0)
+            return true;
+    return false;
+}
+
+/* "status, dead and run": those that the first operand may name, or those with this option. */
+static void list_actions(const struct cli_action *actions, int count, const char *option,
+                         const char *last, char *text, size_t size)
+{
+    const char *names[CLI_MAX_OPERANDS];
+    size_t at = 0;
+    int n = 0;
+
+    for (int i = 0; i < count && n < CLI_MAX_OPERANDS; i++)
+        if (option != NULL ? has_word(actions[i].options, option) : !is_option(&actions[i]))
+            names[n++] = actions[i].name;
+    text[0] = '\0';
+    for (int i = 0; i < n && at < size; i++)
+        at += (size_t) snprintf(text + at, size - at, "%s%s",
+                                i == 0       ? ""
+                                : i == n - 1 ? last
+                                             : ", ",
+                                names[i]);
+}
+
+static bool no_action(const struct cli *cli, const struct cli_action *actions, int count,
+                      struct error *err)
+{
+    const char *names[CLI_MAX_OPERANDS], *near = NULL;
+    char all[256];
+    int n = 0;
+
+    for (int i = 0; i < count && n < CLI_MAX_OPERANDS; i++)
+        if (!is_option(&actions[i]))
+            names[n++] = actions[i].name;
+    if (cli->noperands > 0)
+        near = config_nearest(cli->operands[0], names, n);
+    list_actions(actions, count, NULL, " or ", all, sizeof(all));
+    if (cli->noperands == 0)
+        error_set(err, ERROR_CONFIG, "%s: say what: %s", cli->verb->name, all);
+    else if (near != NULL)
+        error_set(err, ERROR_CONFIG, "%s: unknown action \"%s\"; did you mean \"%s\"?",
+                  cli->verb->name, cli->operands[0], near);
+    else
+        error_set(err, ERROR_CONFIG, "%s: unknown action \"%s\"; there are %s", cli->verb->name,
+                  cli->operands[0], all);
+    return error_hint(err, "run: tailwater help %s", cli->verb->name);
+}
+
+/* Operands and options, against the row. */
+static bool check_action(const struct cli *cli, const struct cli_action *actions, int count,
+                         const struct cli_action *action, struct error *err)
+{
+    const int noperands = cli->noperands - !is_option(action);
+    char with[256] = "";
+
+    for (int i = 0; i < cli->ngiven && with[0] == '\0'; i++)
+        if (!has_word(action->options, cli->given[i]->name)) {
+            list_actions(actions, count, cli->given[i]->name, " and ", with, sizeof(with));
+            if (with[0] != '\0')
+                error_set(err, ERROR_CONFIG, "%s %s: --%s goes with %s", cli->verb->name,
+                          action->name, cli->given[i]->name, with);
+        }
+    if (with[0] == '\0' && noperands >= action->min && noperands <= action->max)
+        return true;
+    if (with[0] == '\0')
+        error_set(err, ERROR_CONFIG, "%s %s: something is %s", cli->verb->name, action->name,
+                  noperands < action->min ? "missing" : "too much");
+    return error_hint(err, "%s", action->usage);
+}
+
+bool cli_find_action(const struct cli *cli, const struct cli_action *actions, int count,
+                     const struct cli_action **ret_action, const char *const **ret_operands,
+                     struct error *err)
+{
+    const struct cli_action *action = NULL;
+
+    for (int i = 0; i < count && action == NULL; i++)
+        if (is_option(&actions[i])
+                ? has_option(cli, actions[i].name + 2)
+                : cli->noperands > 0 && strcmp(cli->operands[0], actions[i].name) == 0)
+            action = &actions[i];
+    if (action == NULL)
+        return no_action(cli, actions, count, err);
+    if (!check_action(cli, actions, count, action, err))
+        return false;
+    *ret_action = action;
+    *ret_operands = (const char *const *) cli->operands + !is_option(action);
+    return true;
 }
 
 static bool check_conninfo(const struct config *config, const char *key, const char *conninfo,

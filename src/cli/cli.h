@@ -21,6 +21,7 @@
 #include <stdio.h>
 
 #define CLI_MAX_OPERANDS 64
+#define CLI_MAX_OPTIONS  32 /* of a verb, the common ones included */
 
 enum cli_until { UNTIL_STOPPED, UNTIL_NOW, UNTIL_LSN };
 
@@ -59,6 +60,9 @@ struct cli {
     const char *pause, *resume, *cancel; /* … ids */
     bool is_keys;                        /* --keys: backfill */
 
+    const struct cli_option *given[CLI_MAX_OPTIONS]; /* the options that were there */
+    int ngiven;
+
     int noperands; /* what stands behind the verb without dashes, as many as its row allows */
     const char *operands[CLI_MAX_OPERANDS + 1]; /* NULL behind the last */
 };
@@ -84,6 +88,17 @@ struct cli_verb {
     const char *operand; /* what its operands are called; NULL where it takes none */
     int max_operands;
     int (*run)(struct cli *cli);
+};
+
+/* What a verb does where its first operand, or an option, says what: a row of the verb's own table. */
+struct cli_action {
+    const char *name;  /* the operand; with dashes: the option that stands for it */
+    const char *usage; /* "tailwater feed run NAME" */
+    int min, max;      /* operands, those behind the name */
+    const char
+        *options; /* that go with it: "json until"; others of the verb, which some other action
+                            names, do not; "" for none */
+    bool (*run)(void *work, struct error *err);
 };
 
 /* ---- verbs.c: the table; verbs in the order in which a new user meets them ---- */
@@ -139,6 +154,12 @@ const struct cli_option *cli_common_option(const struct cli_verb *verb, int i);
 /* Reads the file that -c names, sets up the log by it, and sees to it that libpq can read both
  * connection strings. */
 bool cli_load_config(struct cli *cli, struct arena *arena, struct config *ret_config,
+                     struct error *err);
+
+/* The row that the line asks for, ERROR_CONFIG where there is none (with the nearest right name) or
+ * where operands and options do not fit it.  *ret_operands: the first of its operands. */
+bool cli_find_action(const struct cli *cli, const struct cli_action *actions, int count,
+                     const struct cli_action **ret_action, const char *const **ret_operands,
                      struct error *err);
 
 /*

@@ -14,19 +14,14 @@
 struct look {
     const struct cli *cli;
     const struct config *config;
+    const char *const *operands; /* the action's; NULL behind the last */
     struct pg *mirror;
     struct buf out;
 };
 
-/* operands[0] is the name of what is done; these are what follows it. */
-struct action {
-    const char *name, *usage;
-    int min, max;
-    bool (*run)(struct look *look, struct error *err);
-};
-
-static bool show_status(struct look *look, struct error *err)
+static bool show_status(void *arg, struct error *err)
 {
+    struct look *look = arg;
     const char *pipeline = look->config->pipeline;
 
     if (!look->cli->is_json)
@@ -37,17 +32,18 @@ static bool show_status(struct look *look, struct error *err)
     return true;
 }
 
-static bool show_keys(struct look *look, struct error *err)
+static bool show_keys(void *arg, struct error *err)
 {
-    return inspect_peek(look->mirror, look->config->pipeline, look->cli->operands[1],
+    struct look *look = arg;
+    return inspect_peek(look->mirror, look->config->pipeline, look->operands[0],
                         look->cli->consumer, look->cli->is_json, &look->out, err);
 }
 
-static bool show_reasons(struct look *look, struct error *err)
+static bool show_reasons(void *arg, struct error *err)
 {
-    return inspect_why(look->mirror, look->config->pipeline, look->cli->operands[1],
-                       look->cli->operands + 2, look->cli->noperands - 2, look->cli->is_json,
-                       &look->out, err);
+    struct look *look = arg;
+    return inspect_why(look->mirror, look->config->pipeline, look->operands[0], look->operands + 1,
+                       look->cli->noperands - 2, look->cli->is_json, &look->out, err);
 }
 
 static bool show_candidates(struct look *look, struct error *err)
@@ -62,63 +58,25 @@ static bool show_candidates(struct look *look, struct error *err)
                            &look->out, err);
 }
 
-static bool show_statistics(struct look *look, struct error *err)
+static bool show_statistics(void *arg, struct error *err)
 {
+    struct look *look = arg;
     if (look->cli->is_candidates)
         return show_candidates(look, err);
     return inspect_statistics(look->mirror, look->config->pipeline, look->cli->is_json, &look->out,
                               err);
 }
 
-static const struct action actions[] = {
-    {"status", "tailwater ledger status", 0, 0, show_status},
-    {"peek", "tailwater ledger peek FACT [--consumer NAME]", 1, 1, show_keys},
-    {"why", "tailwater ledger why FACT KEY…", 2, CLI_MAX_OPERANDS - 1, show_reasons},
-    {"stats", "tailwater ledger stats [--candidates]", 0, 0, show_statistics},
+static const struct cli_action actions[] = {
+    {"status", "tailwater ledger status", 0, 0, "json", show_status},
+    {"peek", "tailwater ledger peek FACT [--consumer NAME]", 1, 1, "json consumer", show_keys},
+    {"why", "tailwater ledger why FACT KEY…", 2, CLI_MAX_OPERANDS - 1, "json", show_reasons},
+    {"stats", "tailwater ledger stats [--candidates]", 0, 0, "json candidates", show_statistics},
 };
 
 #define NACTIONS ((int) (sizeof(actions) / sizeof(actions[0])))
 
-static const struct action *find_action(const struct cli *cli, struct error *err)
-{
-    const char *names[NACTIONS], *near;
-
-    for (int i = 0; i < NACTIONS; i++) {
-        names[i] = actions[i].name;
-        if (cli->noperands > 0 && strcmp(cli->operands[0], names[i]) == 0)
-            return &actions[i];
-    }
-    if (cli->noperands == 0) {
-        error_set(err, ERROR_CONFIG, "ledger: say what: status, peek, why or stats");
-    } else {
-        near = config_nearest(cli->operands[0], names, NACTIONS);
-        error_set(err, ERROR_CONFIG, "ledger: unknown action \"%s\"; did you mean \"%s\"?",
-                  cli->operands[0], near ? near : "status");
-    }
-    error_hint(err, "run: tailwater help ledger");
-    return NULL;
-}
-
-static bool check_line(const struct cli *cli, const struct action *action, struct error *err)
-{
-    const int count = cli->noperands - 1;
-    const char *wrong = NULL;
-
-    if (count < action->min)
-        wrong = "something is missing";
-    else if (count > action->max)
-        wrong = "something is too much";
-    else if (cli->consumer != NULL && action->run != show_keys)
-        wrong = "--consumer goes with peek";
-    else if (cli->is_candidates && action->run != show_statistics)
-        wrong = "--candidates goes with stats";
-    if (wrong == NULL)
-        return true;
-    error_set(err, ERROR_CONFIG, "ledger %s: %s", action->name, wrong);
-    return error_hint(err, "%s", action->usage);
-}
-
-static bool look_at(struct look *look, struct arena *arena, const struct action *action,
+static bool look_at(struct look *look, struct arena *arena, const struct cli_action *action,
                     struct error *err)
 {
     _cleanup_buf_ struct buf application = {0};
@@ -145,13 +103,12 @@ int verb_ledger(struct cli *cli)
 {
     _cleanup_(arena_release) struct arena arena = {0};
     struct look look = {.cli = cli};
-    const struct action *action;
+    const struct cli_action *action;
     struct error err = {0};
     struct config config;
     int code = 0;
 
-    action = find_action(cli, &err);
-    if (action == NULL || !check_line(cli, action, &err) ||
+    if (!cli_find_action(cli, actions, NACTIONS, &action, &look.operands, &err) ||
         !cli_load_config(cli, &arena, &config, &err))
         return cli_fail(cli, &err);
     look.config = &config;

@@ -80,6 +80,8 @@ VALUE_READER(headers);   /* const char **: "Name: value", NULL behind the last *
 VALUE_READER(frequency); /* int64_t: microseconds from one to the next */
 VALUE_READER(url);       /* const char * */
 VALUE_READER(text);      /* const char *: any text */
+VALUE_READER(line);      /* const char *: one line of it */
+VALUE_READER(token);     /* const char *: the name of a header */
 
 /* Longest name of a fact: "ledger_", a partition's suffix and it are one identifier. */
 #define VALUE_MAX_FACT 40

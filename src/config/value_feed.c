@@ -130,6 +130,31 @@ VALUE_READER(text)
     return true;
 }
 
+VALUE_READER(line)
+{
+    const char *text = value_text(reader, key, node, err);
+
+    if (text == NULL)
+        return false;
+    if (strpbrk(text, "\r\n") != NULL)
+        return value_fail(reader, key, node, err, "has to be one line");
+    *(const char **) field_of(key, base) = text;
+    return true;
+}
+
+VALUE_READER(token)
+{
+    const char *text = value_text(reader, key, node, err);
+
+    if (text == NULL)
+        return false;
+    if (!is_token(text))
+        return value_fail(reader, key, node, err, "%s is not the name of a header",
+                          value_quote(reader->arena, node->text));
+    *(const char **) field_of(key, base) = text;
+    return true;
+}
+
 VALUE_READER(url)
 {
     const char *text = value_text(reader, key, node, err);

@@ -15,8 +15,10 @@ struct feeder {
     const struct config *config;
     const struct config_feed *feed;
     const atomic_bool *stop;
-    int wake_fd;       /* readable once stop is raised */
-    bool is_until_now; /* ends when there is nothing left that can be sent now */
+    int wake_fd; /* readable once stop is raised */
+    /* Ends when there is nothing left that can be sent now, and fails where it is paused, or where the
+     * receiver takes nothing for source.start_timeout (ERROR_RETRY). */
+    bool is_until_now;
 };
 
 /* A thread's function; arg is a struct feeder.  Until told to stop, whatever happens. */
@@ -27,15 +29,14 @@ bool feeder_serve(struct feeder *feeder, struct error *err);
 
 /*
  * The feeds of a configuration as threads of the replicator, but for those that say run: manual.
- * feeder_start_all() does nothing where they run already.  They need the mirror alone: they go on
- * while the source is away.
+ * They need the mirror alone: they go on while the source is away.  *list is NULL before and after;
+ * feeder_start_all() does nothing where they run already.
  */
 struct feeder_list;
 
-bool feeder_start_all(const struct config *config, const atomic_bool *stop, int wake_fd,
-                      struct feeder_list **list, struct error *err);
-/* Once stop is raised: waits for their ends.  list may be NULL. */
-void feeder_finish_all(struct feeder_list *list);
+bool feeder_start_all(const struct config *config, struct feeder_list **list, struct error *err);
+/* Tells them to stop, and waits for their ends.  A request under way is given up: it is sent again. */
+void feeder_finish_all(struct feeder_list **list);
 
 /* feeder_serve() until SIGTERM or an interrupt, which end it with success. */
 bool feeder_run_alone(const struct config *config, const struct config_feed *feed,

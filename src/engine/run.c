@@ -49,7 +49,7 @@ struct life {
     struct arena arena;          /* of the preparation: catalog, tables */
     struct prepared_pipeline prepared;
     bool is_prepared;
-    struct feeder_list *feeders; /* from the first preparation to the end; NULL before that */
+    struct feeder_list *feeders; /* from the first preparation to the end, but while reloading */
     struct server *http;         /* from the first lock to the end; NULL before that, and unasked */
     enum renewal renewal;        /* to be done by the next preparation */
     bool is_guarded;             /* as session.h has it */
@@ -117,8 +117,7 @@ static bool ends_by_itself(const struct run_options *options)
 /* A run that ends by itself sends nothing: tailwater feed run does. */
 static bool start_feeders(struct life *life, struct error *err)
 {
-    return ends_by_itself(life->options) ||
-           feeder_start_all(life->config, stop_flag(), stop_fd(), &life->feeders, err);
+    return ends_by_itself(life->options) || feeder_start_all(life->config, &life->feeders, err);
 }
 
 /* Once the pipeline is ours, so that a second instance is told that, not that its port is taken. */
@@ -237,8 +236,8 @@ static bool isolate(struct life *life, struct pg *lock, const struct culprit *cu
     return FAULT(quarantine_after_mark, err) && (life->is_prepared || prepare(life, lock, err));
 }
 
-/* The file again; what cannot change while the pipeline runs is as it was. */
-static void read_config(struct life *life)
+/* The file again; what cannot change while the pipeline runs is as it was.  False: so is the rest. */
+static bool read_config(struct life *life)
 {
     const struct config *before = life->config;
     struct config *config = arena_new(&life->config_arena, struct config, 1);
@@ -257,10 +256,11 @@ static void read_config(struct life *life)
     if (!is_ok) {
         error_wrap(&err, "reading the configuration again");
         log_error(LOG_ERROR, "reload_failed", &err);
-        return;
+        return false;
     }
     log_event(LOG_INFO, "reloaded", "%s is read again", config->file);
     life->config = config;
+    return true;
 }
 
 /* Prepares anew, between two sessions.  What cannot be followed is said, and everything goes on as it
@@ -268,8 +268,9 @@ static void read_config(struct life *life)
 static bool reload(struct life *life, struct pg *lock, struct error *err)
 {
     is_reloading = false;
-    if (atomic_exchange(&is_hung_up, false))
-        read_config(life);
+    if (atomic_exchange(&is_hung_up, false) && read_config(life))
+        feeder_finish_all(
+            &life->feeders); /* prepare() starts them again, as they are declared now */
     life->is_prepared = false;
     if (prepare(life, lock, err))
         return true;
@@ -278,7 +279,7 @@ static bool reload(struct life *life, struct pg *lock, struct error *err)
     log_error(LOG_ERROR, "reload_failed", err);
     life->prepared.hash = 0; /* until something else changes */
     life->is_prepared = true;
-    return true;
+    return start_feeders(life, err);
 }
 
 static bool try_once(struct life *life, struct error *err)
@@ -483,8 +484,8 @@ bool run_pipeline(const struct run_options *options, struct error *err)
     if (failed != 0)
         return error_set(err, ERROR_FAILED, "cannot start a thread: %s", strerror(failed));
     is_ok = live(&life, err);
-    stop_raise(); /* for feeds; the stop is ours where live() has failed */
-    feeder_finish_all(life.feeders);
+    stop_raise(); /* the stop is ours where live() has failed: feeds have as long to end */
+    feeder_finish_all(&life.feeders);
     server_stop(life.http);
     is_ended = true;
     pthread_join(thread, NULL);

@@ -1,6 +1,7 @@
 /* What the kinds of destinations share. */
 #include "feed/destination.h"
 
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -34,7 +35,7 @@ const char *destination_describe(const struct config_destination *to, struct are
 void destination_add_identity(const struct destination_parcel *parcel,
                               const struct document *document, struct buf *text)
 {
-    buf_printf(text, "%s\n%s\n", document->key, document->hash);
+    buf_printf(text, "%s\n%s\n%" PRId64 "\n", document->key, document->hash, document->since);
     if (parcel->batch == 0 && document->asked_at != NULL)
         buf_printf(text, "%s\n", document->asked_at);
 }
@@ -52,24 +53,44 @@ void destination_document_key(const struct destination_parcel *parcel,
              digest);
 }
 
+/* The receiver's words, as far as there is room. */
+static void add_said(struct destination_answer *answer, const char *said, size_t len)
+{
+    _cleanup_buf_ struct buf text = {0};
+    size_t at = strlen(answer->text), size;
+
+    buf_add_bytes(&text, said, len);
+    while (text.len > 0 && (unsigned char) text.data[text.len - 1] <= ' ')
+        text.data[--text.len] = '\0';
+    if (text.len > 0)
+        at += (size_t) snprintf(answer->text + at, sizeof(answer->text) - at, ": ");
+    for (size_t i = 0; i < text.len; i += size) {
+        const unsigned char *p = (const unsigned char *) text.data + i;
+
+        size = buf_multibyte_length(p);
+        if (at + size + 1 >= sizeof(answer->text))
+            break;
+        if (size > 0) {
+            memcpy(answer->text + at, p, size);
+        } else {
+            answer->text[at] = *p >= 0x80 ? '?' : *p < ' ' || *p == 0x7F ? ' ' : (char) *p;
+            size = 1;
+        }
+        at += size;
+    }
+    answer->text[at] = '\0';
+}
+
 void destination_answer_set(struct destination_answer *answer, enum destination_verdict verdict,
-                            const char *format, ...)
+                            const char *said, size_t len, const char *format, ...)
 {
     va_list args;
-    size_t len;
 
     answer->verdict = verdict;
     va_start(args, format);
-    vsnprintf(answer->text, sizeof(answer->text), format, args);
+    vsnprintf(answer->text, sizeof(answer->text) / 2, format, args);
     va_end(args);
-    len = strlen(answer->text);
-    while (len > 0 && (unsigned char) answer->text[len - 1] <= ' ')
-        answer->text[--len] = '\0';
-    for (char *p = answer->text; *p != '\0'; p++)
-        if ((unsigned char) *p < ' ' || *p == 0x7F)
-            *p = ' ';
-    /* Cut in the middle of a character? */
-    if (len + 1 == sizeof(answer->text))
-        for (; len > 0 && ((unsigned char) answer->text[len - 1] & 0x80) != 0; len--)
-            answer->text[len - 1] = '\0';
+    answer->own_len = (int) strlen(answer->text);
+    if (len > 0)
+        add_said(answer, said, len);
 }

@@ -30,7 +30,7 @@ struct destination_parcel {
     const char *feed, *epoch;
     int64_t batch;   /* of the ledger: the window's last, which is the same after a crash; 0: keys
                         that are sent outside of windows */
-    int64_t version; /* … and as of the snapshot of the documents: a higher one is newer */
+    int64_t version; /* … and as of the snapshot of all its documents: a higher one is newer */
     int count;
     struct document *const *documents;
     char key[DESTINATION_KEY_SIZE]; /* idempotency: from epoch, batch, the keys and what is sent */
@@ -45,8 +45,10 @@ enum destination_verdict {
 
 struct destination_answer {
     enum destination_verdict verdict;
-    int64_t retry_after_us;             /* asked for by the receiver; 0: not */
-    char text[DESTINATION_ANSWER_SIZE]; /* for people: "HTTP 422: name is missing"; one line */
+    int64_t retry_after_us; /* asked for by the receiver; 0: not */
+    char text
+        [DESTINATION_ANSWER_SIZE]; /* for people: "HTTP 422: name is missing"; one line, UTF-8 */
+    int own_len;                   /* so much of it are our words; the rest is the receiver's */
 };
 
 struct destination_options {
@@ -83,9 +85,11 @@ void destination_document_key(const struct destination_parcel *parcel,
                               const struct document *document,
                               char ret_key[static DESTINATION_KEY_SIZE]);
 
-/* An answer: control characters become spaces, and it is cut to its size. */
+/* An answer: our words by format, and what the receiver said, len bytes of anything (may be NULL).
+ * Control characters become spaces, what is not UTF-8 question marks, and it is cut to its size. */
 void destination_answer_set(struct destination_answer *answer, enum destination_verdict verdict,
-                            const char *format, ...) __attribute__((format(printf, 3, 4)));
+                            const char *said, size_t len, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
 
 extern const struct destination_ops destination_http;
 extern const struct destination_ops destination_command;

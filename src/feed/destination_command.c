@@ -23,7 +23,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define TRY_AGAIN 75 /* sysexits.h */
+#define TRY_AGAIN 75  /* sysexits.h */
+#define NOT_FOUND 127 /* posix_spawn's own, where exec failed */
 #define TURN_MS   50
 #define ENDING_MS 2 /* its pipes are closed: it is about to end */
 #define NVALUES   6
@@ -238,22 +239,22 @@ static int attend(const struct command *command, struct child *child, const stru
 static void judge(const struct command *command, const struct child *child, int status,
                   struct destination_answer *answer)
 {
-    const int len = (int) child->tail_len;
     const char *name = command->feed->destination.command[0];
+    const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
-        destination_answer_set(answer, DESTINATION_ACCEPTED, "exit 0");
-    else if (WIFEXITED(status) && WEXITSTATUS(status) == 127 && len == 0)
-        destination_answer_set(answer, DESTINATION_AWAY, "%s cannot be run", name);
-    else if (WIFEXITED(status))
-        destination_answer_set(
-            answer, WEXITSTATUS(status) == TRY_AGAIN ? DESTINATION_AWAY : DESTINATION_REFUSED,
-            "exit %d%s%.*s", WEXITSTATUS(status), len > 0 ? ": " : "", len, child->tail);
+    if (code == 0)
+        destination_answer_set(answer, DESTINATION_ACCEPTED, NULL, 0, "exit 0");
+    else if (code == NOT_FOUND && child->tail_len == 0)
+        destination_answer_set(answer, DESTINATION_AWAY, NULL, 0, "%s cannot be run", name);
+    else if (code > 0)
+        destination_answer_set(answer, code == TRY_AGAIN ? DESTINATION_AWAY : DESTINATION_REFUSED,
+                               child->tail, child->tail_len, "exit %d", code);
     else if (child->is_killed)
-        destination_answer_set(answer, DESTINATION_DOUBTFUL, "%s did not end in time", name);
+        destination_answer_set(answer, DESTINATION_DOUBTFUL, NULL, 0, "%s did not end in time",
+                               name);
     else
-        destination_answer_set(answer, DESTINATION_DOUBTFUL, "%s: ended by signal %d", name,
-                               WTERMSIG(status));
+        destination_answer_set(answer, DESTINATION_DOUBTFUL, NULL, 0, "%s: ended by signal %d",
+                               name, WTERMSIG(status));
 }
 
 static bool run_command(void *self, const struct destination_parcel *parcel,
@@ -271,7 +272,7 @@ static bool run_command(void *self, const struct destination_parcel *parcel,
         buf_add_char(&input, '\n');
     }
     if (!start(command, parcel, &child, &failure)) {
-        destination_answer_set(ret_answer, DESTINATION_AWAY, "%s", failure.message);
+        destination_answer_set(ret_answer, DESTINATION_AWAY, NULL, 0, "%s", failure.message);
         return true;
     }
     status = attend(command, &child, &input);

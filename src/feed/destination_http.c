@@ -50,7 +50,7 @@ static void curl_once(void)
 static size_t take_answer(char *data, size_t size, size_t count, void *arg)
 {
     struct http *http = arg;
-    const size_t room = sizeof(http->answer) - 1 - http->answer_len;
+    const size_t room = sizeof(http->answer) - http->answer_len;
     const size_t len = size * count, taken = len < room ? len : room;
 
     memcpy(http->answer + http->answer_len, data, taken);
@@ -126,12 +126,11 @@ static void judge(struct http *http, CURLcode code, struct destination_answer *a
             curl_easy_getinfo(http->curl, CURLINFO_CONNECT_TIME, &connected_s);
         if (code == CURLE_OPERATION_TIMEDOUT && connected_s == 0)
             verdict = DESTINATION_AWAY;
-        destination_answer_set(answer, verdict, "%s", curl_easy_strerror(code));
+        destination_answer_set(answer, verdict, NULL, 0, "%s", curl_easy_strerror(code));
         return;
     }
-    http->answer[http->answer_len] = '\0';
-    destination_answer_set(answer, verdict_of(status), "HTTP %ld%s%s", status,
-                           http->answer_len > 0 ? ": " : "", http->answer);
+    destination_answer_set(answer, verdict_of(status), http->answer, http->answer_len, "HTTP %ld",
+                           status);
     curl_easy_getinfo(http->curl, CURLINFO_RETRY_AFTER, &retry_after_s);
     if (retry_after_s > 0 && answer->verdict == DESTINATION_AWAY)
         answer->retry_after_us = retry_after_s > MAX_RETRY_AFTER / 1000000
@@ -403,7 +402,7 @@ static bool send_request(void *self, const struct destination_parcel *parcel,
     make_body(http, parcel, &body);
     if (!make_headers(http, parcel, &body, &headers, &failure)) {
         /* A token that is being renewed comes back. */
-        destination_answer_set(ret_answer, DESTINATION_AWAY, "%s", failure.message);
+        destination_answer_set(ret_answer, DESTINATION_AWAY, NULL, 0, "%s", failure.message);
         curl_slist_free_all(headers);
         return true;
     }

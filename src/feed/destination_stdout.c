@@ -31,7 +31,7 @@ static bool send_lines(void *self, const struct destination_parcel *parcel,
     }
     if (fflush(out) != 0 || ferror(out))
         return error_set(err, ERROR_FAILED, "writing to standard output: %s", strerror(errno));
-    destination_answer_set(ret_answer, DESTINATION_ACCEPTED, "written");
+    destination_answer_set(ret_answer, DESTINATION_ACCEPTED, NULL, 0, "written");
     return true;
 }
 

@@ -4,7 +4,8 @@
  * that it was sent: exactly once.  Whoever reads it deletes what is done, in the order of id.
  *
  * The table is made where it is missing.  A row that it does not take (a trigger, a constraint of
- * somebody's) is REFUSED.
+ * somebody's) is REFUSED.  Anything else that is in the way (the table is gone, a right, a lock, a full
+ * disk) is no document's fault: the step fails as a whole, and the feed is opened anew.
  */
 #include "feed/destination.h"
 
@@ -13,6 +14,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct outbox {
     struct pg *mirror;
@@ -93,6 +95,12 @@ static bool insert_rows(struct outbox *outbox, const struct destination_parcel *
     return is_ok;
 }
 
+/* A value, a constraint, or what a trigger raises. */
+static bool is_of_row(const struct error *failure)
+{
+    return failure->kind == ERROR_DATA || strncmp(failure->sqlstate, "P0", 2) == 0;
+}
+
 static bool send_rows(void *self, const struct destination_parcel *parcel,
                       struct destination_answer *ret_answer, struct error *err)
 {
@@ -102,15 +110,15 @@ static bool send_rows(void *self, const struct destination_parcel *parcel,
     if (!pg_exec(outbox->mirror, "savepoint tailwater_send", err))
         return false;
     if (insert_rows(outbox, parcel, &failure)) {
-        destination_answer_set(ret_answer, DESTINATION_ACCEPTED, "inserted");
+        destination_answer_set(ret_answer, DESTINATION_ACCEPTED, NULL, 0, "inserted");
         return pg_exec(outbox->mirror, "release savepoint tailwater_send", err);
     }
-    if (pg_is_broken(outbox->mirror)) {
+    if (pg_is_broken(outbox->mirror) || !is_of_row(&failure)) {
         *err = failure;
-        return false;
+        return error_wrap(err, "writing to the table of feed %s", parcel->feed);
     }
-    destination_answer_set(ret_answer, DESTINATION_REFUSED, "%s (SQLSTATE %s)", failure.message,
-                           failure.sqlstate);
+    destination_answer_set(ret_answer, DESTINATION_REFUSED, failure.message,
+                           strlen(failure.message), "SQLSTATE %s", failure.sqlstate);
     return pg_exec(outbox->mirror,
                    "rollback to savepoint tailwater_send; release savepoint tailwater_send", err);
 }

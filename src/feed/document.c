@@ -158,7 +158,9 @@ struct reading {
     struct pg *mirror;
     const char *pipeline;
     struct arena *arena;
-    int64_t *batch;
+    const char *sql;
+    bool
+        is_state; /* it says what is so, and its snapshot is the documents'; not: what is to be said */
 };
 
 /* A column of type json keeps the line ends it was written with; inside of its strings there are
@@ -187,29 +189,32 @@ static void take_document(struct document *document, struct arena *arena, const 
 }
 
 /* One statement for all of them. */
-static bool ask(const struct reading *reading, const char *sql, struct document **documents,
-                int count, struct error *err)
+static bool ask(const struct reading *reading, struct document **documents, int count,
+                struct error *err)
 {
     _cleanup_buf_ struct buf keys = {0};
     _cleanup_free_ const char **texts = memory_alloc(sizeof(*texts) * (size_t) count);
     _cleanup_result_ struct pg_result *rows = NULL;
     const char *params[2] = {NULL, reading->pipeline};
+    int64_t version = 0;
 
     for (int i = 0; i < count; i++)
         texts[i] = documents[i]->key;
     document_add_array(&keys, texts, count);
     params[0] = buf_text(&keys);
-    if (!pg_query(reading->mirror, sql, 2, params, &rows, err))
+    if (!pg_query(reading->mirror, reading->sql, 2, params, &rows, err))
         return false;
     for (int row = 0; row < pg_rows(rows); row++) {
         const int64_t n = pg_int(rows, row, 1);
 
         if (n == 0)
-            *reading->batch = pg_int(rows, row, 0);
+            version = pg_int(rows, row, 0);
         else if (n >= 1 && n <= count && documents[n - 1]->fault == NULL)
             take_document(documents[n - 1], reading->arena, pg_text(rows, row, 2),
                           (size_t) pg_text_len(rows, row, 2));
     }
+    for (int i = 0; i < count && reading->is_state; i++)
+        documents[i]->version = version;
     return true;
 }
 
@@ -225,8 +230,8 @@ static bool is_of_data(const struct error *err)
 }
 
 /* Asks for all, and where data are in the way for each half, until the keys at fault are alone. */
-static bool ask_halving(const struct reading *reading, const char *sql, struct document **documents,
-                        int count, struct error *err)
+static bool ask_halving(const struct reading *reading, struct document **documents, int count,
+                        struct error *err)
 {
     struct error failure;
 
@@ -234,7 +239,7 @@ static bool ask_halving(const struct reading *reading, const char *sql, struct d
         return true;
     if (!pg_exec(reading->mirror, "savepoint tailwater_read", err))
         return false;
-    if (ask(reading, sql, documents, count, &failure))
+    if (ask(reading, documents, count, &failure))
         return pg_exec(reading->mirror, "release savepoint tailwater_read", err);
     if (!is_of_data(&failure)) {
         *err = failure;
@@ -248,15 +253,16 @@ static bool ask_halving(const struct reading *reading, const char *sql, struct d
                                            failure.message, failure.sqlstate);
         return true;
     }
-    return ask_halving(reading, sql, documents, count / 2, err) &&
-           ask_halving(reading, sql, documents + count / 2, count - count / 2, err);
+    return ask_halving(reading, documents, count / 2, err) &&
+           ask_halving(reading, documents + count / 2, count - count / 2, err);
 }
 
 bool document_read(struct pg *mirror, const struct document_query *query, const char *pipeline,
                    const char *const *keys, int count, struct arena *arena,
-                   struct document *ret_documents, int64_t *ret_batch, struct error *err)
+                   struct document *ret_documents, struct error *err)
 {
-    const struct reading reading = {mirror, pipeline, arena, ret_batch};
+    const struct reading reading = {mirror, pipeline, arena, query->read, true};
+    const struct reading vanished = {mirror, pipeline, arena, query->vanished, false};
     _cleanup_free_ struct document **asked = memory_alloc(sizeof(*asked) * (size_t) (count + 1));
     int nvanished = 0;
 
@@ -264,7 +270,7 @@ bool document_read(struct pg *mirror, const struct document_query *query, const 
         ret_documents[i] = (struct document){.key = keys[i]};
         asked[i] = &ret_documents[i];
     }
-    if (!ask_halving(&reading, query->read, asked, count, err))
+    if (!ask_halving(&reading, asked, count, err))
         return false;
     for (int i = 0; i < count; i++) {
         struct document *document = &ret_documents[i];
@@ -273,7 +279,7 @@ bool document_read(struct pg *mirror, const struct document_query *query, const 
         if (document->is_vanished)
             asked[nvanished++] = document;
     }
-    return query->vanished == NULL || ask_halving(&reading, query->vanished, asked, nvanished, err);
+    return query->vanished == NULL || ask_halving(&vanished, asked, nvanished, err);
 }
 
 /* "  ->  Seq Scan on mirror_public.orders o": a table, as the verbose plan names it. */

@@ -20,7 +20,9 @@ struct document {
     size_t len;
     bool is_vanished;  /* the query has no row for it; json says so, where anything is to be said */
     const char *fault; /* there is no document: why; NULL otherwise */
+    int64_t version;   /* the ledger's number as of the snapshot it was read under */
     const char *asked_at; /* since when it is asked for outside of windows; NULL: it is not */
+    int64_t since;        /* the ledger's number when it was begun to send this document */
     char hash[DOCUMENT_HASH_SIZE]; /* SHA-256 of json, in hex */
 };
 
@@ -43,14 +45,14 @@ bool document_query_make(const struct config *config, const struct config_feed *
 const char *document_definition_hash(const struct config_feed *feed, struct arena *arena);
 
 /*
- * The documents of count keys, in their order, from arena; *ret_batch is the ledger's number as of
- * the snapshot they were read under.  Where the query fails with an error of data, it is asked for
- * fewer keys, down to the ones at fault: these have a fault.  Inside a transaction: savepoints are
+ * The documents of count keys, in their order, from arena.  Where the query fails with an error of
+ * data, it is asked for fewer keys, down to the ones at fault: these have a fault.  So documents may
+ * be of several snapshots, each has the version of its own.  Inside a transaction: savepoints are
  * used.
  */
 bool document_read(struct pg *mirror, const struct document_query *query, const char *pipeline,
                    const char *const *keys, int count, struct arena *arena,
-                   struct document *ret_documents, int64_t *ret_batch, struct error *err);
+                   struct document *ret_documents, struct error *err);
 
 /* Would the query, asked for a few keys, read a large table whole?  *ret_table is its name, from arena;
  * NULL: no. */

@@ -41,7 +41,7 @@ struct feed_outcome {
     int64_t lag_us;       /* age of the oldest change that was looked at; 0: there was none */
     bool has_been_paused; /* by this step */
     bool is_lingering;    /* idle, but a window may be waiting for linger's end */
-    char text[1024];
+    char text[1024];      /* for the log: without the receiver's words, but for log.values */
 };
 
 /* Connects, makes what is missing in the control schema, takes the feed's lock (ERROR_BUSY where

@@ -324,6 +324,10 @@ static const struct refusal {
      "t.yaml:1:42: feeds{}.max_rate: \"10\" is not so many requests in a time"},
     {FEED("{fact: c, query: q, destination: {url: 'http://a', headers: {A: \"b\\nc\"}}}"),
      "t.yaml:1:76: feeds{}.destination.headers: a header is one line"},
+    {FEED("{fact: c, query: q, destination: {url: 'http://a', bearer: \"a\\nX: b\"}}"),
+     "t.yaml:1:71: feeds{}.destination.bearer: has to be one line"},
+    {FEED("{fact: c, query: q, destination: {url: 'http://a', hmac: {secret: s, header: 'a b'}}}"),
+     "t.yaml:1:89: feeds{}.destination.hmac.header: \"a b\" is not the name of a header"},
 
     /* the environment */
     {"pipeline: ${TAILWATER_NOT_SET}\n",

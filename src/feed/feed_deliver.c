@@ -1,0 +1,235 @@
+/*
+ * Sending a slice: one request after the other, in halves where a document is at fault.
+ *
+ * **Who is to blame?**  REFUSED is about the documents.  AWAY is about the receiver: everything waits,
+ * nothing is skipped.  DOUBTFUL may be either.  The same parcel is tried again, and after
+ * retry.attempts times in halves, at once: a document that stands alone in doubt then, while others are
+ * accepted, is taken to be at fault; but at most MAX_BLAMED of them without another one being
+ * accepted in between: after that it is the receiver.  So neither can a poisonous document stop the
+ * feed, nor a broken receiver turn documents into dead letters.
+ *
+ * The count belongs to the parcel: what the receiver accepts of other windows, or of feed_todo, does
+ * not clear it, or a document in doubt would hold up its window for as long as there is traffic.
+ *
+ * Documents that were at fault before come apart from the others.  When these are in doubt once more
+ * nobody waits for them: they are blamed, or postponed where it may be the receiver.
+ *
+ * **Not too old.**  Documents leave within a few seconds of being read: what has not had its turn by
+ * then (a low max_rate, a slow receiver) is read anew.  Before each further request the connection
+ * to the mirror, and so the feed's lock, is looked at: whoever has lost it must not send what is
+ * older than what its successor sends.
+ */
+#include "feed/feed_internal.h"
+
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/memory.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_BLAMED 3
+#define OLDEST_US  5000000
+
+/* A request with changes of that age leaves now. */
+static void note_latency(struct feed *feed, struct slice *slice)
+{
+    if (slice->committed_us == 0)
+        return;
+    feed->latencies[feed->next_latency] = (double) (clock_now_us() - slice->committed_us) / 1000.0;
+    feed->next_latency = (feed->next_latency + 1) % FEED_NLATENCIES;
+    if (feed->nlatencies < FEED_NLATENCIES)
+        feed->nlatencies++;
+    slice->committed_us = 0; /* the first request of a window is what is measured */
+}
+
+bool feed_deliver_wait(struct feed *feed, struct error *err)
+{
+    int64_t left_us;
+    bool is_told;
+
+    while (!*feed->options->stop && (left_us = feed->next_request_us - clock_tick_us()) > 0)
+        if (!pg_wait_notify(feed->mirror, (int) (left_us / 1000) + 1, feed->options->wake_fd,
+                            &is_told, err))
+            return false;
+    return true;
+}
+
+/* The slice's next request may leave; or the slice is cut. */
+static bool take_turn(struct feed *feed, struct slice *slice, struct error *err)
+{
+    if (!feed_deliver_wait(feed, err))
+        return false;
+    if (slice->requests > 0 && !feed->ops->is_in_mirror) {
+        if (!pg_exec(feed->mirror, "select", err))
+            return error_wrap(err, "looking after the lock");
+        slice->is_cut = clock_tick_us() - slice->read_us > OLDEST_US;
+    }
+    slice->is_cut |= *feed->options->stop;
+    if (!slice->is_cut && feed->config->interval_us > 0)
+        feed->next_request_us = clock_tick_us() + feed->config->interval_us;
+    return true;
+}
+
+static void make_key(const struct slice *slice, const char *epoch,
+                     struct destination_parcel *parcel)
+{
+    _cleanup_buf_ struct buf text = {0};
+    char digest[33];
+
+    for (int i = 0; i < parcel->count; i++)
+        destination_add_identity(parcel, parcel->documents[i], &text);
+    document_digest(buf_text(&text), text.len, digest, sizeof(digest));
+    snprintf(parcel->key, sizeof(parcel->key), "%s-%" PRId64 "-%s", epoch, slice->batch, digest);
+}
+
+static bool send_parcel(struct feed *feed, struct slice *slice, struct document **documents,
+                        int count, struct error *err)
+{
+    struct destination_parcel parcel = {.feed = feed->config->name,
+                                        .epoch = feed->epoch,
+                                        .batch = slice->batch,
+                                        .version = documents[0]->version,
+                                        .count = count,
+                                        .documents = documents};
+
+    make_key(slice, feed->epoch, &parcel);
+    slice->answer = (struct destination_answer){0};
+    note_latency(feed, slice);
+    slice->requests++;
+    return feed->ops->send(feed->destination, &parcel, &slice->answer, err) &&
+           FAULT(feed_after_answer, err);
+}
+
+/* ---- what the answer means ---- */
+
+static void set_fate(struct feed *feed, struct slice *slice, const struct document *document,
+                     enum fate fate)
+{
+    slice->fates[document - slice->documents] = fate;
+    if (fate != FATE_ACCEPTED)
+        slice->answers[document - slice->documents] = arena_strdup(&feed->slice,
+                                                                   slice->answer.text);
+}
+
+static bool has_key(struct document *const *documents, int count, const char *key)
+{
+    for (int i = 0; i < count && key != NULL; i++)
+        if (strcmp(documents[i]->key, key) == 0)
+            return true;
+    return false;
+}
+
+static void take_accepted(struct feed *feed, struct slice *slice, struct document *const *documents,
+                          int count)
+{
+    struct doubt *doubt = &feed->doubts[slice->is_todo];
+
+    for (int i = 0; i < count; i++)
+        set_fate(feed, slice, documents[i], FATE_ACCEPTED);
+    if (!slice->is_halving && has_key(documents, count, doubt->key))
+        doubt->count = 0;
+    feed->nblamed = 0;
+    feed->retry_us = 0;
+}
+
+/* Has this parcel been in doubt often enough? */
+static bool is_doubted_enough(struct feed *feed, struct slice *slice,
+                              struct document *const *documents, int count)
+{
+    struct doubt *doubt = &feed->doubts[slice->is_todo];
+
+    if (!has_key(documents, count, doubt->key)) {
+        free(doubt->key);
+        doubt->key = memory_strdup(documents[0]->key);
+        doubt->count = 0;
+    }
+    return ++doubt->count >= feed->config->retry.attempts;
+}
+
+/* No answer, or one that says nothing: may it be these documents? Where it may be the receiver,
+ * that is noted in the slice. */
+static bool is_blamed(struct feed *feed, struct slice *slice, struct document *const *documents,
+                      int count)
+{
+    if (!slice->is_again && !slice->is_halving &&
+        !is_doubted_enough(feed, slice, documents, count)) {
+        slice->is_blocked = true;
+        return false;
+    }
+    slice->is_halving = true;
+    if (count > 1)
+        return true;
+    if (feed->nblamed < MAX_BLAMED) {
+        feed->nblamed++;
+        return true;
+    }
+    slice->is_blocked = !slice->is_again;
+    slice->is_cut = slice->is_again;
+    for (int i = 0; i < slice->nwanted && slice->is_again; i++)
+        if (slice->fates[slice->wanted[i] - slice->documents] == FATE_WANTED)
+            set_fate(feed, slice, slice->wanted[i], FATE_POSTPONED);
+    return false;
+}
+
+/* Sends documents[0…count-1], in halves where one of them is at fault. */
+static bool deliver(struct feed *feed, struct slice *slice, struct document **documents, int count,
+                    struct error *err)
+{
+    const int half = count / 2;
+
+    if (slice->is_blocked || slice->is_cut)
+        return true;
+    if (!take_turn(feed, slice, err))
+        return false;
+    if (slice->is_cut)
+        return true;
+    if (!send_parcel(feed, slice, documents, count, err))
+        return false;
+    switch (slice->answer.verdict) {
+    case DESTINATION_ACCEPTED:
+        take_accepted(feed, slice, documents, count);
+        return true;
+    case DESTINATION_AWAY:
+        slice->is_blocked = true;
+        return true;
+    case DESTINATION_DOUBTFUL:
+        /* Because we have been told to stop? */
+        slice->is_cut = *feed->options->stop;
+        if (slice->is_cut || !is_blamed(feed, slice, documents, count))
+            return true;
+        break;
+    case DESTINATION_REFUSED:
+        break;
+    }
+    if (count == 1) {
+        set_fate(feed, slice, documents[0], FATE_FAILED);
+        return true;
+    }
+    return deliver(feed, slice, documents, half, err) &&
+           deliver(feed, slice, documents + half, count - half, err);
+}
+
+bool feed_deliver_slice(struct feed *feed, struct slice *slice, struct error *err)
+{
+    const int max = destination_max_documents(feed->config);
+
+    for (int at = 0, count; at < slice->nwanted; at += count) {
+        struct document **documents = slice->wanted + at;
+
+        slice->is_halving = false;
+        /* A request has one version. */
+        for (count = 1; count < max && at + count < slice->nwanted; count++)
+            if (documents[count]->version != documents[0]->version)
+                break;
+        if (!deliver(feed, slice, documents, count, err))
+            return false;
+        if (slice->is_blocked || slice->is_cut)
+            break;
+        if (slice->is_halving)
+            feed->doubts[slice->is_todo].count = 0;
+    }
+    return true;
+}

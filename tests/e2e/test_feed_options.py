@@ -1,0 +1,437 @@
+"""What a feed's declaration may say, one test for each thing that a receiver or an operator would notice."""
+
+import base64
+import gzip
+import hashlib
+import hmac
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+
+from lib import wait
+from lib.cluster import REPLICATOR
+from lib.receiver import Receiver
+from lib.shop import lines
+
+AWAY = {"attempts": 3, "first": "20ms", "longest": "50ms"}
+
+
+def certificate(folder, name, host):
+    """A certificate of its own for a host, and its key."""
+    files = [os.path.join(folder, f"{name}.{kind}") for kind in ("crt", "key")]
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                    "-days", "2", "-subj", f"/CN={name}", "-addext", f"subjectAltName={host}", "-out", files[0],
+                    "-keyout", files[1]], check=True, capture_output=True)
+    return files
+
+
+def is_refused(shop, name, reason):
+    """By a run that ends by itself: nobody is there."""
+    result = shop.pipeline.verb("feed", "run", name, "--until", "now")
+    assert result.code == 75 and "has taken nothing" in result.text and reason in shop.status(name)["reason"], repr(result)
+    return True
+
+
+def test_tls(shop, tmp_path):
+    """A certificate is verified, with the name in it; against a file of one's own where that is named."""
+    shop.pipeline.keys["source"] = {"start_timeout": "1s"}
+    right, wrong = certificate(tmp_path, "right", "IP:127.0.0.1"), certificate(tmp_path, "wrong", "DNS:crm.example")
+    for number, (files, more, reason) in enumerate([
+            (right, {}, "SSL peer certificate"), (right, {"ca_file": right[0]}, None),
+            (wrong, {"ca_file": wrong[0]}, "SSL peer certificate"), (right, {"ca_file": wrong[0]}, "SSL peer certificate"),
+            (wrong, {"verify": False}, None), (wrong, {"ca_file": str(tmp_path / "none")}, "CA cert")]):
+        receiver, name = Receiver(tls=files), f"crm{number}"
+        shop.feed({"url": receiver.url, **more}, name, retry=AWAY)
+        if reason:
+            assert is_refused(shop, name, reason) and receiver.requests == []
+        else:
+            shop.run(name)
+            assert receiver.table == shop.documents() and receiver.wrong == []
+        receiver.stop()
+
+
+def test_credentials(shop, receiver, tmp_path, monkeypatch):
+    """From the environment, from a file that is renewed meanwhile, a user's with a password; and nobody else sees them."""
+    shop.pipeline.keys["source"] = {"start_timeout": "1s"}
+    monkeypatch.setenv("CRM_TOKEN", "token-1")
+    monkeypatch.setenv("CRM_PASSWORD", "pass:word-2")
+    file = tmp_path / "token"
+    shop.feed({"url": receiver.url, "bearer": "${CRM_TOKEN}"}, "of_environment")
+    shop.feed({"url": receiver.url, "bearer_file": str(file)}, "of_file", retry=AWAY)
+    shop.feed({"url": receiver.url, "basic": "crm:${CRM_PASSWORD}"}, "of_user")
+
+    def sent():
+        return receiver.requests[-1]["headers"]["Authorization"]
+
+    shop.run("of_environment")
+    assert sent() == "Bearer token-1" and len(receiver.requests) == 1
+    assert is_refused(shop, "of_file", f"bearer_file {file}: No such file") and len(receiver.requests) == 1
+    file.write_text("token-3\nand more\n")
+    shop.run("of_file")
+    assert sent() == "Bearer token-3" and len(receiver.requests) == 2
+    process = shop.start("of_file")
+    file.write_text("token-4")
+    shop.change("update customers set name = 'x' where id = 1")
+    wait.until(lambda: len(receiver.requests) == 3, "the change")
+    assert sent() == "Bearer token-4"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    shop.run("of_user")
+    assert sent() == "Basic " + base64.b64encode(b"crm:pass:word-2").decode()
+    said = shop.pipeline.log + str(shop.mirror.sql("select f, t from tailwater.feed f left join tailwater.feed_todo t on true"))
+    assert not any(secret in said for secret in ("token-1", "token-3", "token-4", "word-2", "crm:"))
+
+
+def test_bodies(shop, receiver):
+    """An array, one document, lines; an envelope around one; compressed, signed, with another method and type; over one
+    connection."""
+    url = receiver.url
+
+    def in_order(documents):
+        return sorted(documents, key=lambda d: d["id"])
+
+    def run(name, to, **more):
+        count = len(receiver.requests)
+        shop.feed({"url": url, **to}, name, query="select id, name from customers where id <= 3", **more)
+        shop.run(name)
+        return receiver.requests[count:]
+
+    three = [{"id": i, "name": f"c{i}"} for i in (1, 2, 3)]
+    request, = run("in_array", {})
+    assert in_order(json.loads(request["raw"])) == three and request["headers"]["Content-Type"] == "application/json"
+    assert request["method"] == "POST" and request["headers"]["Content-Encoding"] is None
+    before = receiver.connections
+    found = run("one_by_one", {"body": "one", "method": "PUT"})
+    assert in_order(json.loads(r["raw"]) for r in found) == three and {r["method"] for r in found} == {"PUT"}
+    assert receiver.connections == before + 1
+    request, = run("by_line", {"body": "lines", "gzip": True, "method": "PATCH"})
+    assert in_order(lines(gzip.decompress(request["raw"]).decode())) == three and request["method"] == "PATCH"
+    assert request["headers"]["Content-Type"] == "application/x-ndjson"
+    assert request["headers"]["Content-Encoding"] == "gzip" and gzip.decompress(request["raw"])[-1:] == b"\n"
+    found = run("in_envelope", {"body": "one", "envelope": '{"inputs": [{document}], "of": {feed}, "v": {version}}',
+                                "headers": {"Content-Type": "application/vnd.crm+json", "X-A": "b"},
+                                "hmac": {"secret": "s", "header": "X-Hub-Signature-256"}})
+    assert in_order(r["parsed"]["inputs"][0] for r in found) == three
+    for request in found:
+        headers, parsed = request["headers"], request["parsed"]
+        assert parsed["of"] == "in_envelope" and str(parsed["v"]) == headers["Tailwater-Version"]
+        assert headers.get_all("Content-Type") == ["application/vnd.crm+json"] and headers["X-A"] == "b"
+        assert headers["X-Hub-Signature-256"] == "sha256=" + hmac.new(b"s", request["raw"], hashlib.sha256).hexdigest()
+    request, = run("in_batch", {"envelope": '{"inputs": {documents}}'})
+    assert list(request["parsed"]) == ["inputs"] and in_order(request["parsed"]["inputs"]) == three
+
+
+def test_retry_after(shop, receiver):
+    """The receiver says when; without that it would have been asked again long before."""
+    moments = [(429, "slow", {"Retry-After": "2"}), (503, "back soon", {}), None]
+    receiver.behave = lambda number, documents: moments[min(number, 3) - 1]
+    shop.feed({"url": receiver.url}, retry={"attempts": 1, "first": "20ms", "longest": "50ms"})
+    shop.run()
+    asked = [r["at"] for r in receiver.requests]
+    assert len(asked) == 3 and asked[1] - asked[0] >= 1.9 and asked[2] - asked[1] < 1.9
+    assert receiver.table == shop.documents() and shop.status()["refused"] == 0
+
+
+def test_max_rate(shop, receiver):
+    """So many requests in a time and no more, across windows too; a stop in between loses nothing of what was accepted."""
+    shop.feed({"url": receiver.url, "body": "one"}, max_rate="5/s")
+    process = shop.start()
+    wait.until(lambda: len(receiver.requests) >= 4, "four of twenty")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    assert shop.status()["sent"] == len(receiver.requests) < 20
+    shop.change("update customers set name = 'x' where id = 20")
+    shop.run()
+    asked = [r["at"] for r in receiver.requests]
+    # The process began anew once, and a clock is a little finer than another.
+    gaps = sorted(b - a for a, b in zip(asked, asked[1:]))
+    assert gaps[1] > 0.19 and len(asked) == 20 and receiver.table == shop.documents()
+
+
+def test_slow_receivers_get_what_is_new(shop, receiver):
+    """Documents that have waited for their turn are read anew: no request carries what is older than some seconds."""
+    receiver.behave = lambda number, documents: time.sleep(0.7)
+    shop.feed({"url": receiver.url, "body": "one"})
+    shop.start()
+    wait.until(lambda: receiver.requests, "the first")
+    shop.source.sql("update customers set name = 'new' where id = 20")
+    wait.until(lambda: receiver.table.get(20), "the last", 40)
+    assert receiver.table[20]["name"] == "new" and len(receiver.requests) <= 20
+
+
+def test_linger(shop, receiver):
+    """A hot key is sent once in a while, with what it is then; other feeds do not wait for that."""
+    shop.feed({"url": receiver.url}, linger="2s")
+    shop.feed({"url": receiver.url + "/quick"}, "quick")
+    shop.run()
+    shop.run("quick")
+    count = len(receiver.requests)
+    shop.start()
+    shop.start("quick")
+    for i in range(20):
+        shop.change(f"update customers set name = 'n{i}' where id = 1")
+    wait.until(lambda: receiver.table == shop.documents() and shop.status()["state"] == shop.status("quick")["state"] ==
+               "up to date", "all of it")
+    asked = {name: [r["at"] for r in receiver.requests[count:] if r["headers"]["Tailwater-Feed"] == name]
+             for name in ("crm", "quick")}
+    assert all(b - a > 1.9 for a, b in zip(asked["crm"], asked["crm"][1:]))
+    assert len(asked["quick"]) > len(asked["crm"]) and len(asked["crm"]) < 10
+
+
+def test_max_staleness(shop, receiver):
+    """What waits longer than it should is said, once."""
+    shop.feed({"url": receiver.url}, max_staleness="1s", retry=AWAY)
+    shop.run()
+    receiver.behave = lambda number, documents: 503
+    shop.start()
+    shop.change("update customers set name = 'x' where id = 1")
+    wait.until(lambda: "feed_late" in shop.pipeline.log, "it is said")
+    receiver.behave = lambda number, documents: None
+    shop.wait_until_sent()
+    assert shop.pipeline.log.count("feed_late") == 1
+
+
+def test_start_now_and_a_query_for_what_vanished(shop, receiver):
+    """Others have filled the receiver: it gets what changes from here on, and is told of every key that is gone."""
+    shop.feed({"url": receiver.url}, start="now", query="select id, name from customers where name <> 'hidden'",
+              vanished="select k.id, true as _deleted, 'gone ' || k.id as reason from {keys} k")
+    shop.run()
+    assert receiver.requests == []
+    shop.change("update customers set name = 'x' where id = 1", "delete from customers where id = 2",
+                "update customers set name = 'hidden' where id = 3")
+    shop.run()
+    assert sorted(receiver.documents, key=lambda d: d["id"]) == [
+        {"id": 1, "name": "x"}, {"id": 2, "_deleted": True, "reason": "gone 2"}, {"id": 3, "_deleted": True, "reason": "gone 3"}]
+
+
+def test_vanished_keys_of_which_nobody_is_told(shop, receiver):
+    shop.feed({"url": receiver.url}, query="select id, name from customers where name <> 'hidden'", vanished="nothing")
+    shop.run()
+    count = len(receiver.requests)
+    shop.change("update customers set name = 'hidden' where id = 3", "delete from customers where id = 4")
+    shop.run()
+    assert len(receiver.requests) == count
+    shop.change("update customers set name = 'c3' where id = 3")
+    shop.run()
+    assert receiver.requests[-1]["documents"] == [{"id": 3, "name": "c3"}], "as it was, and yet it has been gone"
+
+
+@pytest.fixture
+def outbox(shop):
+    shop.mirror.sql(f"create schema outbox authorization {REPLICATOR}")
+    return lambda: shop.mirror.sql("select key, is_vanished, document, idempotency_key from outbox.crm order by id")
+
+
+def test_a_table(shop, outbox):
+    """Each document once, whatever dies; what a row is refused for is its dead letter, what is anybody's fault is not."""
+    shop.feed({"table": "outbox.crm"}, retry={"attempts": 1, "first": "20ms", "longest": "1s"})
+    for point in ("feed_before_commit", "feed_after_answer"):
+        process = shop.start(env={"TAILWATER_FAULT": f"{point}=kill"})
+        assert process.wait(30) == -signal.SIGKILL
+    shop.run()
+    assert [row[0] for row in sorted(outbox(), key=lambda row: int(row[0][0]))] == [[str(i)] for i in range(1, 21)]
+    assert {row[2]["id"]: row[2] for row in outbox()} == shop.documents()
+    shop.mirror.sql("alter table outbox.crm add check (document ->> 'name' is distinct from 'bad')", user=REPLICATOR)
+    shop.change("update customers set name = 'bad' where id = 1", "update customers set name = 'good' where id = 2",
+                "delete from customers where id = 3")
+    shop.run()
+    assert [(row[0], row[1], row[2].get("name")) for row in outbox()[20:]] == [(["2"], False, "good"), (["3"], True, None)]
+    dead, = shop.dead()
+    assert dead["key"] == ["1"] and dead["answer"].startswith("SQLSTATE 23514") and "check constraint" in dead["answer"]
+    shop.mirror.sql("alter table outbox.crm rename to away", user=REPLICATOR)
+    process = shop.start()
+    shop.change("update customers set name = 'y' where id = 4")
+    wait.until(lambda: shop.mirror.value("select to_regclass('outbox.crm') is not null"), "the table is made anew")
+    wait.until(lambda: [row[2].get("name") for row in outbox()] == ["y"], "the row")
+    assert process.poll() is None and len(shop.dead()) == 1
+    assert len({row[3] for row in shop.mirror.sql("select 1, 1, 1, idempotency_key from outbox.away union all "
+                                                  "select 1, 1, 1, idempotency_key from outbox.crm")}) == 23
+
+
+def test_a_document_that_breaks_the_receiver(shop, receiver):
+    """No answer, or a failure of its own, for one document: it is found, tried again, and kept; and while all of that
+    goes on the others do not wait for it."""
+    receiver.behave = lambda number, documents: 500 if any(d["name"] == "poison" for d in documents) else None
+    shop.feed({"url": receiver.url}, retry={"attempts": 3, "first": "1s", "longest": "1s"})
+    shop.run()
+    shop.start()
+    shop.change("update customers set name = 'poison' where id = 7")
+    late = 0
+    for i in range(1000):
+        began = time.monotonic()
+        shop.change(f"update customers set name = 'n{i}' where id = {1 + i % 5}")
+        wait.until(lambda: receiver.table[1 + i % 5]["name"] == f"n{i}", "the others")
+        late += time.monotonic() - began > 0.7
+        if shop.status()["dead"]:
+            break
+    assert [(d["key"], d["attempts"], d["answer"]) for d in shop.dead()] == [(["7"], 3, "HTTP 500: {}")]
+    assert late <= 6, "it holds up its own window a few times, and nobody else's"
+
+
+def test_a_broken_receiver_makes_no_dead_letters(shop, receiver):
+    """Whatever it is asked it fails; no document is taken to be at fault for good."""
+    receiver.behave = lambda number, documents: 500
+    shop.feed({"url": receiver.url}, retry={"attempts": 2, "first": "10ms", "longest": "20ms"})
+    shop.start()
+    wait.until(lambda: len(receiver.requests) > 60, "it is tried")
+    assert shop.status()["dead"] <= 3 and receiver.table == {}
+    receiver.behave = lambda number, documents: None
+    wait.until(lambda: len(receiver.table) >= 17, "the others")
+    shop.pipeline.ok("feed", "retry", "crm")
+    wait.until(lambda: receiver.table == shop.documents(), "all of them")
+
+
+def test_what_a_stop_interrupts_is_nobodys_fault(shop, receiver, tmp_path):
+    script = tmp_path / "to-crm"
+    script.write_text(f"#!/bin/sh\ntouch {tmp_path}/began\nsleep 60\n")
+    script.chmod(0o755)
+    shop.feed({"command": [str(script)]}, query="select id, name from customers where id = 1",
+              retry={"attempts": 1, "first": "20ms", "longest": "1s"})
+    process = shop.start()
+    wait.until(lambda: (tmp_path / "began").exists(), "it runs")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    found = shop.status()
+    assert (found["dead"], found["retrying"], found["refused"]) == (0, 0, 0)
+
+
+def test_an_answer_in_any_bytes(shop, receiver):
+    """It is a dead letter's reason, and a log's line has none of it: answers speak of rows."""
+    receiver.behave = lambda number, documents: (422, b"Stra\xdfe fehlt: \xff\x00 ada@example.org", {})
+    shop.feed({"url": receiver.url}, query="select id, name from customers where id = 1",
+              retry={"attempts": 1, "first": "20ms", "longest": "1s"}, max_dead=0)
+    process = shop.start()
+    wait.until(lambda: shop.status()["state"] == "paused", lambda: str(shop.status()))
+    answer = "HTTP 422: Stra?e fehlt: ?  ada@example.org"
+    assert shop.status()["reason"] == "more than 0 documents were refused for good; the last answer: " + answer
+    assert shop.dead()[0]["answer"] == answer
+    receiver.behave = lambda number, documents: (503, "ada@example.org has to wait", {})
+    shop.pipeline.ok("feed", "retry", "crm")
+    shop.pipeline.ok("feed", "resume", "crm")
+    wait.until(lambda: shop.status()["state"] == "blocked", lambda: str(shop.status()))
+    assert shop.status()["reason"] == "HTTP 503: ada@example.org has to wait"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    assert "feed_blocked" in shop.pipeline.log
+    with open(shop.pipeline.log_file) as log:
+        said = [line for line in log if " [feed_" in line]
+    assert said and "ada@" not in "".join(said)
+
+
+def test_a_key_that_a_receiver_knows(shop):
+    """Receivers that pass over an Idempotency-Key which they have seen: the same attempt has the same one after a crash;
+    a document that was another one in between does not."""
+    receiver = Receiver(is_idempotent=True)
+    shop.feed({"url": receiver.url}, retry={"attempts": 1000, "first": "20ms", "longest": "50ms"})
+    shop.run()
+    shop.change("update customers set name = 'v1' where id = 1")
+    process = shop.start(env={"TAILWATER_FAULT": "feed_after_answer=kill"})
+    assert process.wait(30) == -signal.SIGKILL
+    receiver.behave = lambda number, documents: "lose"
+    shop.start()
+    for name in ("v1", "v2", "v1"):
+        count = len(receiver.requests)
+        shop.change(f"update customers set name = '{name}' where id = 1")
+        wait.until(lambda: receiver.requests[-1]["documents"][0].get("name") == name and len(receiver.requests) > count + 2, name)
+    keys = [(r["documents"][0]["name"], r["headers"]["Idempotency-Key"]) for r in receiver.requests[1:]]
+    runs = [keys[0]] + [b for a, b in zip(keys, keys[1:]) if a[0] != b[0]]
+    assert [name for name, _ in runs] == ["v1", "v2", "v1"] and len({key for _, key in runs}) == 3 == len(set(keys))
+    receiver.behave = lambda number, documents: None
+    shop.wait_until_sent()
+    assert receiver.table == shop.documents() and receiver.wrong == []
+    receiver.stop()
+
+
+def test_versions_tell_documents_of_a_key_apart(shop, receiver):
+    """A document's version is that of the snapshot it was read under, whatever else is asked for after it."""
+    shop.feed({"url": receiver.url}, vanished="select k.id, true as _deleted from {keys} k",
+              query="select id, name, case when name = 'slow' then pg_sleep(2)::text end as x from customers")
+    shop.run()
+    shop.start()
+    shop.wait_until_sent()
+    shop.change("update customers set name = 'slow' where id = 6", "delete from customers where id = 5")
+    wait.until(lambda: shop.mirror.value("select count(*) from pg_stat_activity where wait_event = 'PgSleep'"), "it reads")
+    shop.change("update customers set name = 'newer' where id = 6")
+    wait.until(lambda: receiver.table[6]["name"] == "newer" and 5 not in receiver.table, lambda: str(receiver.table))
+    found = [(int(r["headers"]["Tailwater-Version"]), d["name"]) for r in receiver.requests for d in r["documents"]
+             if d["id"] == 6]
+    assert [name for _, name in found] == ["c6", "slow", "newer"] and len({version for version, _ in found}) == 3
+
+
+def test_a_feed_that_lost_its_lock_sends_no_more(shop, receiver):
+    """Somebody else may have taken over, and sent what is newer."""
+    first, go_on = threading.Event(), threading.Event()
+
+    def behave(number, documents):
+        if number == 1:
+            first.set()
+            go_on.wait(20)
+
+    receiver.behave = behave
+    shop.feed({"url": receiver.url, "body": "one"})
+    shop.start()
+    assert first.wait(20)
+    assert shop.mirror.value("select pg_terminate_backend(pid, 10000) from pg_stat_activity where application_name = "
+                             "'tailwater feed crm'")
+    go_on.set()
+    wait.until(lambda: len(receiver.requests) >= 2, "it begins anew")
+    assert receiver.requests[1]["documents"] == receiver.requests[0]["documents"]
+
+
+def test_keys_are_what_the_server_takes_them_for(shop, receiver):
+    shop.feed({"url": receiver.url})
+    shop.run()
+    assert "1 keys" in shop.pipeline.ok("feed", "crm", "--resend", "07", " 7").out
+    shop.run()
+    assert [d["id"] for d in receiver.requests[-1]["documents"]] == [7]
+    assert shop.mirror.value("select count(*) from tailwater.feed_sent") == 20
+    for keys in (["seven"], ["9999999999999999999999"]):
+        result = shop.pipeline.verb("feed", "crm", "--resend", *keys)
+        assert result.code == 1 and keys[0] in result.text, repr(result)
+    assert shop.mirror.value("select count(*) from tailwater.feed_todo") == 0
+
+
+def test_drop_is_for_feeds_that_do_not_run(shop, receiver):
+    """Whoever runs it would begin it anew, and send everything."""
+    shop.feed({"url": receiver.url})
+    process = shop.start()
+    shop.wait_until_sent()
+    result = shop.pipeline.verb("feed", "drop", "crm")
+    assert result.code not in (0, 2) and "is being run" in result.text and "SIGHUP" in result.text
+    process.send_signal(signal.SIGTERM)
+    process.wait(20)
+    assert "forgotten" in shop.pipeline.ok("feed", "drop", "crm").out
+
+
+def test_a_run_that_ends_by_itself_does_not_wait_for_an_operator(shop, receiver):
+    shop.feed({"url": receiver.url})
+    shop.run()
+    shop.pipeline.ok("feed", "pause", "crm", "moving")
+    result = shop.pipeline.verb("feed", "run", "crm", "--until", "now")
+    assert result.code == 1 and "feed crm is paused: moving" in result.text and "feed resume crm" in result.text
+
+
+def test_the_configuration_again(shop, receiver):
+    """SIGHUP: a new feed begins, one that was changed is another one, one that is gone ends."""
+    shop.feed({"url": receiver.url}, run="auto")
+    shop.feed({"url": receiver.url + "/old"}, "old", run="auto")
+    shop.pipeline.stop()
+    shop.pipeline.start().wait_until_caught_up()
+    shop.wait_until_sent()
+    shop.wait_until_sent("old")
+    del shop.pipeline.keys["feeds"]["old"]
+    shop.feed({"url": receiver.url + "/new"}, "new", query="select id, name from customers where id = 1", run="auto")
+    shop.feed({"url": receiver.url}, query="select id, upper(name) as name from customers", run="auto")
+    shop.pipeline.signal(signal.SIGHUP)
+    wait.until(lambda: shop.status("new")["state"] == "up to date", "the new one runs")
+    wait.until(lambda: receiver.table[2]["name"] == "C2", "the changed one has compared all")
+    wait.until(lambda: shop.status("old")["state"] == "not running", "the old one has ended")
+    assert shop.status("new")["sent"] == 1
+    shop.change("update customers set name = 'z' where id = 2")
+    wait.until(lambda: receiver.table[2]["name"] == "Z", "it goes on")
+    assert "forgotten" in shop.pipeline.ok("feed", "drop", "old").out, "though it is declared no more"
