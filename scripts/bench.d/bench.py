@@ -75,9 +75,9 @@ class Bench:
         else:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def new_source(self, name):
+    def new_source(self, name, schema=None):
         self.source = self.source_cluster.create_source(name)
-        self.source.sql(self.schema)
+        self.source.sql(schema or self.schema)
         self.source.sql("create publication bench for table item, done", user=SUPERUSER)
         self.sentinel = 1
 

@@ -7,14 +7,12 @@ Then the one with the fact under a probe of single commits: quiet, and while a r
 reaches every order is expanded, in turns.
 """
 
-import os
 import statistics
 import threading
 import time
 
-import contenders
 from contenders import until_done
-from lib.pipeline import Pipeline
+from shop import Side, make_source
 
 SCHEMA = """
     create table countries (id int primary key, name text, tax numeric(4,2));
@@ -53,28 +51,6 @@ def update_all(source, orders):
     for first in range(1, orders + 1, UPDATES):
         source.sql("update orders set amount = amount + 1, changed = now() where id between %s and %s",
                    first, first + UPDATES - 1)
-
-
-class Side:
-    """A pipeline into a mirror of its own."""
-
-    def __init__(self, bench, name, facts):
-        self.name, self.source = name, bench.source
-        self.database = bench.mirror_cluster.create_mirror(f"live_{name}")
-        keys = {"facts": facts} if facts else {}
-        self.pipeline = Pipeline(os.path.join(bench.folder, name), bench.source, self.database, f"bench_{name}",
-                                 plugin="pgoutput", binary=bench.binary, **keys)
-        self.pipeline.publish()
-        self.pipeline.run_until_now(timeout=900)
-        self.database.sql("vacuum analyze")
-
-    def catch_up(self, sentinel):
-        start = time.monotonic()
-        self.pipeline.start()
-        until_done(self.database, sentinel)
-        took = time.monotonic() - start
-        self.pipeline.stop()
-        return took
 
 
 def bulk_update(bench, sides, rounds, orders, say):
@@ -149,14 +125,7 @@ def fan_out(bench, side, rounds, orders, seconds, probe, percentile, say):
 
 
 def ledger(bench, rounds, orders, seconds, probe, percentile, say):
-    bench.schema, schema = SCHEMA, bench.schema
-    try:
-        bench.new_source("shop_ledger")
-    finally:
-        bench.schema = schema
-    say(f"ledger: {orders} orders")
-    fill(bench.source, orders)
-    bench.source.sql("vacuum analyze", user=contenders.SUPERUSER)
+    make_source(bench, "ledger", SCHEMA, fill, orders, say)
     sides = [Side(bench, "plain", None), Side(bench, "fact", FACT)]
     result = {"update": bulk_update(bench, sides, rounds, orders, say),
               "fan_out": fan_out(bench, sides[1], rounds, orders, seconds, probe, percentile, say)}

@@ -2,16 +2,20 @@
 
 Two derived tables over the same orders: a join of two tables, and one of six with aggregates.  A part of
 the orders changes and is applied; then the derived table is brought forward by its keys, and a materialized
-view of the same query is refreshed, on the same server, one after the other.
+view of the same query, with the same unique index, is refreshed: on the same server, one after the other, a
+checkpoint before each.
+
+The time by keys is that of the transactions, from the question whether there is something to the end of the
+last commit: the replicator's refreshers have their connection and their temporary tables already.  The time of the
+whole command, which connects, opens the table and looks a second time, stands beside it.  The full rebuild is
+measured with the server's settings and with those of a refresher's session, and the better one counts.
 """
 
-import os
 import statistics
 import time
 
-import contenders
 from lib.cluster import SUPERUSER
-from lib.pipeline import Pipeline
+from shop import Side, make_source
 
 SCHEMA = """
     create table countries (id int primary key, name text not null);
@@ -88,6 +92,19 @@ def timed(what):
     return time.monotonic() - start
 
 
+# As src/refresh/refresh.c has them.
+SESSION = "set jit = off; set work_mem = '64MB'; set temp_buffers = '64MB'; set random_page_cost = 1.5"
+USUAL = "reset all"
+
+
+def rebuild(bench, database, name, settings):
+    bench.checkpoint()
+    database.sql(settings)
+    took = timed(lambda: database.sql(f"refresh materialized view full_{name}"))
+    database.sql(USUAL)
+    return took
+
+
 def compare(database, name):
     """The derived table is its query, or no figure counts."""
     columns = ", ".join(f"{one}" for (one,) in database.sql(
@@ -99,7 +116,16 @@ def compare(database, name):
         raise RuntimeError(f"report.{name}: {wrong} rows are not those of the query")
 
 
-def measure(bench, pipeline, database, rounds, orders, say):
+def by_keys(bench, pipeline, name):
+    """Seconds of the transactions, and of the command."""
+    bench.checkpoint()
+    start = time.monotonic()
+    done = pipeline.ok("refresh", name, "--once", "--json", timeout=900).json()
+    return done, time.monotonic() - start
+
+
+def measure(bench, side, rounds, orders, say):
+    pipeline, database, best = side.pipeline, side.database, {}
     times = {}
     for title, part in PARTS.items():
         for number in range(rounds):
@@ -108,46 +134,42 @@ def measure(bench, pipeline, database, rounds, orders, say):
                              part, number)
             pipeline.run_until_now(timeout=900)
             for name in FACTS:
-                one = times.setdefault((name, title), {"keys": [], "full": []})
-                bench.checkpoint()
-                # The time of the transactions; the replicator's refreshers are there already.
-                one["keys"].append(pipeline.ok("refresh", name, "--once", "--json", timeout=900).json()["seconds"])
-                bench.checkpoint()
-                one["full"].append(timed(lambda: database.sql(f"refresh materialized view full_{name}")))
+                one = times.setdefault((name, title), {"keys": [], "command": [], "full": []})
+                done, command = by_keys(bench, pipeline, name)
+                if done["updated"] != orders // part:
+                    raise RuntimeError(f"report.{name}: {done['updated']} rows updated, not {orders // part}")
+                one["keys"].append(done["seconds"])
+                one["command"].append(command)
+                if name not in best:
+                    best[name] = min((USUAL, SESSION), key=lambda s: rebuild(bench, database, name, s))
+                one["full"].append(rebuild(bench, database, name, best[name]))
                 compare(database, name)
-                say(f"refresh, {name}, {title}: by keys {one['keys'][-1]:.2f} s, all {one['full'][-1]:.2f} s")
+                say(f"refresh, {name}, {title}: by keys {one['keys'][-1]:.3f} s ({command:.3f} s the command), "
+                    f"all {one['full'][-1]:.2f} s")
     return times
 
 
 def refresh(bench, rounds, orders, say):
-    bench.schema, schema = SCHEMA, bench.schema
-    try:
-        bench.new_source("shop_refresh")
-    finally:
-        bench.schema = schema
-    say(f"refresh: {orders} orders")
-    fill(bench.source, orders)
-    bench.source.sql("vacuum analyze", user=contenders.SUPERUSER)
-    database = bench.mirror_cluster.create_mirror("live_refresh")
-    pipeline = Pipeline(os.path.join(bench.folder, "refresh"), bench.source, database, "bench_refresh",
-                        plugin="pgoutput", binary=bench.binary, facts=FACTS, refresh={"workers": 0})
-    pipeline.publish()
-    pipeline.run_until_now(timeout=1800)
-    database.sql("vacuum analyze", user=SUPERUSER)
+    make_source(bench, "refresh", SCHEMA, fill, orders, say)
+    side = Side(bench, "refresh", FACTS, refresh={"workers": 0})
+    database = side.database
     for name, query in QUERIES.items():
-        took = timed(lambda: pipeline.ok("refresh", name, "--once", timeout=1800))
+        took = timed(lambda: side.pipeline.ok("refresh", name, "--once", timeout=1800))
         say(f"refresh, {name}: built in {took:.1f} s")
-        database.sql(f"create materialized view full_{name} as {query}; create unique index on full_{name} (id)")
+        took = timed(lambda: database.sql(f"create materialized view full_{name} as {query}; "
+                                          f"create unique index on full_{name} (id)"))
+        say(f"refresh, {name}: the view made in {took:.1f} s")
         compare(database, name)
     database.sql("vacuum analyze", user=SUPERUSER)
-    result = measure(bench, pipeline, database, rounds, orders, say)
+    result = measure(bench, side, rounds, orders, say)
     bench.drop_everything()
     return [{"query": name, "changed": title, **figures} for (name, title), figures in result.items()]
 
 
 def report(result, orders):
-    lines = [f"| {orders} orders | changed | by keys, s | all, s | times faster |", "|---|---|---|---|---|"]
+    lines = [f"| {orders} orders | changed | by keys, s | the command, s | all, s | times faster |", "|---|---|---|---|---|---|"]
     for one in result:
-        keys, full = statistics.median(one["keys"]), statistics.median(one["full"])
-        lines.append(f"| {one['query']} tables | {one['changed']} | {keys:.2f} | {full:.2f} | {full / keys:.1f} |")
+        keys, command, full = (statistics.median(one[name]) for name in ("keys", "command", "full"))
+        lines.append(f"| {one['query']} tables | {one['changed']} | {keys:.3f} | {command:.3f} | {full:.2f} | "
+                     f"{full / keys:.1f} |")
     return "\n".join(lines)

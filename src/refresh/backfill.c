@@ -338,21 +338,17 @@ static void add_chunk_keys(struct buf *sql, const struct step *step)
 
 static bool by_name(struct step *step, struct error *err)
 {
+    _cleanup_buf_ struct buf keys = {0};
     struct settle_options options = {.max_attempts = step->config->refresh.max_attempts};
-    _cleanup_buf_ struct buf sql = {0};
-    _cleanup_result_ struct pg_result *filled = NULL;
 
-    buf_printf(&sql, "insert into %s select row_number() over (order by ", step->target->window);
-    add_key_list(&sql, step->target, " ");
-    buf_add(&sql, "), ");
-    add_key_list(&sql, step->target, "");
-    buf_add(&sql, " from ");
-    add_chunk_keys(&sql, step);
-    if (!pg_query(step->mirror, buf_text(&sql), 0, NULL, &filled, err))
-        return false;
-    options.nkeys = pg_affected(filled);
-    return settle_window(step->mirror, step->target, &options, &step->outcome->counts,
-                         &step->outcome->failed, err);
+    buf_add(&keys, "(select ");
+    add_key_list(&keys, step->target, "");
+    buf_add(&keys, " from ");
+    add_chunk_keys(&keys, step);
+    buf_add(&keys, ")");
+    options.keys = buf_text(&keys);
+    return settle_keys(step->mirror, step->target, &options, &step->outcome->counts,
+                       &step->outcome->failed, err);
 }
 
 static bool forget_failures(struct step *step, struct error *err)
@@ -374,7 +370,7 @@ static bool forget_failures(struct step *step, struct error *err)
 }
 
 /* Keys that differ; those that the ledger or a failure has pending are no drift. */
-static bool count_drift(struct step *step, const struct recompute_range *range, struct error *err)
+static bool count_drift(struct step *step, struct error *err)
 {
     const struct target *target = step->target;
     const char *params[] = {target->fact->name, TARGET_CONSUMER};
@@ -396,7 +392,7 @@ static bool count_drift(struct step *step, const struct recompute_range *range, 
         buf_add(&sql, ", ");
     }
     buf_add(&sql, "tailwater_low, tailwater_high) as materialized (");
-    recompute_add_differing(&sql, target, range);
+    recompute_add_differing(&sql, target);
     buf_printf(
         &sql,
         "), c as (select k.* from tailwater.consumer k where k.fact = $1 and k.name = $2), "
@@ -431,15 +427,19 @@ static bool count_drift(struct step *step, const struct recompute_range *range, 
 }
 
 /* Where the query takes no range, all of the chunk's keys by their names. */
-static bool choose_all(struct step *step, struct error *err)
+static bool choose_all(struct step *step, int64_t *ret_count, struct error *err)
 {
     _cleanup_buf_ struct buf sql = {0};
+    _cleanup_result_ struct pg_result *done = NULL;
 
     buf_printf(&sql, "insert into %s select ", step->target->chosen);
     add_key_list(&sql, step->target, "");
     buf_add(&sql, " from ");
     add_chunk_keys(&sql, step);
-    return pg_exec(step->mirror, buf_text(&sql), err);
+    if (!pg_query(step->mirror, buf_text(&sql), 0, NULL, &done, err))
+        return false;
+    *ret_count = pg_affected(done);
+    return true;
 }
 
 static bool in_one_go(struct step *step, struct error *err)
@@ -449,14 +449,17 @@ static bool in_one_go(struct step *step, struct error *err)
     const struct recompute_range *range = by_keys ? NULL : &step->range;
     const bool is_compared = is_kind(step->outcome->kind, "verify") ||
                              is_kind(step->outcome->kind, "full");
+    int64_t nkeys = 0;
+    bool is_complete;
 
-    if ((by_keys && !choose_all(step, err)) ||
-        !recompute_rows(step->mirror, target, range, true, err) ||
-        (is_compared && !count_drift(step, range, err)))
+    if ((by_keys && !choose_all(step, &nkeys, err)) ||
+        !recompute_rows(step->mirror, target, range, nkeys, &is_complete, err) ||
+        !recompute_compare(step->mirror, target, range, is_complete, err) ||
+        (is_compared && !count_drift(step, err)))
         return false;
     if (is_kind(step->outcome->kind, "verify"))
         return true;
-    return recompute_write(step->mirror, target, range, &step->outcome->counts, err) &&
+    return recompute_write(step->mirror, target, &step->outcome->counts, err) &&
            (by_keys || forget_failures(step, err));
 }
 

@@ -1,28 +1,42 @@
 /*
- * One statement reads: "insert into rows select … from (query) q where q.id = any($1)".  The keys are
- * an array of constants because the planner moves such a condition into the query, below its
- * grouping, and knows how many there are; it does neither with a join.  Of a key of several columns
- * each column has its array, which lets in too much, and a look into the table of keys takes that
- * out again.  A query that says {keys} reads this table where it wants to.
+ * One statement reads: "insert into rows select … from (query) q where …".  Which rows is said in one
+ * of two ways, and the planner's own figures decide which, once for each order of magnitude of the
+ * number of keys:
+ *
+ *     q.id = any($1)                                      an array of constants
+ *     exists (select from keys k where k.id = q.id)       a join
+ *
+ * The planner moves the first into the query, below its grouping, and knows how many keys there are;
+ * it does neither with a join.  But a query without a grouping is joined with ten thousand keys much
+ * faster than they are looked up one by one, and for whoever joins, more tables may follow.  Of a key
+ * of several columns each has its array, which lets in too much, and a look into the table of keys
+ * takes that out again.
+ *
+ * A query that says {keys} reads that table where it wants to.  A join on top, with what it has
+ * joined already, would make the planner expect next to no rows, and loop where it should hash: so
+ * such a query is left as it is, and what it gives for other keys is thrown away; but for one that
+ * leaves the choice of rows to that join, which shows in the cost.
  *
  * What it found is in the form of the derived table's columns by then (a numeric(12,2) is rounded),
  * so that "differs" compares what would be stored: row images, as the apply statements do.
  *
- * Three statements write: gone rows, changed ones, new ones, in this order, so that a value of some
- * further unique index may move from one row to another.  Rows are found by the unique columns, not
- * by the fact's key: a row that moves from one key to another is updated, and whichever of both keys
- * is recomputed last leaves it right.  Without unique columns equal rows are counted: the n-th of
- * each image is kept.
+ * One statement compares: rows that differ, with the address of what stands there.  Where each key
+ * can have one row and has one, nothing can be gone, and is not looked for.  Three statements write, each only where it has something to do: gone rows, changed ones, new ones, in this order, so
+ * that a value of some further unique index may move from one row to another.  Rows are found by the
+ * unique columns, not by the fact's key: a row that moves from one key to another is updated, and
+ * whichever of both keys is recomputed last leaves it right.  Without unique columns equal rows are
+ * counted: the n-th of each image is kept.
  *
- * The derived table is not locked: its target's lock keeps every other refresh away, and who else
- * writes into a derived table is not helped.
+ * The derived table is not locked: its target's lock keeps every other refresh away.  Who else writes
+ * into it between the comparison and the writing is noticed, since an address leads to no row then.
  */
 #include "refresh/recompute.h"
 
-#include <stdio.h>
+#include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
-#define MANY 1000 /* rows, from which on the planner is told */
+#define PLAN_USES 200 /* then the planner is asked again */
 
 static void add_column(struct buf *sql, const char *prefix, const char *column)
 {
@@ -103,72 +117,202 @@ static void add_select(struct buf *sql, const struct target *target)
     buf_printf(sql, " from (%s) q where true", target->query);
 }
 
-static void add_chosen(struct buf *sql, const struct target *target)
+/* The chosen keys alone. */
+static void add_chosen(struct buf *sql, const struct target *target, enum target_plan plan)
 {
-    for (int i = 0; !target->has_keys && i < target->nkeys; i++) {
+    const bool has_arrays = plan == TARGET_BY_ARRAYS;
+
+    for (int i = 0; has_arrays && i < target->nkeys; i++) {
         buf_add(sql, " and ");
         add_column(sql, "q", target->keys[i].column);
         buf_printf(sql, " = any ($%d::%s[])", i + 1, target->keys[i].type);
     }
-    if (!target->has_keys && target->nkeys == 1)
+    if ((has_arrays && target->nkeys == 1) || plan == TARGET_BY_ITSELF)
         return;
     buf_printf(sql, " and exists (select from %s k where ", target->chosen);
     recompute_add_same_key(sql, target, "q", "k");
     buf_add(sql, ")");
 }
 
-static bool analyze(struct pg *mirror, const char *table, struct error *err)
+/* What the planner counts on, brought up to date where there are many more keys than last time, or
+ * many fewer: it makes its estimate of the table's size and of its rows per page. */
+static bool analyze(struct pg *mirror, const struct target *target, int magnitude,
+                    struct error *err)
 {
-    return pg_execf(mirror, err, "analyze %s", table);
+    if (target->memory->analyzed == magnitude)
+        return true;
+    target->memory->analyzed = magnitude;
+    return pg_execf(mirror, err, "analyze %s", target->chosen);
+}
+
+static bool run_chosen(struct pg *mirror, const struct target *target, const char *before,
+                       enum target_plan plan, const struct pg_result *arrays,
+                       struct pg_result **ret_result, struct error *err)
+{
+    const int nparams = plan == TARGET_BY_ARRAYS ? target->nkeys : 0;
+    _cleanup_buf_ struct buf sql = {0};
+    const char *params[32];
+
+    buf_add(&sql, before);
+    add_select(&sql, target);
+    add_chosen(&sql, target, plan);
+    for (int i = 0; i < nparams; i++)
+        params[i] = pg_text(arrays, 0, i);
+    return pg_query(mirror, buf_text(&sql), nparams, params, ret_result, err);
+}
+
+#define EXPLAIN "explain (format json) "
+
+/* The plan's, in the planner's own units: what stands first in EXPLAIN's JSON is the whole's. */
+static bool read_cost(const struct pg_result *plan, double *ret_cost, struct error *err)
+{
+    static const char label[] = "\"Total Cost\": ";
+    const char *found = pg_rows(plan) == 1 ? strstr(pg_text(plan, 0, 0), label) : NULL;
+
+    if (found == NULL)
+        return error_set(err, ERROR_BUG, "EXPLAIN gives no cost");
+    *ret_cost = strtod(found + sizeof(label) - 1, NULL);
+    return true;
+}
+
+static bool estimate(struct pg *mirror, const struct target *target, enum target_plan plan,
+                     const struct pg_result *arrays, double *ret_cost, struct error *err)
+{
+    _cleanup_result_ struct pg_result *explained = NULL;
+
+    return run_chosen(mirror, target, EXPLAIN, plan, arrays, &explained, err) &&
+           read_cost(explained, ret_cost, err);
+}
+
+/* How much more the query by itself may cost than with a join on top, which looks too good. */
+#define ITSELF_FACTOR 3
+
+static bool compare_plans(struct pg *mirror, const struct target *target,
+                          const struct pg_result *arrays, enum target_plan *ret_plan,
+                          struct error *err)
+{
+    const enum target_plan other = target->has_keys ? TARGET_BY_ITSELF : TARGET_BY_ARRAYS;
+    double other_cost = 0, join_cost = 0;
+
+    if (!estimate(mirror, target, other, arrays, &other_cost, err) ||
+        !estimate(mirror, target, TARGET_BY_JOIN, NULL, &join_cost, err))
+        return false;
+    if (target->has_keys)
+        *ret_plan = other_cost <= join_cost * ITSELF_FACTOR ? other : TARGET_BY_JOIN;
+    else
+        *ret_plan = join_cost <= other_cost ? TARGET_BY_JOIN : other;
+    return true;
+}
+
+/* *ret_arrays is left alone where the plan needs none. */
+static bool choose_plan(struct pg *mirror, const struct target *target, int magnitude,
+                        enum target_plan *ret_plan, struct pg_result **ret_arrays,
+                        struct error *err)
+{
+    struct target_memory *memory = target->memory;
+    const bool is_known = memory->plans[magnitude] != TARGET_BY_UNKNOWN &&
+                          memory->uses[magnitude]-- > 0;
+
+    if ((is_known ? memory->plans[magnitude] == TARGET_BY_ARRAYS : !target->has_keys) &&
+        !read_arrays(mirror, target, ret_arrays, err))
+        return false;
+    if (!is_known) {
+        if (!compare_plans(mirror, target, *ret_arrays, &memory->plans[magnitude], err))
+            return false;
+        memory->uses[magnitude] = PLAN_USES;
+    }
+    *ret_plan = memory->plans[magnitude];
+    return true;
+}
+
+static int magnitude_of(int64_t nkeys)
+{
+    int magnitude = 0;
+
+    while (nkeys > 1 && magnitude < TARGET_MAGNITUDES - 1) {
+        nkeys /= 2;
+        magnitude++;
+    }
+    return magnitude;
+}
+
+static bool read_chosen(struct pg *mirror, const struct target *target, int64_t nkeys,
+                        const char *before, enum target_plan *ret_plan,
+                        struct pg_result **ret_result, struct error *err)
+{
+    const int magnitude = magnitude_of(nkeys);
+    _cleanup_result_ struct pg_result *arrays = NULL;
+
+    return analyze(mirror, target, magnitude, err) &&
+           choose_plan(mirror, target, magnitude, ret_plan, &arrays, err) &&
+           run_chosen(mirror, target, before, *ret_plan, arrays, ret_result, err);
+}
+
+/* What a query with {keys} gave for others. */
+static bool drop_others(struct pg *mirror, const struct target *target, int64_t *nrows,
+                        struct error *err)
+{
+    _cleanup_buf_ struct buf sql = {0};
+    _cleanup_result_ struct pg_result *done = NULL;
+
+    buf_printf(&sql, "delete from %s r where not exists (select from %s k where ", target->rows,
+               target->chosen);
+    recompute_add_same_key(&sql, target, "r", "k");
+    buf_add(&sql, ")");
+    if (!pg_query(mirror, buf_text(&sql), 0, NULL, &done, err))
+        return false;
+    *nrows -= pg_affected(done);
+    return true;
+}
+
+/* Is the key what tells the rows apart?  Then there is one row a key, at most. */
+static bool is_key_unique(const struct target *target)
+{
+    for (int i = 0; i < target->nkeys && target->nunique == target->nkeys; i++) {
+        int j = 0;
+
+        while (j < target->nunique && strcmp(target->unique[j], target->keys[i].column) != 0)
+            j++;
+        if (j == target->nunique)
+            return false;
+    }
+    return target->nunique == target->nkeys;
 }
 
 bool recompute_rows(struct pg *mirror, const struct target *target,
-                    const struct recompute_range *range, bool is_many, struct error *err)
+                    const struct recompute_range *range, int64_t nkeys, bool *ret_is_complete,
+                    struct error *err)
 {
     _cleanup_buf_ struct buf sql = {0};
-    _cleanup_result_ struct pg_result *arrays = NULL, *done = NULL;
-    const char *params[32];
-    int nparams = 0;
+    _cleanup_result_ struct pg_result *done = NULL;
+    enum target_plan plan;
+    int64_t nrows;
 
-    if (is_many && range == NULL && !analyze(mirror, target->chosen, err))
-        return false;
     buf_printf(&sql, "insert into %s ", target->rows);
-    add_select(&sql, target);
     if (range != NULL) {
+        *ret_is_complete = false;
+        add_select(&sql, target);
         recompute_add_range(&sql, target, "q", false, range);
-    } else {
-        add_chosen(&sql, target);
-        if (!target->has_keys) {
-            if (!read_arrays(mirror, target, &arrays, err))
-                return false;
-            for (; nparams < target->nkeys; nparams++)
-                params[nparams] = pg_text(arrays, 0, nparams);
-        }
+        return pg_query(mirror, buf_text(&sql), 0, NULL, &done, err);
     }
-    return pg_query(mirror, buf_text(&sql), nparams, params, &done, err) &&
-           (pg_affected(done) < MANY || analyze(mirror, target->rows, err));
-}
-
-bool recompute_explain(struct pg *mirror, const struct target *target, struct pg_result **ret_plan,
-                       struct error *err)
-{
-    _cleanup_buf_ struct buf sql = {0};
-    _cleanup_result_ struct pg_result *arrays = NULL;
-    const char *params[32];
-    int nparams = 0;
-
-    buf_add(&sql, "explain (format json) ");
-    add_select(&sql, target);
-    add_chosen(&sql, target);
-    if (!analyze(mirror, target->chosen, err) ||
-        (!target->has_keys && !read_arrays(mirror, target, &arrays, err)))
+    if (!read_chosen(mirror, target, nkeys, buf_text(&sql), &plan, &done, err))
         return false;
-    for (; !target->has_keys && nparams < target->nkeys; nparams++)
-        params[nparams] = pg_text(arrays, 0, nparams);
-    return pg_query_row(mirror, buf_text(&sql), nparams, params, ret_plan, err);
+    nrows = pg_affected(done);
+    if (plan == TARGET_BY_ITSELF && !drop_others(mirror, target, &nrows, err))
+        return false;
+    *ret_is_complete = nrows == nkeys && is_key_unique(target);
+    return true;
 }
 
-/* ---- differences ---- */
+bool recompute_explain(struct pg *mirror, const struct target *target, int64_t nkeys,
+                       struct pg_result **ret_plan, struct error *err)
+{
+    enum target_plan plan;
+
+    return read_chosen(mirror, target, nkeys, EXPLAIN, &plan, ret_plan, err);
+}
+
+/* ---- comparing ---- */
 
 /* The derived table's rows of the keys in question, as "d". */
 static void add_scope(struct buf *sql, const struct target *target,
@@ -212,163 +356,202 @@ static void add_differs(struct buf *sql, const struct target *target)
 /* Without unique columns: images, the n-th of equal ones. */
 static void add_numbered(struct buf *sql, const struct target *target, const char *prefix)
 {
+    buf_add(sql, ", ");
     add_image(sql, target, prefix);
     buf_add(sql, "::text as tailwater_image, row_number() over (partition by ");
     add_image(sql, target, prefix);
     buf_add(sql, "::text) as tailwater_nr");
 }
 
-#define SAME_IMAGE "x.tailwater_image = y.tailwater_image and x.tailwater_nr = y.tailwater_nr"
-
-static void add_delete(struct buf *sql, const struct target *target,
-                       const struct recompute_range *range)
+/* "d.tailwater_oid, d.tailwater_tid, is_gone, d.tailwater_k0, …, r.a, r.b", as the table of changes
+ * has them. */
+static void add_change(struct buf *sql, const struct target *target, const char *is_gone)
 {
-    buf_printf(sql,
-               "delete from %s t using (select d.tableoid as tailwater_oid, d.ctid as "
-               "tailwater_tid",
-               target->into);
-    if (target->nunique > 0) {
-        buf_add(sql, " from ");
-        add_scope(sql, target, range);
-        buf_printf(sql, " and not exists (select from %s r where ", target->rows);
-        add_same_row(sql, target);
-        buf_add(sql, ")");
-    } else {
-        buf_add(sql, ", ");
-        add_numbered(sql, target, "d");
-        buf_add(sql, " from ");
-        add_scope(sql, target, range);
-    }
-    buf_add(sql, ") x where t.tableoid = x.tailwater_oid and t.ctid = x.tailwater_tid");
-    if (target->nunique == 0) {
-        buf_add(sql, " and not exists (select from (select ");
-        add_numbered(sql, target, "r");
-        buf_printf(sql, " from %s r) y where " SAME_IMAGE ")", target->rows);
-    }
+    buf_printf(sql, "d.tailwater_oid, d.tailwater_tid, %s", is_gone);
+    for (int i = 0; i < target->nkeys; i++)
+        buf_printf(sql, ", d.tailwater_k%d", i);
+    buf_add(sql, ", ");
 }
 
-static void add_update(struct buf *sql, const struct target *target)
+/* "(select … from …) d": addresses, keys and values of the derived table's rows. */
+static void add_derived(struct buf *sql, const struct target *target, bool is_scoped,
+                        const struct recompute_range *range)
 {
-    buf_printf(sql, "update %s d set ", target->into);
-    for (int i = 0; i < target->ncolumns; i++) {
-        buf_add(sql, i > 0 ? ", " : "");
-        pg_add_ident(sql, target->columns[i]);
-        buf_add(sql, " = ");
-        add_column(sql, "r", target->columns[i]);
+    buf_add(sql, "(select d.tableoid as tailwater_oid, d.ctid as tailwater_tid");
+    for (int i = 0; i < target->nkeys; i++) {
+        buf_add(sql, ", ");
+        add_column(sql, "d", target->keys[i].column);
+        buf_printf(sql, " as tailwater_k%d", i);
     }
-    buf_printf(sql, " from %s r where ", target->rows);
+    buf_add(sql, ", ");
+    add_columns(sql, "d", target->ncolumns, target->columns);
+    if (target->nunique == 0)
+        add_numbered(sql, target, "d");
+    buf_add(sql, " from ");
+    if (is_scoped)
+        add_scope(sql, target, range);
+    else
+        buf_printf(sql, "%s d", target->into);
+    buf_add(sql, ") d");
+}
+
+/* Images, where nothing else tells rows apart. */
+static void add_by_images(struct buf *sql, const struct target *target,
+                          const struct recompute_range *range)
+{
+    add_change(sql, target, "r.tailwater_has is null");
+    add_columns(sql, "r", target->ncolumns, target->columns);
+    buf_add(sql, " from ");
+    add_derived(sql, target, true, range);
+    buf_add(sql, " full join (select true as tailwater_has, r.*");
+    add_numbered(sql, target, "r");
+    buf_printf(sql,
+               " from %s r) r on r.tailwater_image = d.tailwater_image and r.tailwater_nr = "
+               "d.tailwater_nr where d.tailwater_tid is null or r.tailwater_has is null",
+               target->rows);
+}
+
+/* What the query gives, against the row that stands there, whatever key that has … */
+static void add_by_rows(struct buf *sql, const struct target *target)
+{
+    add_change(sql, target, "false");
+    add_columns(sql, "r", target->ncolumns, target->columns);
+    buf_printf(sql, " from %s r left join ", target->rows);
+    add_derived(sql, target, false, NULL);
+    buf_add(sql, " on ");
     add_same_row(sql, target);
-    buf_add(sql, " and ");
+    buf_add(sql, " where d.tailwater_tid is null or ");
     add_differs(sql, target);
 }
 
-static void add_insert(struct buf *sql, const struct target *target,
-                       const struct recompute_range *range)
+/* … and what stands there and is not among that. */
+static void add_gone(struct buf *sql, const struct target *target,
+                     const struct recompute_range *range)
 {
-    buf_printf(sql, "insert into %s (", target->into);
-    add_columns(sql, NULL, target->ncolumns, target->columns);
-    buf_add(sql, ") select ");
-    add_columns(sql, target->nunique > 0 ? "r" : "x", target->ncolumns, target->columns);
-    if (target->nunique > 0) {
-        buf_printf(sql, " from %s r where not exists (select from %s d where ", target->rows,
-                   target->into);
-        add_same_row(sql, target);
-        buf_add(sql, ")");
-    } else {
-        buf_add(sql, " from (select r.*, ");
-        add_numbered(sql, target, "r");
-        buf_printf(sql, " from %s r) x where not exists (select from (select ", target->rows);
-        add_numbered(sql, target, "d");
-        buf_add(sql, " from ");
-        add_scope(sql, target, range);
-        buf_add(sql, ") y where " SAME_IMAGE ")");
-    }
+    buf_add(sql, " union all select ");
+    add_change(sql, target, "true");
+    for (int i = 0; i < target->ncolumns; i++)
+        buf_add(sql, i > 0 ? ", null" : "null");
+    buf_add(sql, " from ");
+    add_derived(sql, target, true, range);
+    buf_printf(sql, " where not exists (select from %s r where ", target->rows);
+    add_same_row(sql, target);
+    buf_add(sql, ")");
 }
 
-void recompute_add_differing(struct buf *sql, const struct target *target,
-                             const struct recompute_range *range)
+bool recompute_compare(struct pg *mirror, const struct target *target,
+                       const struct recompute_range *range, bool is_complete, struct error *err)
 {
-    const char *const comma = ", ";
+    _cleanup_buf_ struct buf sql = {0};
 
+    buf_printf(&sql, "insert into %s select ", target->changes);
+    if (target->nunique == 0)
+        add_by_images(&sql, target, range);
+    else
+        add_by_rows(&sql, target);
+    if (target->nunique > 0 && !is_complete)
+        add_gone(&sql, target, range);
+    /* Written in the order of pages. */
+    buf_add(&sql, " order by 2");
+    return pg_exec(mirror, buf_text(&sql), err);
+}
+
+void recompute_add_differing(struct buf *sql, const struct target *target)
+{
     buf_add(sql, "select ");
-    for (int i = 0; i < target->nkeys; i++) {
-        buf_add(sql, i > 0 ? comma : "");
-        add_column(sql, "x", target->keys[i].column);
-        buf_add(sql, " as ");
-        pg_add_ident(sql, target->keys[i].name);
-    }
-    buf_add(sql, ", min(x.tailwater_side), max(x.tailwater_side) from ((select d.tailwater_side, ");
-    for (int side = 0; side < 2; side++) {
-        const char *prefix = side == 0 ? "d" : "r", *other = side == 0 ? "r" : "d";
-
-        if (side == 1)
-            buf_add(sql, ") union all (select r.tailwater_side, ");
-        for (int i = 0; i < target->nkeys; i++) {
-            buf_add(sql, i > 0 ? comma : "");
-            add_column(sql, prefix, target->keys[i].column);
-        }
-        for (int pass = 0; pass < 2; pass++) {
-            const bool is_derived = (side == 0) == (pass == 0);
-
-            buf_add(sql, pass == 0 ? " from (select " : " where not exists (select from (select ");
-            buf_printf(sql, "%d as tailwater_side, ", is_derived ? 0 : 1);
-            for (int i = 0; i < target->nkeys; i++) {
-                add_column(sql, is_derived ? "d" : "r", target->keys[i].column);
-                buf_add(sql, comma);
-            }
-            add_numbered(sql, target, is_derived ? "d" : "r");
-            buf_add(sql, " from ");
-            if (is_derived)
-                add_scope(sql, target, range);
-            else
-                buf_printf(sql, "%s r", target->rows);
-            buf_printf(sql, ") %s", pass == 0 ? prefix : other);
-        }
-        buf_add(sql, " where r.tailwater_image = d.tailwater_image and "
-                     "r.tailwater_nr = d.tailwater_nr)");
-    }
-    buf_add(sql, ")) x group by ");
     for (int i = 0; i < target->nkeys; i++)
-        buf_printf(sql, "%s%d", i > 0 ? comma : "", i + 1);
+        buf_printf(sql, "x.k%d, ", i);
+    buf_add(sql, "min(x.side), max(x.side) from (select ");
+    for (int i = 0; i < target->nkeys; i++)
+        buf_printf(sql, "c.tailwater_k%d as k%d, ", i, i);
+    buf_printf(sql, "0 as side from %s c where c.tailwater_tid is not null union all select ",
+               target->changes);
+    for (int i = 0; i < target->nkeys; i++) {
+        add_column(sql, "c", target->keys[i].column);
+        buf_add(sql, ", ");
+    }
+    buf_printf(sql, "1 from %s c where not c.tailwater_is_gone) x group by ", target->changes);
+    for (int i = 0; i < target->nkeys; i++)
+        buf_printf(sql, "%s%d", i > 0 ? ", " : "", i + 1);
 }
 
 /* ---- writing ---- */
 
-static bool run(struct pg *mirror, struct buf *sql, int64_t *count, struct error *err)
+#define AT_ADDRESS "t.tableoid = x.tailwater_oid and t.ctid = x.tailwater_tid"
+
+static void add_delete(struct buf *sql, const struct target *target)
 {
+    buf_printf(sql, "delete from %s t using %s x where x.tailwater_is_gone and " AT_ADDRESS,
+               target->into, target->changes);
+}
+
+static void add_update(struct buf *sql, const struct target *target)
+{
+    buf_printf(sql, "update %s t set ", target->into);
+    for (int i = 0; i < target->ncolumns; i++) {
+        buf_add(sql, i > 0 ? ", " : "");
+        pg_add_ident(sql, target->columns[i]);
+        buf_add(sql, " = ");
+        add_column(sql, "x", target->columns[i]);
+    }
+    buf_printf(sql, " from %s x where not x.tailwater_is_gone and " AT_ADDRESS, target->changes);
+}
+
+static void add_insert(struct buf *sql, const struct target *target)
+{
+    buf_printf(sql, "insert into %s (", target->into);
+    add_columns(sql, NULL, target->ncolumns, target->columns);
+    buf_add(sql, ") select ");
+    add_columns(sql, "x", target->ncolumns, target->columns);
+    buf_printf(sql, " from %s x where x.tailwater_tid is null", target->changes);
+}
+
+static bool run(struct pg *mirror, const struct target *target,
+                void (*add)(struct buf *, const struct target *), int64_t expected, int64_t *count,
+                struct error *err)
+{
+    _cleanup_buf_ struct buf sql = {0};
     _cleanup_result_ struct pg_result *done = NULL;
 
-    if (!pg_query(mirror, buf_text(sql), 0, NULL, &done, err))
+    if (expected == 0)
+        return true;
+    add(&sql, target);
+    if (!pg_query(mirror, buf_text(&sql), 0, NULL, &done, err))
         return false;
-    *count += pg_affected(done);
+    if (pg_affected(done) != expected) {
+        error_set(err, ERROR_RETRY,
+                  "%" PRId64 " rows of %s should have been written, and %" PRId64 " were", expected,
+                  target->into, pg_affected(done));
+        return error_hint(err, "somebody else writes to %s, or a trigger there leaves rows out",
+                          target->into);
+    }
+    *count += expected;
     return true;
 }
 
 bool recompute_write(struct pg *mirror, const struct target *target,
-                     const struct recompute_range *range, struct recompute_counts *counts,
-                     struct error *err)
+                     struct recompute_counts *counts, struct error *err)
 {
-    _cleanup_buf_ struct buf gone = {0}, changed = {0}, new = {0};
+    _cleanup_buf_ struct buf sql = {0};
+    _cleanup_result_ struct pg_result *row = NULL;
 
-    add_delete(&gone, target, range);
-    add_update(&changed, target);
-    add_insert(&new, target, range);
-    return run(mirror, &gone, &counts->deleted, err) &&
-           (target->nunique == 0 || run(mirror, &changed, &counts->updated, err)) &&
-           run(mirror, &new, &counts->inserted, err);
+    buf_printf(&sql,
+               "select count(*) filter (where tailwater_is_gone), count(*) filter (where not "
+               "tailwater_is_gone and tailwater_tid is not null), count(*) filter (where "
+               "tailwater_tid is null) from %s",
+               target->changes);
+    return pg_query_row(mirror, buf_text(&sql), 0, NULL, &row, err) &&
+           run(mirror, target, add_delete, pg_int(row, 0, 0), &counts->deleted, err) &&
+           run(mirror, target, add_update, pg_int(row, 0, 1), &counts->updated, err) &&
+           run(mirror, target, add_insert, pg_int(row, 0, 2), &counts->inserted, err);
 }
 
-bool recompute_chosen(struct pg *mirror, const struct target *target, bool is_many,
+bool recompute_chosen(struct pg *mirror, const struct target *target, int64_t nkeys,
                       struct recompute_counts *counts, struct error *err)
 {
-    return recompute_rows(mirror, target, NULL, is_many, err) &&
-           recompute_write(mirror, target, NULL, counts, err);
-}
+    bool is_complete;
 
-bool recompute_range(struct pg *mirror, const struct target *target,
-                     const struct recompute_range *range, struct recompute_counts *counts,
-                     struct error *err)
-{
-    return recompute_rows(mirror, target, range, false, err) &&
-           recompute_write(mirror, target, range, counts, err);
+    return recompute_rows(mirror, target, NULL, nkeys, &is_complete, err) &&
+           recompute_compare(mirror, target, NULL, is_complete, err) &&
+           recompute_write(mirror, target, counts, err);
 }

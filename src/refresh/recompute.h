@@ -22,19 +22,11 @@ struct recompute_counts {
 };
 
 /*
- * The keys that target->chosen holds.  Everything is computed by one statement, under one snapshot.
- * Adds to *counts.
+ * The nkeys keys that target->chosen holds.  Everything is computed by one statement, under one
+ * snapshot.  Adds to *counts.
  */
-bool recompute_chosen(struct pg *mirror, const struct target *target, bool is_many,
+bool recompute_chosen(struct pg *mirror, const struct target *target, int64_t nkeys,
                       struct recompute_counts *counts, struct error *err);
-
-/*
- * All keys of a range, those of the query and those of the derived table: cheaper than naming them,
- * and it finds keys that only one of them has.  Not for a query with {keys}.
- */
-bool recompute_range(struct pg *mirror, const struct target *target,
-                     const struct recompute_range *range, struct recompute_counts *counts,
-                     struct error *err);
 
 /* " and (prefix.k) >= (low) and (prefix.k) < (high)", after a condition; is_ledger: columns are named
  * as the ledger has them, not as the derived table. */
@@ -46,20 +38,25 @@ void recompute_add_same_key(struct buf *sql, const struct target *target, const 
                             const char *ledger);
 
 /*
- * The same in two steps: fill target->rows with what the query gives, for the chosen keys (range
- * NULL) or a range; write what differs.  In between, for whoever wants to know: "select key…, min,
- * max from …", a row for each key whose rows differ: 0, 0 where only the derived table has rows, 1, 1
- * where only the query gives some.
+ * The same in three steps.  Fill target->rows with what the query gives, for the chosen keys (range
+ * NULL) or for all keys of a range, those of the query and those of the derived table: cheaper than
+ * naming them, and it finds keys that only one of them has; not for a query with {keys}.  *is_complete:
+ * each key has a row, so that nothing is gone.  Fill target->changes with what differs.  Write that.
  */
 bool recompute_rows(struct pg *mirror, const struct target *target,
-                    const struct recompute_range *range, bool is_many, struct error *err);
+                    const struct recompute_range *range, int64_t nkeys, bool *ret_is_complete,
+                    struct error *err);
+bool recompute_compare(struct pg *mirror, const struct target *target,
+                       const struct recompute_range *range, bool is_complete, struct error *err);
 bool recompute_write(struct pg *mirror, const struct target *target,
-                     const struct recompute_range *range, struct recompute_counts *counts,
-                     struct error *err);
+                     struct recompute_counts *counts, struct error *err);
+
+/* "select key…, min, max from …", a row for each key that has changes: 0, 0 where only the derived
+ * table has such rows, 1, 1 where only the query gives some. */
+void recompute_add_differing(struct buf *sql, const struct target *target);
+
 /* How the server would read the chosen keys: EXPLAIN's JSON. */
-bool recompute_explain(struct pg *mirror, const struct target *target, struct pg_result **ret_plan,
-                       struct error *err);
-void recompute_add_differing(struct buf *sql, const struct target *target,
-                             const struct recompute_range *range);
+bool recompute_explain(struct pg *mirror, const struct target *target, int64_t nkeys,
+                       struct pg_result **ret_plan, struct error *err);
 
 #endif

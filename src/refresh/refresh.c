@@ -6,7 +6,7 @@
  *     2  claim: the consumer's row, and a window        tailwater.claim
  *     3  the window's keys into a temporary table       tailwater.keys_<fact>
  *     4  the query for these keys into another          one statement, one snapshot S
- *     5  differences to the derived table, written      delete, update, insert
+ *     5  how that differs, into a third; written        delete, update, insert
  *     6  ack                                            tailwater.ack
  *     commit
  *
@@ -70,10 +70,17 @@ struct refresh {
     struct target **targets;
 };
 
+/*
+ * The server's defaults are for many small queries on slow disks; here are few, and large ones:
+ * compiling them (jit) takes longer than they do, and keys that do not fit into 4 MB are sorted and
+ * hashed by way of files.  What somebody has set for the server, the database or the role stands.
+ */
 static const char session_sql[] =
     "set search_path = " TARGET_SEARCH_PATH "; set idle_in_transaction_session_timeout = '60s'; "
-    "select set_config(name, '5s', false) from pg_settings where name = "
-    "'client_connection_check_interval'";
+    "select set_config(s.name, v.value, false) from pg_settings s join (values "
+    "('client_connection_check_interval', '5s'), ('jit', 'off'), ('work_mem', '64MB'), "
+    "('temp_buffers', '64MB'), ('random_page_cost', '1.5')) v(name, value) on v.name = s.name "
+    "where s.source = 'default'";
 
 bool refresh_new(const struct refresh_options *options, struct refresh **ret_refresh,
                  struct error *err)
@@ -200,26 +207,6 @@ static bool claim(struct refresh *refresh, const struct target *target, struct w
     return FAULT(refresh_after_claim, err);
 }
 
-/* The keys in their own order, so that halves are neighbours. */
-static bool fill_window(struct refresh *refresh, const struct target *target, const char *from,
-                        const char *param, int64_t *ret_count, struct error *err)
-{
-    _cleanup_buf_ struct buf sql = {0};
-    _cleanup_result_ struct pg_result *done = NULL;
-
-    buf_printf(&sql, "insert into %s select row_number() over (order by ", target->window);
-    for (int i = 0; i < target->nkeys; i++)
-        buf_printf(&sql, "%sk.k%d", i > 0 ? ", " : "", i);
-    buf_printf(&sql, "), k.* from %s k(", from);
-    for (int i = 0; i < target->nkeys; i++)
-        buf_printf(&sql, "%sk%d", i > 0 ? ", " : "", i);
-    buf_add(&sql, ")");
-    if (!pg_query(refresh->mirror, buf_text(&sql), 1, &param, &done, err))
-        return false;
-    *ret_count = pg_affected(done);
-    return true;
-}
-
 static bool count(struct refresh *refresh, const struct target *target,
                   const struct refresh_outcome *outcome, struct error *err)
 {
@@ -268,15 +255,14 @@ static bool plan_everything(struct refresh *refresh, const struct target *target
 static bool recompute_window(struct refresh *refresh, const struct target *target,
                              struct refresh_outcome *outcome, struct error *err)
 {
-    struct settle_options options = {
-        .max_attempts = refresh->options->config->refresh.max_attempts};
     _cleanup_buf_ struct buf keys = {0};
+    struct settle_options options = {
+        .param = TARGET_CONSUMER, .max_attempts = refresh->options->config->refresh.max_attempts};
 
     buf_printf(&keys, "tailwater.keys_%s($1)", target->fact->name);
+    options.keys = buf_text(&keys);
     outcome->step = REFRESH_KEYS;
-    return fill_window(refresh, target, buf_text(&keys), TARGET_CONSUMER, &options.nkeys, err) &&
-           settle_window(refresh->mirror, target, &options, &outcome->counts, &outcome->failed,
-                         err);
+    return settle_keys(refresh->mirror, target, &options, &outcome->counts, &outcome->failed, err);
 }
 
 static bool acknowledge(struct refresh *refresh, const struct target *target,
@@ -342,20 +328,22 @@ static bool has_due(struct refresh *refresh, const struct target *target, bool *
 static bool retry_due(struct refresh *refresh, const struct target *target,
                       struct refresh_outcome *outcome, struct error *err)
 {
-    struct settle_options options = {
-        .is_retry = true, .max_attempts = refresh->options->config->refresh.max_attempts};
     _cleanup_buf_ struct buf due = {0};
+    struct settle_options options = {
+        .param = target->fact->name,
+        .is_retry = true,
+        .max_attempts = refresh->options->config->refresh.max_attempts};
 
     buf_add(&due, "(select ");
     for (int i = 0; i < target->nkeys; i++)
         buf_printf(&due, "%sf.key[%d]::%s", i > 0 ? ", " : "", i + 1, target->keys[i].type);
-    buf_add(&due, " from tailwater.refresh_failure f where f.fact = $1 and f.next_at <= "
-                  "clock_timestamp() order by f.next_at limit " RETRY_KEYS ")");
+    buf_add(&due, " from tailwater.refresh_failure f where f.fact = $1 and f.next_at <= now() "
+                  "order by f.next_at, f.key limit " RETRY_KEYS ")");
+    options.keys = buf_text(&due);
     outcome->step = REFRESH_RETRY;
     return begin(refresh, target, err) &&
-           fill_window(refresh, target, buf_text(&due), target->fact->name, &options.nkeys, err) &&
-           settle_window(refresh->mirror, target, &options, &outcome->counts, &outcome->failed,
-                         err) &&
+           settle_keys(refresh->mirror, target, &options, &outcome->counts, &outcome->failed,
+                       err) &&
            count(refresh, target, outcome, err) && pg_exec(refresh->mirror, "commit", err);
 }
 

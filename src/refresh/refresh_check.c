@@ -131,7 +131,7 @@ static bool check_reads(struct looking *l, struct error *err)
 
 /* ---- how ---- */
 
-static bool choose_some(struct looking *l, bool *ret_has, struct error *err)
+static bool choose_some(struct looking *l, int64_t *ret_count, struct error *err)
 {
     _cleanup_buf_ struct buf sql = {0};
     _cleanup_result_ struct pg_result *done = NULL;
@@ -143,7 +143,7 @@ static bool choose_some(struct looking *l, bool *ret_has, struct error *err)
         l->target->chosen, l->target->source_keys, l->target->source);
     if (!pg_query(l->mirror, buf_text(&sql), 0, NULL, &done, err))
         return false;
-    *ret_has = pg_affected(done) > 0;
+    *ret_count = pg_affected(done);
     return true;
 }
 
@@ -197,13 +197,13 @@ static bool check_plan(struct looking *l, struct error *err)
 {
     _cleanup_result_ struct pg_result *plan = NULL, *scans = NULL;
     const char *params[2] = {NULL, l->config->pipeline};
-    bool has;
+    int64_t nkeys;
 
-    if (!choose_some(l, &has, err))
+    if (!choose_some(l, &nkeys, err))
         return false;
-    if (!has)
+    if (nkeys == 0)
         return true; /* nothing to estimate by */
-    if (!recompute_explain(l->mirror, l->target, &plan, err))
+    if (!recompute_explain(l->mirror, l->target, nkeys, &plan, err))
         return false;
     params[0] = pg_text(plan, 0, 0);
     if (!pg_query(l->mirror, scans_sql, 2, params, &scans, err))

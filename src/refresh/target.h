@@ -29,6 +29,19 @@ struct target_key {
     const char *collation; /* " collate x" for comparisons by order; "" where there is none */
 };
 
+/* How the chosen keys are given to the query (recompute.c). */
+enum target_plan { TARGET_BY_UNKNOWN, TARGET_BY_ARRAYS, TARGET_BY_JOIN, TARGET_BY_ITSELF };
+
+/* Numbers of keys are told apart by their logarithm to base 2. */
+#define TARGET_MAGNITUDES 40
+
+/* What a connection remembers of earlier recomputations. */
+struct target_memory {
+    int analyzed; /* magnitude of what chosen held when its statistics were made; -1: never */
+    enum target_plan plans[TARGET_MAGNITUDES];
+    int uses[TARGET_MAGNITUDES]; /* of that plan, until it is looked at again */
+};
+
 struct target {
     const struct config_fact *fact;
     const char *into; /* quoted, qualified */
@@ -44,9 +57,13 @@ struct target {
 
     const char *query;  /* {keys} is the name of a table in it */
     bool has_keys;      /* {keys} stood in it */
-    const char *window; /* temporary: n and all keys of a window … */
-    const char *chosen; /* … those that are being recomputed … */
-    const char *rows;   /* … and what the query gives for them */
+    const char *window; /* temporary: n and all keys of a window that is being halved … */
+    const char *chosen; /* … the keys that are being recomputed … */
+    const char *rows;   /* … what the query gives for them … */
+    /* … and how that differs: tailwater_oid, tailwater_tid (the row that stands there; null: none),
+     * tailwater_is_gone (nothing comes in its place), tailwater_k0… (its key), the columns to write */
+    const char *changes;
+    struct target_memory *memory;
     const char
         *source; /* the fact's own table: its live view under the fact's name for it, quoted */
     const char *source_keys; /* the key's expressions over that, separated by commas */
