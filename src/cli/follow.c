@@ -100,11 +100,15 @@ static bool find_table(const struct follow *follow, const char *wanted, int *ret
 static bool choose_all(struct follow *follow, const char **schemas, const char **names,
                        int *ret_count)
 {
+    int count = 0;
+
     for (int i = 0; i < follow->ntables; i++) {
-        schemas[i] = follow->tables[i].schema;
-        names[i] = follow->tables[i].name;
+        if (follow->tables[i].unlisted_lsn != 0)
+            continue;
+        schemas[count] = follow->tables[i].schema;
+        names[count++] = follow->tables[i].name;
     }
-    *ret_count = follow->ntables;
+    *ret_count = count;
     return true;
 }
 

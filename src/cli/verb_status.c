@@ -262,6 +262,7 @@ static void add_table(struct buf *out, const struct control_table *table)
     buf_printf(out, "%.*s%*s  %-8s %11s %11s\n", (int) cut, buf_text(&name), width - shown, "",
                table->is_resynced      ? "resync"
                : table->quarantine.lsn ? "QUARANT."
+               : table->unlisted_lsn   ? "unlisted"
                                        : control_table_state_name(table->state),
                human_estimate(table->estimated_rows, rows),
                table->total_bytes < 0 ? "-" : human_bytes(table->total_bytes, bytes));

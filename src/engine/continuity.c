@@ -11,6 +11,7 @@
 #include "engine/continuity.h"
 
 #include "base/log.h"
+#include "batch/batch.h"
 #include "source/publication.h"
 #include "source/timeline.h"
 
@@ -94,9 +95,10 @@ static bool check_gap(const struct slot_status *slot, const char *name,
 
 /*
  * What a publication left out since the copy will never come: so it is neither made nor extended
- * here, but refused (P44, P45).
+ * here, but refused (P44, P45).  A table that it lacks is that table's trouble.
  */
 static bool check_publication(const struct config *config, const struct table_list *tables,
+                              const _Atomic lsn_t *left_out_from, const struct table **ret_lacked,
                               struct error *err)
 {
     const struct pg_options options = {
@@ -104,7 +106,7 @@ static bool check_publication(const struct config *config, const struct table_li
     _cleanup_(arena_release) struct arena arena = {0};
     _cleanup_pg_ struct pg *pg = NULL;
     struct publication publication;
-    const char *sql;
+    bool is_missing;
 
     if (strcmp(config->source.plugin, "pgoutput") != 0)
         return true;
@@ -122,16 +124,14 @@ static bool check_publication(const struct config *config, const struct table_li
             "them: tailwater resync -c %s --all --new-slot makes both anew, and repairs the mirror",
             config->file);
     }
-    if (!publication_plan(&publication, tables, &arena, &sql, err))
+    for (int i = 0; i < tables->count; i++) {
+        if (left_out_from[i] != BATCH_NEVER ||
+            publication_check_table(&publication, &tables->tables[i], &is_missing, err))
+            continue;
+        *ret_lacked = is_missing ? &tables->tables[i] : NULL;
         return false;
-    if (sql == NULL)
-        return true;
-    error_set(err, ERROR_FINDINGS, "source: the publication %s lacks tables of this pipeline",
-              config->source.publication);
-    return error_hint(err,
-                      "they were taken out of it, or dropped; changes since then are lost: "
-                      "tailwater resync -c %s --all --new-slot repairs that.  What it lacks: %s",
-                      config->file, sql);
+    }
+    return true;
 }
 
 static bool check_identity(const struct config *config, const struct control_identity *stored,
@@ -176,7 +176,9 @@ static bool note_promotion(struct pg *lock, struct control_pipeline *pipeline,
 }
 
 bool continuity_check(const struct config *config, struct pg *lock,
-                      struct prepared_pipeline *prepared, lsn_t cursor, struct error *err)
+                      struct prepared_pipeline *prepared, lsn_t cursor,
+                      const _Atomic lsn_t *left_out_from, const struct table **ret_lacked,
+                      struct error *err)
 {
     const struct pg_options options = {.side = PG_SOURCE,
                                        .conninfo = config->source.conninfo,
@@ -199,7 +201,7 @@ bool continuity_check(const struct config *config, struct pg *lock,
         return slot.exists || err->kind != ERROR_SLOT
                    ? false
                    : continuity_explain_slot(&identity, timeline, err);
-    if (!check_publication(config, &prepared->catalog.tables, err) ||
+    if (!check_publication(config, &prepared->catalog.tables, left_out_from, ret_lacked, err) ||
         !continuity_check_timeline(pg, &identity, timeline, reached(prepared, cursor), err) ||
         !check_gap(&slot, name, &identity, cursor, err) ||
         !note_promotion(lock, &prepared->pipeline, &identity, err))

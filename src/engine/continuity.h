@@ -17,12 +17,15 @@
 
 /*
  * ERROR_SLOT with its own message for each way in which it is not (P30, P31, P43, P44, P47),
- * ERROR_FINDINGS where the publication is no longer plain, or lacks tables.  A promoted
+ * ERROR_FINDINGS where the publication is no longer plain, or lacks a table that is not left out
+ * (quarantine_load()): then *ret_lacked, and otherwise it is untouched.  A promoted
  * standby that has all that the mirror has is recorded (on lock, and in prepared) and said; the slot
  * becomes a failover slot where source.failover asks for that.
  */
 bool continuity_check(const struct config *config, struct pg *lock,
-                      struct prepared_pipeline *prepared, lsn_t cursor, struct error *err);
+                      struct prepared_pipeline *prepared, lsn_t cursor,
+                      const _Atomic lsn_t *left_out_from, const struct table **ret_lacked,
+                      struct error *err);
 
 /*
  * The part of it that is about timelines: has a mirror that was on timeline stored, and has reached

@@ -199,6 +199,11 @@ static bool make_later_snapshot(const struct preparation *p, struct snapshot **r
 
 /* ---- tables ---- */
 
+static bool is_following(const struct preparation *p)
+{
+    return p->config->schema_changes == SCHEMA_CHANGES_APPLY;
+}
+
 static bool is_quarantined(const struct preparation *p, int i)
 {
     return p->result->states[i].quarantine.lsn != 0;
@@ -210,7 +215,8 @@ static bool isolate_table(const struct preparation *p, int i, struct error *err)
 {
     const struct table *table = &p->result->catalog.tables.tables[i];
     const lsn_t cursor = p->result->pipeline.cursor;
-    const struct culprit culprit = {.table = table, .first_lsn = cursor, .last_lsn = cursor};
+    const struct culprit culprit = {
+        .table = table, .first_lsn = cursor, .last_lsn = cursor, .is_followed = is_following(p)};
     const struct error reason = *err;
 
     if (p->result->pipeline.state != CONTROL_STREAMING || err->kind != ERROR_CONFIG ||
@@ -258,18 +264,40 @@ static bool is_added(const struct preparation *p, int i)
            p->result->states[i].state < CONTROL_TABLE_INDEXED;
 }
 
+/* Somebody wrote its name down: then it is wanted.  One that only a pattern takes may have come about
+ * by itself. */
+static bool is_named(const struct config *config, const struct table *table)
+{
+    bool is = false;
+
+    for (int i = 0; i < config->ntables; i++) {
+        const struct config_table *entry = &config->tables[i];
+
+        if (config_table_matches(entry, table->schema, table->name))
+            is = !entry->is_excluded && (is || (!entry->is_schema_glob && !entry->is_name_glob));
+    }
+    return is;
+}
+
+static bool refuse_added(const struct table *table, const char *file, struct error *err)
+{
+    error_set(err, ERROR_CONFIG,
+              "table %s was added to a pipeline that streams already, and only a pattern takes it",
+              table->label);
+    return error_hint(err,
+                      "to mirror it: tailwater table add -c %s '%s'; else exclude it (!%s), or set "
+                      "schema_changes: apply, which takes such tables by itself",
+                      file, table->label, table->label);
+}
+
 static bool add_table(const struct preparation *p, int i, struct notes *notes, struct error *err)
 {
     const struct table *table = &p->result->catalog.tables.tables[i];
     const char *pipeline = p->config->pipeline;
     const lsn_t cursor = p->result->pipeline.cursor;
-    _cleanup_buf_ struct buf what = {0};
 
-    if (p->config->schema_changes == SCHEMA_CHANGES_STOP) {
-        error_set(err, ERROR_CONFIG, "table %s was added to a pipeline that streams already",
-                  table->label);
-        return error_hint(err, "take it out of the configuration, or set schema_changes: apply");
-    }
+    if (!is_following(p) && !is_named(p->config, table))
+        return refuse_added(table, p->config->file, err);
     log_event(LOG_INFO, "table_added", "%s is new: it is filled while the rest streams",
               table->label);
     if (!ddl_create_table(p->lock, pipeline, table, notes, err) ||
@@ -282,18 +310,24 @@ static bool add_table(const struct preparation *p, int i, struct notes *notes, s
     return true;
 }
 
-/* Only tables that are new: one that was taken out of the publication has lost changes (P45). */
+/*
+ * Only tables that are new: one that was taken out of the publication has lost changes (P45).  Where
+ * the role may not, that is these tables' trouble: their resync says so again, and waits.
+ */
 static bool publish_added(const struct preparation *p, struct error *err)
 {
     const struct table_list *list = &p->result->catalog.tables;
     struct table_list added = {.tables = arena_new(p->arena, struct table, list->count + 1)};
 
-    if (p->config->schema_changes == SCHEMA_CHANGES_STOP)
-        return true; /* add_table() refuses them */
     for (int i = 0; i < list->count; i++)
-        if (is_added(p, i))
+        if (is_added(p, i) && (is_following(p) || is_named(p->config, &list->tables[i])))
             added.tables[added.count++] = list->tables[i];
-    return added.count == 0 || ensure_publication(p, &added, err);
+    if (added.count == 0 || ensure_publication(p, &added, err))
+        return true;
+    if (err->kind != ERROR_FINDINGS)
+        return false;
+    log_error(LOG_WARNING, "not_published", err);
+    return true;
 }
 
 /* What has changed on the source is followed, before anything is compared. */
@@ -301,7 +335,7 @@ static bool reshape_tables(const struct preparation *p, struct error *err)
 {
     const struct table_list *list = &p->result->catalog.tables;
 
-    if (p->config->schema_changes == SCHEMA_CHANGES_STOP)
+    if (!is_following(p))
         return true;
     for (int i = 0; i < list->count; i++) {
         _cleanup_buf_ struct buf what = {0};
@@ -547,9 +581,7 @@ static bool prepare_steps(const struct preparation *p, struct error *err)
            copy_tables(p, &snapshot, err) &&
            (p->result->pipeline.state == CONTROL_STREAMING || reshape_tables(p, err)) &&
            prepare_facts_store(p->lock, p->config, p->arena, &p->result->facts, err) &&
-           make_views(p, err) &&
-           (p->config->schema_changes == SCHEMA_CHANGES_STOP ||
-            reshape_ask(p->lock, p->config->pipeline, *p->source_lsn, err));
+           make_views(p, err) && reshape_ask(p->lock, p->config->pipeline, *p->source_lsn, err);
 }
 
 bool prepare_pipeline(const struct prepare_options *options, struct arena *arena,

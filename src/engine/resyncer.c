@@ -13,10 +13,12 @@
 #include "base/log.h"
 #include "engine/pause.h"
 #include "mirror/job.h"
+#include "mirror/quarantine.h"
 #include "mirror/views.h"
 #include "sync/resync.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #define TURN_MS        500
@@ -120,6 +122,10 @@ static bool end_table(struct work_place *place, const struct error *failure, str
         table->hint = failure->hint;
         log_error(LOG_ERROR, place->job->kind == JOB_VERIFY ? "verify_failed" : "resync_failed",
                   failure);
+        if (place->job->kind == JOB_RESYNC &&
+            !quarantine_explain(place->mirror, place->resyncer->config->pipeline, table->schema,
+                                table->name, failure, err))
+            return false;
     } else {
         log_end(place->job, table);
         if (!job_note_compared(place->mirror, place->resyncer->config->pipeline, place->job->kind,
@@ -129,17 +135,29 @@ static bool end_table(struct work_place *place, const struct error *failure, str
     return job_say(place->mirror, place->job->id, table, err);
 }
 
-/* It cannot be done: the table is as it was, or better. */
+/* It cannot be done: the table is as it was, or better.  What keeps us from purging it too is the same
+ * cause, or the next resync's. */
 static bool give_up(struct work_place *place, const struct resync_options *options,
                     struct resync_progress *reached, struct error *failure, struct error *err)
 {
     struct side_batch side = {.kind = SIDE_GIVE_UP, .table = options->table};
+    char remedy[sizeof(failure->hint)];
+    struct error purging;
 
-    if (failure->hint[0] == '\0')
-        error_hint(failure, "remove the cause, then run: tailwater %s -c %s %s",
-                   job_kind_name(place->job->kind), options->config->file, options->table->label);
-    return apply(place, &side, err) && resync_purge(options, reached, err) &&
-           end_table(place, failure, err);
+    snprintf(remedy, sizeof(remedy), "%s", failure->hint);
+    error_hint(failure, "%s%sthen run: tailwater %s -c %s %s",
+               remedy[0] ? remedy : "remove the cause", remedy[0] ? "; " : ", ",
+               job_kind_name(place->job->kind), options->config->file, options->table->label);
+    if (!apply(place, &side, err))
+        return false;
+    if (!resync_purge(options, reached, &purging)) {
+        if (is_passing(&purging)) {
+            *err = purging;
+            return false;
+        }
+        log_error(LOG_DEBUG, "resync_failed", &purging);
+    }
+    return end_table(place, failure, err);
 }
 
 /* A new table has its live view once its rows are complete. */

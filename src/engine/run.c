@@ -202,8 +202,10 @@ static bool isolate(struct life *life, struct pg *lock, const struct culprit *cu
                     struct error *err)
 {
     const struct config *config = life->config;
+    struct culprit marked = *culprit;
     struct error failure;
 
+    marked.is_followed = config->schema_changes == SCHEMA_CHANGES_APPLY;
     if (stop_is_raised() || config->apply.on_error != ON_ERROR_QUARANTINE ||
         culprit->last_lsn == 0 || pg_is_broken(lock))
         return false;
@@ -225,7 +227,7 @@ static bool isolate(struct life *life, struct pg *lock, const struct culprit *cu
         return prepare(life, lock, err);
     }
     if (!FAULT(quarantine_before_mark, &failure) ||
-        !quarantine_begin(lock, config->pipeline, culprit, err, &failure)) {
+        !quarantine_begin(lock, config->pipeline, &marked, err, &failure)) {
         log_error(LOG_WARNING, "refused", err);
         *err = failure;
         return false;

@@ -163,12 +163,24 @@ static bool open_over_fd(struct session *s, struct error *err)
     return s->over_fd >= 0 || error_set(err, ERROR_FAILED, "eventfd: %s", strerror(errno));
 }
 
+/* A table that the publication lacks lacks what the source did since, whenever that was. */
+static bool check_continuity(struct session *s, struct error *err)
+{
+    const struct table *lacked = NULL;
+
+    if (continuity_check(s->options->config, s->options->lock, s->options->prepared, s->cursor.lsn,
+                         s->left_out_from, &lacked, err))
+        return true;
+    if (lacked != NULL)
+        s->culprit = (struct culprit){
+            .table = lacked, .first_lsn = s->cursor.lsn, .last_lsn = s->cursor.lsn};
+    return false;
+}
+
 static bool open_session(struct session *s, struct arena *arena, struct error *err)
 {
-    return open_apply(s, err) &&
-           continuity_check(s->options->config, s->options->lock, s->options->prepared,
-                            s->cursor.lsn, err) &&
-           read_intervals(s, err) && find_facts(s, err) && open_stream(s, arena, err);
+    return open_apply(s, err) && check_continuity(s, err) && read_intervals(s, err) &&
+           find_facts(s, err) && open_stream(s, arena, err);
 }
 
 /* ---- the threads ---- */

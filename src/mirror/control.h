@@ -168,6 +168,7 @@ struct control_table {
     int64_t resynced_differences; /* rows that it wrote; -1 unknown */
     int64_t verified_at_us;       /* when the last verify ended; 0: never */
     int64_t verified_differences; /* that it found; -1 unknown */
+    lsn_t unlisted_lsn; /* no longer in the configuration, and not followed since; 0: it is */
     /* control_sync_tables() only: why the source's table is not the one that was copied; NULL: it is. */
     struct error *refusal;
     int64_t estimated_rows,
@@ -179,18 +180,22 @@ const char *control_table_state_name(enum control_table_state state);
 /*
  * Give every table of the list its row (in one transaction) and return all of them, by
  * table->index.  Refuses, with ERROR_CONFIG that names the table: a mirror name that changed, a mirror
- * or view name that another pipeline has.  A relid (P59) or a key that changed is that table's
- * refusal.  Rows of tables that are no longer in the list are left alone and named in strays.
+ * or view name that another pipeline has.  A relid (P59), a key or the number of a column (P57) that
+ * changed is that table's refusal.  Tables that are no longer in the list are left alone and told of in
+ * strays; one that comes back lacks what it was not followed for, and is quarantined from there on.
  */
 bool control_sync_tables(struct pg *mirror, const char *pipeline, const struct table_list *list,
                          struct arena *arena, struct control_table **ret_tables,
                          struct notes *strays, struct error *err);
 
+/* [{"attnum": 1, "name": "id"}, …]: a table's columns on the source, as its row's shape has them. */
+void control_add_columns(struct buf *json, const struct table *table);
+
 /* The first refusal of count tables; true if there is none. */
 bool control_none_refused(const struct control_table *tables, int count, struct error *err);
 
-/* The rows as they are, by schema and name, with the mirror tables' estimates.  For status, purge
- * and destroy. */
+/* The rows as they are, by schema and name, with the mirror tables' estimates; one that is not
+ * listed is not quarantined.  For status, check, purge, resync and destroy. */
 bool control_list_tables(struct pg *mirror, const char *pipeline, struct arena *arena,
                          int *ret_count, struct control_table **ret_tables, struct error *err);
 

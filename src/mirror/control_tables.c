@@ -36,9 +36,10 @@ static bool parse_state(const char *name, enum control_table_state *ret_state, s
 
 #define WANTED                                                                                     \
     "WITH wanted AS (SELECT index, schema, name, relid, mirror_schema, mirror_name, view_schema, " \
-    "view_name, ARRAY(SELECT jsonb_array_elements_text(key)) AS key "                              \
+    "view_name, columns, ARRAY(SELECT jsonb_array_elements_text(key)) AS key "                     \
     "FROM jsonb_to_recordset($2::jsonb) AS t(index integer, schema text, name text, relid oid, "   \
-    "mirror_schema text, mirror_name text, view_schema text, view_name text, key jsonb)) "
+    "mirror_schema text, mirror_name text, view_schema text, view_name text, key jsonb, "          \
+    "columns jsonb)) "
 
 static void add_field(struct buf *json, const char *name, const char *value)
 {
@@ -60,7 +61,20 @@ static void add_table(struct buf *json, const struct table *table)
         buf_add(json, i > 0 ? ", " : "");
         buf_add_json(json, table->columns[table->keys[i]].name);
     }
-    buf_add(json, "]}");
+    buf_add(json, "], \"columns\": ");
+    control_add_columns(json, table);
+    buf_add_char(json, '}');
+}
+
+void control_add_columns(struct buf *json, const struct table *table)
+{
+    buf_add_char(json, '[');
+    for (int i = 0; i < table->ncolumns; i++) {
+        buf_printf(json, "%s{\"attnum\": %d", i > 0 ? ", " : "", table->columns[i].attnum);
+        add_field(json, "name", table->columns[i].name);
+        buf_add_char(json, '}');
+    }
+    buf_add_char(json, ']');
 }
 
 /* Two tables that want one mirror table or one live view, here or in another pipeline. */
@@ -105,13 +119,58 @@ static bool insert_missing(struct pg *mirror, int nparams, const char *const *pa
         mirror,
         WANTED
         "INSERT INTO tailwater.mirror_table AS m (pipeline, schema, name, relid, "
-        "mirror_schema, mirror_name, view_schema, view_name, key) "
-        "SELECT $1, schema, name, relid, mirror_schema, mirror_name, view_schema, view_name, key "
+        "mirror_schema, mirror_name, view_schema, view_name, key, shape) "
+        "SELECT $1, schema, name, relid, mirror_schema, mirror_name, view_schema, view_name, key, "
+        "jsonb_build_object('columns', columns) "
         "FROM wanted ON CONFLICT (pipeline, schema, name) DO UPDATE SET "
         "relid = excluded.relid, mirror_schema = excluded.mirror_schema, "
         "mirror_name = excluded.mirror_name, view_schema = excluded.view_schema, "
-        "view_name = excluded.view_name, key = excluded.key WHERE m.state = 'new'",
+        "view_name = excluded.view_name, key = excluded.key, shape = excluded.shape "
+        "WHERE m.state = 'new'",
         nparams, params, &done, err);
+}
+
+/*
+ * A table that the configuration no longer lists is not followed from here on; one that is listed
+ * again lacks what came in between, and is quarantined from there on, and to be resynced.  While nothing
+ * streams there is nothing to miss; and of a table that was never made nothing is left.
+ */
+static bool sync_listing(struct pg *mirror, int nparams, const char *const *params,
+                         struct error *err)
+{
+    _cleanup_result_ struct pg_result *never = NULL, *gone = NULL, *back = NULL;
+
+    return pg_query(mirror,
+                    WANTED "DELETE FROM tailwater.mirror_table m WHERE m.pipeline = $1 "
+                           "AND m.state = 'new' AND NOT EXISTS (SELECT FROM wanted w WHERE "
+                           "(w.schema, w.name) = (m.schema, m.name))",
+                    nparams, params, &never, err) &&
+           pg_query(mirror,
+                    WANTED "UPDATE tailwater.mirror_table m SET unlisted_lsn = c.cursor, "
+                           "resync_job = NULL FROM tailwater.clock c WHERE m.pipeline = $1 "
+                           "AND c.pipeline = $1 AND m.unlisted_lsn IS NULL AND m.state <> 'new' "
+                           "AND NOT EXISTS (SELECT FROM wanted w WHERE "
+                           "(w.schema, w.name) = (m.schema, m.name))",
+                    nparams, params, &gone, err) &&
+           pg_query(mirror,
+                    WANTED
+                    ", back AS (SELECT m.schema, m.name, p.state = 'streaming' AND m.state IN "
+                    "('copied', 'indexed', 'ready') AS is_behind FROM "
+                    "tailwater.mirror_table m JOIN wanted USING (schema, name) "
+                    "JOIN tailwater.pipeline p ON p.name = m.pipeline "
+                    "WHERE m.pipeline = $1 AND m.unlisted_lsn IS NOT NULL) "
+                    "UPDATE tailwater.mirror_table m SET unlisted_lsn = NULL, "
+                    "quarantine_lsn = CASE WHEN b.is_behind THEN "
+                    "least(m.quarantine_lsn, m.unlisted_lsn) ELSE m.quarantine_lsn END, "
+                    "quarantined_at = CASE WHEN b.is_behind THEN now() "
+                    "ELSE m.quarantined_at END, "
+                    "needs_resync_lsn = CASE WHEN b.is_behind THEN '0/0' "
+                    "ELSE m.needs_resync_lsn END, "
+                    "quarantine_reason = CASE WHEN b.is_behind THEN 'it was not among the "
+                    "tables of the configuration for a while, and lacks the changes of that "
+                    "time; it is resynced' ELSE m.quarantine_reason END FROM back b "
+                    "WHERE m.pipeline = $1 AND (m.schema, m.name) = (b.schema, b.name)",
+                    nparams, params, &back, err);
 }
 
 /* Microseconds since 1970, 0 for none. */
@@ -125,8 +184,8 @@ static bool insert_missing(struct pg *mirror, int nparams, const char *const *pa
     US("m.quarantined_at") ", " US("m.quarantine_commit_time") ", m.quarantine_xid, "              \
     "m.quarantine_sqlstate, m.quarantine_reason, m.resync_job IS NOT NULL, "                       \
     US("m.resynced_at") ", coalesce(m.resynced_differences, -1), " US("m.verified_at")             \
-    ", coalesce(m.verified_differences, -1)"
-#define NROW_COLUMNS 22
+    ", coalesce(m.verified_differences, -1), m.unlisted_lsn"
+#define NROW_COLUMNS 23
 /* clang-format on */
 
 static bool read_row(const struct pg_result *rows, int row, struct arena *arena,
@@ -159,13 +218,14 @@ static bool read_row(const struct pg_result *rows, int row, struct arena *arena,
         .resynced_differences = pg_int(rows, row, 19),
         .verified_at_us = pg_int(rows, row, 20),
         .verified_differences = pg_int(rows, row, 21),
+        .unlisted_lsn = pg_lsn(rows, row, 22),
         .estimated_rows = -1,
         .total_bytes = -1,
     };
     return true;
 }
 
-enum { RELID_DIFFERS = NROW_COLUMNS + 1, KEY_DIFFERS, NAMES_DIFFER, OLD_KEY };
+enum { RELID_DIFFERS = NROW_COLUMNS + 1, KEY_DIFFERS, NAMES_DIFFER, OLD_KEY, OTHER_COLUMN };
 
 /* What is fixed once rows were copied under it: on the source … */
 static bool refuse_changes(const struct table *table, const struct pg_result *rows, int row,
@@ -177,8 +237,7 @@ static bool refuse_changes(const struct table *table, const struct pg_result *ro
             "table %s was dropped and made again on the source (OID was %s, is %u): the mirror "
             "holds the old table's rows",
             table->label, pg_text(rows, row, 2), table->relid);
-        return error_hint(
-            err, "take the table out of tables:, or start over with tailwater destroy and run");
+        return error_hint(err, "a resync gives it the new table's rows; or take it out of tables:");
     }
     if (pg_bool(rows, row, KEY_DIFFERS)) {
         error_set(err, ERROR_CONFIG,
@@ -187,6 +246,14 @@ static bool refuse_changes(const struct table *table, const struct pg_result *ro
         return error_hint(
             err, "set the table's replica identity (or key: in the configuration) back, or start "
                  "over with tailwater destroy and run");
+    }
+    if (!pg_is_null(rows, row, OTHER_COLUMN)) {
+        error_set(
+            err, ERROR_CONFIG,
+            "the column \"%s\" of table %s is not the one that was copied: it was dropped and "
+            "added again, or has changed places with another",
+            pg_text(rows, row, OTHER_COLUMN), table->label);
+        return error_hint(err, "a resync mends that");
     }
     return true;
 }
@@ -225,12 +292,17 @@ static bool read_all(struct pg *mirror, int nparams, const char *const *params,
     _cleanup_result_ struct pg_result *rows = NULL;
 
     if (!pg_query(mirror,
-                  WANTED "SELECT " ROW_COLUMNS ", w.index, w.relid <> m.relid, w.key <> m.key, "
-                         "(w.mirror_schema, w.mirror_name, w.view_schema, w.view_name) <> "
-                         "(m.mirror_schema, m.mirror_name, m.view_schema, m.view_name), "
-                         "array_to_string(m.key, ', ') FROM tailwater.mirror_table m "
-                         "LEFT JOIN wanted w USING (schema, name) WHERE m.pipeline = $1 "
-                         "ORDER BY m.schema, m.name",
+                  WANTED
+                  "SELECT " ROW_COLUMNS ", w.index, w.relid <> m.relid, w.key <> m.key, "
+                  "(w.mirror_schema, w.mirror_name, w.view_schema, w.view_name) <> "
+                  "(m.mirror_schema, m.mirror_name, m.view_schema, m.view_name), "
+                  "array_to_string(m.key, ', '), (SELECT min(o.name) FROM jsonb_to_recordset("
+                  "m.shape -> 'columns') AS o(name text, attnum int) JOIN jsonb_to_recordset("
+                  "w.columns) AS n(name text, attnum int) USING (name) "
+                  "WHERE o.attnum <> n.attnum) "
+                  "FROM tailwater.mirror_table m "
+                  "LEFT JOIN wanted w USING (schema, name) WHERE m.pipeline = $1 "
+                  "ORDER BY m.schema, m.name",
                   nparams, params, &rows, err))
         return false;
     for (int row = 0; row < pg_rows(rows); row++) {
@@ -238,7 +310,11 @@ static bool read_all(struct pg *mirror, int nparams, const char *const *params,
         struct error refusal;
 
         if (pg_is_null(rows, row, NROW_COLUMNS)) {
-            notes_add(strays, "%s.%s", pg_text(rows, row, 0), pg_text(rows, row, 1));
+            notes_add(
+                strays,
+                "%s.%s is no longer among the tables of the configuration: it stays as it is, "
+                "and lacks what comes from now on; listed again, it is resynced",
+                pg_text(rows, row, 0), pg_text(rows, row, 1));
             continue;
         }
         if (!refuse_names(&list->tables[index], rows, row, err) ||
@@ -266,6 +342,7 @@ bool control_sync_tables(struct pg *mirror, const char *pipeline, const struct t
     buf_add_char(&json, ']');
     params[1] = buf_text(&json);
     if (!refuse_collisions(mirror, 2, params, err) || !insert_missing(mirror, 2, params, err) ||
+        !sync_listing(mirror, 2, params, err) ||
         !read_all(mirror, 2, params, list, arena, ret_tables, strays, err))
         return error_wrap(err, "pipeline %s", pipeline);
     return true;
@@ -300,6 +377,9 @@ bool control_list_tables(struct pg *mirror, const char *pipeline, struct arena *
     for (int row = 0; row < pg_rows(rows); row++) {
         if (!read_row(rows, row, arena, &tables[row], err))
             return false;
+        /* Nobody waits for it to be mended. */
+        if (tables[row].unlisted_lsn != 0)
+            tables[row].quarantine = (struct control_quarantine){0};
         tables[row].estimated_rows = pg_int(rows, row, NROW_COLUMNS);
         tables[row].total_bytes = pg_int(rows, row, NROW_COLUMNS + 1);
     }

@@ -7,9 +7,12 @@
  */
 #include "mirror/quarantine.h"
 
+#include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/memory.h"
 #include "batch/batch.h"
 #include "batch/binding.h"
+#include "mirror/control.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -18,6 +21,7 @@ bool quarantine_load(struct pg *mirror, const char *pipeline, const struct table
                      _Atomic lsn_t *ret_left_out_from, bool *ret_is_resynced, struct error *err)
 {
     _cleanup_result_ struct pg_result *rows = NULL;
+    _cleanup_free_ lsn_t *from = NULL;
 
     /* Under resync changes are applied again. */
     if (!pg_query(mirror,
@@ -26,8 +30,9 @@ bool quarantine_load(struct pg *mirror, const char *pipeline, const struct table
                   "AND (quarantine_lsn IS NOT NULL OR resync_job IS NOT NULL)",
                   1, &pipeline, &rows, err))
         return error_wrap(err, "reading which tables are quarantined");
+    from = memory_alloc((size_t) list->count * sizeof(*from));
     for (int i = 0; i < list->count; i++) {
-        ret_left_out_from[i] = BATCH_NEVER;
+        from[i] = BATCH_NEVER;
         ret_is_resynced[i] = false;
     }
     for (int row = 0; row < pg_rows(rows); row++) {
@@ -39,8 +44,11 @@ bool quarantine_load(struct pg *mirror, const char *pipeline, const struct table
         if (pg_bool(rows, row, 2))
             ret_is_resynced[table->index] = true;
         else
-            ret_left_out_from[table->index] = pg_lsn(rows, row, 3);
+            from[table->index] = pg_lsn(rows, row, 3);
     }
+    /* A batch may be being filled: what does not change must not change for a moment either. */
+    for (int i = 0; i < list->count; i++)
+        ret_left_out_from[i] = from[i];
     return true;
 }
 
@@ -66,12 +74,22 @@ static bool take_number(struct pg *mirror, const char *pipeline, struct error *e
                         1, &pipeline, &row, err);
 }
 
+#define WHY_SIZE                                                                                   \
+    (sizeof(((struct error *) NULL)->message) + sizeof(((struct error *) NULL)->hint) + 2)
+
+/* What happened, and what has to be done about it. */
+static void explain(const struct error *reason, char why[WHY_SIZE])
+{
+    snprintf(why, WHY_SIZE, "%s%s%s", reason->message, reason->hint[0] ? "; " : "", reason->hint);
+}
+
 static bool write_mark(struct pg *mirror, const char *pipeline, const struct culprit *culprit,
                        const struct error *reason, struct error *err)
 {
     /* Of another shape than the mirror table: a resync with the shape of now helps. */
     const bool is_shape = strcmp(reason->sqlstate, BINDING_SHAPE) == 0;
     char lsn[LSN_TEXT_SIZE], xid[16], time[24];
+    char why[WHY_SIZE];
     const char *params[] = {pipeline,
                             culprit->table->schema,
                             culprit->table->name,
@@ -79,12 +97,13 @@ static bool write_mark(struct pg *mirror, const char *pipeline, const struct cul
                             culprit->xid ? xid : NULL,
                             culprit->commit_time_us ? time : NULL,
                             reason->sqlstate[0] && !is_shape ? reason->sqlstate : NULL,
-                            reason->message,
-                            is_shape ? "t" : "f"};
+                            why,
+                            is_shape && culprit->is_followed ? "t" : "f"};
     _cleanup_result_ struct pg_result *failed = NULL, *done = NULL;
 
     snprintf(xid, sizeof(xid), "%" PRIu32, culprit->xid);
     snprintf(time, sizeof(time), "%" PRId64, culprit->commit_time_us);
+    explain(reason, why);
     if (!pg_query(mirror,
                   "UPDATE tailwater.job_table t SET state = 'failed', step = NULL, "
                   "ended_at = now(), sqlstate = $4, error = $5 FROM tailwater.mirror_table m "
@@ -92,7 +111,7 @@ static bool write_mark(struct pg *mirror, const char *pipeline, const struct cul
                   "AND (t.schema, t.name) = ($2, $3)",
                   5,
                   (const char *[]){pipeline, culprit->table->schema, culprit->table->name,
-                                   params[6], reason->message},
+                                   params[6], why},
                   &failed, err) ||
         !pg_query(mirror,
                   "UPDATE tailwater.mirror_table SET "
@@ -127,30 +146,54 @@ bool quarantine_begin(struct pg *mirror, const char *pipeline, const struct culp
     return error_wrap(err, "quarantining %s", culprit->table->label);
 }
 
+bool quarantine_explain(struct pg *mirror, const char *pipeline, const char *schema,
+                        const char *name, const struct error *reason, struct error *err)
+{
+    char why[WHY_SIZE];
+    const char *params[] = {pipeline, schema, name, why};
+    _cleanup_result_ struct pg_result *done = NULL;
+
+    explain(reason, why);
+    return pg_query(mirror,
+                    "UPDATE tailwater.mirror_table SET quarantine_reason = $4 WHERE "
+                    "(pipeline, schema, name) = ($1, $2, $3) AND quarantine_lsn IS NOT NULL "
+                    "AND needs_resync_lsn IS NOT NULL",
+                    4, params, &done, err) ||
+           error_wrap(err, "quarantine of %s.%s", schema, name);
+}
+
 bool quarantine_hint(const char *label, const char *config_file, struct error *err)
 {
+    char remedy[sizeof(err->hint)];
+
+    snprintf(remedy, sizeof(remedy), "%s", err->hint);
     return error_hint(err,
-                      "%s stays as it was before that, everything else goes on; remove the "
-                      "cause, then run: tailwater resync -c %s %s",
-                      label, config_file, label);
+                      "%s%s%s stays as it was before that, everything else goes on; once the cause "
+                      "is removed, run: tailwater resync -c %s %s",
+                      remedy, remedy[0] ? "; " : "", label, config_file, label);
 }
 
 bool quarantine_end(struct pg *mirror, const char *pipeline, const struct table *table, lsn_t lsn,
                     struct error *err)
 {
     char text[LSN_TEXT_SIZE], relid[16];
-    const char *params[] = {pipeline, table->schema, table->name, lsn_text(lsn, text), relid};
+    _cleanup_buf_ struct buf shape = {0};
+    const char *params[] = {pipeline, table->schema, table->name, lsn_text(lsn, text), relid, NULL};
 
+    buf_add(&shape, "{\"columns\": ");
+    control_add_columns(&shape, table);
+    buf_add_char(&shape, '}');
+    params[5] = buf_text(&shape);
     snprintf(relid, sizeof(relid), "%" PRIu32, table->relid);
     return update_one(mirror,
                       "UPDATE tailwater.mirror_table SET quarantine_lsn = NULL, "
                       "quarantine_batch = NULL, quarantined_at = NULL, quarantine_xid = NULL, "
                       "quarantine_commit_time = NULL, quarantine_sqlstate = NULL, "
                       "quarantine_reason = NULL, resync_job = NULL, relid = $5::oid, "
-                      "needs_resync_lsn = NULL, "
+                      "needs_resync_lsn = NULL, shape = coalesce(shape, '{}') || $6::jsonb, "
                       "resynced_at = now(), resynced_lsn = $4::pg_lsn "
                       "WHERE pipeline = $1 AND schema = $2 AND name = $3",
-                      5, params, table, err);
+                      6, params, table, err);
 }
 
 bool quarantine_set_resync(struct pg *mirror, const char *pipeline, const struct table *table,

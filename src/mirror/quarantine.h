@@ -30,6 +30,7 @@ struct culprit {
     int64_t commit_time_us;    /* of the last; 0: unknown */
     uint32_t xid;              /* likewise */
     bool is_side;              /* refused were rows of a snapshot, not the stream's */
+    bool is_followed;          /* the mirror follows the source's shape: a resync comes by itself */
 };
 
 /*
@@ -56,13 +57,17 @@ bool quarantine_begin(struct pg *mirror, const char *pipeline, const struct culp
 bool quarantine_set_resync(struct pg *mirror, const char *pipeline, const struct table *table,
                            int64_t job, struct error *err);
 
-/* The remedy, as the hint of the error that led there.  Returns false. */
+/* Why a table that waits for its first resync, or for one after a change of its shape, has not had it. */
+bool quarantine_explain(struct pg *mirror, const char *pipeline, const char *schema,
+                        const char *name, const struct error *reason, struct error *err);
+
+/* The remedy, behind the hint of the error that led there.  Returns false. */
 bool quarantine_hint(const char *label, const char *config_file, struct error *err);
 
 /*
  * The end of a resync, and with it of a quarantine: the table is as the source was at lsn, and has
- * had every change since.  Inside the transaction that moves the clock (apply.h).  relid is the
- * source's now: a table that was made anew there is mirrored under its new OID.
+ * had every change since.  Inside the transaction that moves the clock (apply.h).  relid and
+ * column numbers are the source's now: a table that was made anew there is mirrored under its new OID.
  */
 bool quarantine_end(struct pg *mirror, const char *pipeline, const struct table *table, lsn_t lsn,
                     struct error *err);

@@ -154,6 +154,7 @@ static void add_tables(struct buf *json, const struct status *status)
         add_time(json, "verified_at", table->verified_at_us), NEXT();
         add_count(json, "verified_differences", table->verified_differences), NEXT();
         add_flag(json, "under_resync", table->is_resynced), NEXT();
+        add_lsn(json, "unlisted_since", table->unlisted_lsn), NEXT();
         add_quarantine(json, &table->quarantine);
         buf_add_char(json, '}');
     }

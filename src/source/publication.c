@@ -259,6 +259,30 @@ bool publication_plan(const struct publication *publication, const struct table_
     return true;
 }
 
+bool publication_check_table(const struct publication *publication, const struct table *table,
+                             bool *ret_is_missing, struct error *err)
+{
+    const struct table_list list = {.tables = (struct table *) table, .count = 1};
+    _cleanup_(arena_release) struct arena arena = {0};
+    const char *sql;
+
+    *ret_is_missing = false;
+    if (!publication_plan(publication, &list, &arena, &sql, err))
+        return false;
+    if (sql == NULL)
+        return true;
+    *ret_is_missing = true;
+    error_set(err, ERROR_FINDINGS,
+              "source: the publication %s lacks the table %s: its changes do "
+              "not come",
+              publication->name, table->label);
+    return error_hint(
+        err,
+        "it was taken out of it, or dropped and made anew, and is complete again only "
+        "after a resync; first, as the publication's owner (%s), on the source: %s",
+        publication->owner, sql);
+}
+
 /* ---- doing it ---- */
 
 #define MAX_HINT_SQL 640

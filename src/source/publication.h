@@ -47,6 +47,13 @@ bool publication_plan(const struct publication *publication, const struct table_
                       struct arena *arena, const char **ret_sql, struct error *err);
 
 /*
+ * Has it this table?  *ret_is_missing: it has not, which is that table's trouble alone; else false
+ * means that it is not plain.  ERROR_FINDINGS in both cases, with the statement for the owner.
+ */
+bool publication_check_table(const struct publication *publication, const struct table *table,
+                             bool *ret_is_missing, struct error *err);
+
+/*
  * Look, plan and run it.  *ret_sql is what was run, or NULL where nothing was to be done.  Where
  * the role may not: ERROR_FINDINGS with the SQL for the owner in the hint (as much of it as fits;
  * check prints publication_plan()'s whole text).  Before the slot is made (P44, P45).

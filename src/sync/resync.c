@@ -24,8 +24,10 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/memory.h"
+#include "mirror/ddl.h"
 #include "mirror/reshape.h"
 #include "mirror/statement.h"
+#include "source/publication.h"
 #include "source/snapshot.h"
 #include "sync/columns.h"
 #include "sync/copy_text.h"
@@ -36,6 +38,7 @@
 
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #define ITEM_BYTES      (INT64_C(16) * 1024 * 1024)
@@ -135,6 +138,33 @@ static bool connect_all(struct resync *resync, struct error *err)
                           "-c enable_bitmapscan=off",
                           &resync->probe, err) &&
            connect_mirror(resync, NULL, &resync->scan, err);
+}
+
+/* ---- before the mark ---- */
+
+/* A mirror table of another shape can neither be compared nor take the stream's rows. */
+static bool check_shape(struct resync *resync, struct error *err)
+{
+    _cleanup_(arena_release) struct arena arena = {0};
+    struct notes notes = {.arena = &arena};
+
+    return ddl_create_table(resync->scan, resync->options->config->pipeline, resync->table, &notes,
+                            err);
+}
+
+/* Without its changes it would be equal once, and never again. */
+static bool check_publication(struct resync *resync, struct error *err)
+{
+    const struct config *config = resync->options->config;
+    _cleanup_(arena_release) struct arena arena = {0};
+    struct publication publication;
+    bool is_missing;
+
+    if (strcmp(config->source.plugin, "pgoutput") != 0)
+        return true;
+    return publication_look(resync->source, config->source.publication, &arena, &publication,
+                            err) &&
+           publication_check_table(&publication, resync->table, &is_missing, err);
 }
 
 /* ---- the mark, the snapshot, the cursor ---- */
@@ -686,8 +716,8 @@ static bool compare(struct resync *resync, struct error *err)
 
 static bool run(struct resync *resync, struct error *err)
 {
-    return connect_all(resync, err) && wait_shape(resync, err) &&
-           say(resync, "waiting for a snapshot of the source", err) &&
+    return connect_all(resync, err) && check_shape(resync, err) && check_publication(resync, err) &&
+           wait_shape(resync, err) && say(resync, "waiting for a snapshot of the source", err) &&
            mark(resync, SIDE_RESYNC, err) && FAULT(resync_after_mark, err) &&
            import_snapshot(resync, err) && FAULT(resync_after_snapshot, err) &&
            wait_cursor(resync, err) && wait_repairs(resync, err) && compare(resync, err) &&

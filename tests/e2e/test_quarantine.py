@@ -316,6 +316,51 @@ def test_a_shape_found_at_the_start(both_plugins, source, mirror, schema, make_p
     assert (view(mirror), view(mirror, "other")) == before
 
 
+REBUILT = {
+    "dropped and added": "alter table bad drop b; alter table bad add b text; update bad set b = 'n' where id = 2",
+    "swapped": "alter table bad add c text; update bad set c = 'c' || id; alter table bad drop b;"
+               "alter table bad rename c to b",
+}
+
+
+@pytest.mark.parametrize("change", REBUILT)
+def test_another_column_of_the_same_name(both_plugins, source, mirror, schema, make_pipeline, change):
+    """Nothing but its number tells: the start sees it, a resync mends it, once."""
+    pipeline = make_pipeline().publish()
+    pipeline.run_until_now()
+    source.sql(REBUILT[change])
+    pipeline.run_until_now()
+    assert '"b"' in marks(pipeline)["bad"][2]
+    pipeline.ok("resync", "bad")
+    pipeline.run_until_now()
+    assert marks(pipeline) == {}
+    names = "id, a, b, m, n, big"  # the order is that of the copy
+    assert mirror.sql(f"select {names} from bad order by id") == \
+        source.sql(f"select {names} from bad order by id")
+
+
+def test_a_table_that_was_not_listed(both_plugins, source, mirror, schema, make_pipeline):
+    """Taken out of the configuration and put back: what it missed meanwhile is said, and fetched."""
+    pipeline = make_pipeline().publish()
+    pipeline.run_until_now()
+    pipeline.tables = ["public.good"]
+    pipeline.write_config()
+    source.sql("update bad set a = -1; delete from bad where id = 7; update good set a = 0")
+    for _ in range(2):
+        result = pipeline.run_until_now()
+        assert "public.bad" in result.err and "table_not_configured" in result.err
+        assert pipeline.verb("status", "--json").json()["state"] == "stopped"
+    pipeline.tables = ["public.*"]
+    pipeline.write_config()
+    source.sql("update bad set b = 'x' where id = 1")
+    result = pipeline.run_until_now()
+    assert "not among the tables" in result.err and "resync_started" in result.err
+    assert marks(pipeline) == {}
+    assert mirror.value("select state from tailwater.job") == "done"
+    pipeline.compare()
+    pipeline.settle()
+
+
 # ---- killed in between ----
 
 @pytest.mark.parametrize("point", [p for p in fault_points() if p.startswith("quarantine_")])

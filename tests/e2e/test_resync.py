@@ -283,6 +283,80 @@ def test_ends_a_quarantine_under_traffic(source, mirror, schema, make_pipeline, 
     pipeline.settle()
 
 
+def test_refused_at_the_commit(source, mirror, schema, pipeline):
+    """A constraint that is checked at the commit names no table: it is the side batch's all the same."""
+    pipeline.start().wait_until_caught_up()
+    mirror.sql("create table public.wants as select generate_series(1, 300) as id;"
+               "alter table public.wants add primary key (id); grant all on public.wants to tailwater;"
+               "alter table mirror_public.t add constraint c foreign key (a) references public.wants "
+               "deferrable initially deferred")
+    source.sql("update t set a = 5000 where id = 3")
+    wait.until(lambda: marked(pipeline), pipeline.log_tail)
+    answer = resync(pipeline, "t", code=FAILED)
+    assert answer["tables"][0]["sqlstate"] == "23503"
+    source.sql("update other set a = 1")
+    pipeline.wait_until_caught_up()
+    pipeline.compare(["other"])
+    mirror.sql("alter table mirror_public.t drop constraint c")
+    resync(pipeline, "t")
+    pipeline.compare()
+
+
+# The mirror table is no longer what the catalog says: what was done there, what every change of the
+# table then meets, and what is done to make it whole again.
+SHAPES = {
+    "dropped": ("drop table mirror_public.t cascade", None),
+    "column dropped": ("alter table mirror_public.t rename b to c",
+                       "alter table mirror_public.t rename c to b"),
+    "renamed": ("alter table mirror_public.t rename to u", "alter table mirror_public.u rename to t"),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_mirror_table_of_another_shape(source, mirror, schema, pipeline, shape):
+    """Somebody alters a mirror table: that table's trouble alone, also when it is resynced as it is."""
+    spoil, mend = SHAPES[shape]
+    pipeline.start().wait_until_caught_up()
+    mirror.sql(spoil)
+    source.sql("update t set a = 0 where id = 3; insert into t select i, i, 'many', 'x' from "
+               "generate_series(1001, 2500) i; update other set a = 7")
+    wait.until(lambda: marked(pipeline), pipeline.log_tail)
+    pipeline.wait_until_caught_up()
+    pipeline.compare(["other"])
+    answer = resync(pipeline, "t", code=FAILED)
+    assert "mirror_public.t" in answer["tables"][0]["error"]
+    assert "tailwater resync" in answer["tables"][0]["hint"]
+    pipeline.stop()
+    pipeline.run_until_now()
+    if mend:
+        mirror.sql(mend)
+        pipeline.start().wait_until_caught_up()
+        resync(pipeline, "t")
+        pipeline.compare()
+
+
+def test_a_source_table_of_another_shape(both_plugins, source, mirror, schema, make_pipeline, folder):
+    """A new column quarantines the table at the start; a resync then fails, and fails nothing else.
+    The remedy as it is printed works."""
+    pipeline = make_pipeline().publish()
+    pipeline.run_until_now()
+    source.sql("alter table t add c int default 5")
+    pipeline.start().wait_until_caught_up()
+    with Traffic(source, folder, TRAFFIC, clients=2, rate=100) as traffic:
+        answer = resync(pipeline, "t", code=FAILED)
+        assert "column c is missing" in answer["tables"][0]["error"]
+        assert mirror.value("select state from tailwater.job") == "failed"
+        traffic.check()
+    pipeline.wait_until_caught_up()
+    pipeline.compare(["other"])
+    assert "change it back" in pipeline.verb("status").out
+    source.sql("alter table t drop c")
+    pipeline.stop()
+    pipeline.start().wait_until_caught_up()
+    resync(pipeline, "t")
+    pipeline.compare()
+
+
 # ---- killed, interrupted, refused ----
 
 @pytest.mark.parametrize("quarantined", [False, True], ids=["plain", "quarantined"])

@@ -11,6 +11,9 @@ from lib.pipeline import FAILED, FINDINGS, USAGE
 ADDED = ["alter table t add c int default 7", "update t set a = 0 where id = 1"]
 DROPPED = ["alter table t drop b", "update t set a = 0 where id = 1"]
 RENAMED = ["alter table t rename b to bb", "update t set bb = 'new' where id = 1"]
+DROPPED_AND_ADDED = ["alter table t drop b; alter table t add b text", "update t set b = 'x' where id = 1"]
+SWAPPED = ["alter table t add c text; update t set c = 'c'",
+           "alter table t rename b to x; alter table t rename c to b; alter table t drop x"]
 RETYPED = ["alter table t alter a type bigint", "update t set a = 9007199254740993"]
 ANOTHER_KEY = ["alter table t drop constraint t_pkey; alter table t add primary key (a)",
                "update t set b = 'x' where id = 1"]
@@ -21,7 +24,8 @@ MADE_ANEW = ["drop table t; create table t (id int primary key, a int, b text)",
 TABLE_RENAMED = ["alter table t rename to u", "update u set a = 0 where id = 1"]
 
 CHANGES = {
-    "p55 added": ADDED, "p57 dropped": DROPPED, "p57 renamed": RENAMED, "p56 retyped": RETYPED,
+    "p55 added": ADDED, "p57 dropped": DROPPED, "p57 renamed": RENAMED,
+    "p57 dropped and added": DROPPED_AND_ADDED, "p57 swapped": SWAPPED, "p56 retyped": RETYPED,
     "p19 another key": ANOTHER_KEY, "p64 no key": NO_KEY, "p64 no identity": NO_IDENTITY,
     "p59 made anew": MADE_ANEW, "p59 table renamed": TABLE_RENAMED,
 }
