@@ -274,9 +274,14 @@ static bool work(struct follow *follow, struct error *err)
                                         .job = follow->job.id,
                                         .is_new_slot = follow->cli->is_new_slot};
 
-    return run_pipeline(&options, err) && look_at_job(follow, err) &&
-           (follow->job.state == JOB_DONE || follow->job.state == JOB_FAILED ||
-            leave_job(follow, err));
+    if (!run_pipeline(&options, err) || !look_at_job(follow, err))
+        return false;
+    if (follow->job.state == JOB_DONE || follow->job.state == JOB_FAILED)
+        return true;
+    error_set(err, ERROR_RETRY,
+              "interrupted; job %" PRId64 " is not done, and waits for a replicator",
+              follow->job.id);
+    return error_hint(err, "the next one does it: tailwater run -c %s", follow->config->file);
 }
 
 /* A slot is made anew before anything streams, or not at all. */

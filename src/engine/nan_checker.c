@@ -40,8 +40,10 @@ void *nan_checker_run(void *arg)
     struct pause pause = {checker->wake_fd, FIRST_PAUSE_MS, LONGEST_MS, 0};
     struct error err;
 
-    if (checker->config->source.nan_check == NAN_CHECK_OFF)
+    if (checker->config->source.nan_check == NAN_CHECK_OFF) {
+        checker->statistics->doubts_done = INT64_MAX; /* nobody asks */
         return NULL;
+    }
     nan_check = nan_check_new(&options);
     while (!*checker->stop) {
         const int64_t seen = checker->statistics->doubts;
@@ -51,6 +53,7 @@ void *nan_checker_run(void *arg)
             pause_for(&pause, TURN_MS);
         } else if (check(checker, nan_check, &is_waiting, &err)) {
             done = is_waiting ? -1 : seen;
+            checker->statistics->doubts_done = done;
             pause_reset(&pause);
             if (is_waiting)
                 pause_for(&pause, TURN_MS);

@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/fault.h"
+#include "base/log.h"
 #include "base/map.h"
 #include "base/memory.h"
 #include "base/pulse.h"
@@ -26,10 +27,12 @@
 #define CONFIRM_US 100000 /* at most ten confirmations a second while busy (P39, P41) */
 #define IDLE_POSITION_US                                                                           \
     10000000 /* an idle position is stored this often, unless somebody waits for it */
-#define BEHIND_US        1000000 /* older transactions are worth gathering … */
-#define GATHERING_US     20000   /* … for so long … */
-#define GATHERED_CHANGES 5000    /* … or until there are so many changes */
-#define LOOK_UP_US       1000000 /* a relation that is not ours is looked up again after that */
+#define BEHIND_US        1000000  /* older transactions are worth gathering … */
+#define GATHERING_US     20000    /* … for so long … */
+#define GATHERED_CHANGES 5000     /* … or until there are so many changes */
+#define SETTLE_US        30000000 /* how long an end waits for rows that are being fetched … */
+#define SETTLE_TURN_MS   50       /* … and how often it looks */
+#define LOOK_UP_US       1000000  /* a relation that is not ours is looked up again after that */
 
 /* What is known of a relation of the stream. */
 struct bound {
@@ -68,6 +71,7 @@ struct receiver {
     bool is_awaited; /* … and waits until the idle position is confirmed (it may be shutting down,
                         P40) */
     int64_t silent_since_us; /* 0: something came just now */
+    int64_t ended_us;        /* what was asked for is done, since then; 0: it is not */
     bool is_asking;          /* and the source was asked for a sign of life since */
 };
 
@@ -374,10 +378,10 @@ static bool is_idle_position_due(const struct receiver *r)
 {
     const lsn_t until = r->options->until, wanted = handover_wanted(r->handover);
 
-    return r->idle > r->position &&
-           (r->is_awaited || (until != 0 && r->cursor < until && r->idle >= until) ||
-            (r->cursor < wanted && r->idle >= wanted) ||
-            clock_tick_us() - r->idle_stored_us >= IDLE_POSITION_US);
+    return r->idle > r->position && (r->is_awaited || r->ended_us != 0 ||
+                                     (until != 0 && r->cursor < until && r->idle >= until) ||
+                                     (r->cursor < wanted && r->idle >= wanted) ||
+                                     clock_tick_us() - r->idle_stored_us >= IDLE_POSITION_US);
 }
 
 /* A transaction that has to be a batch alone is complete. */
@@ -505,16 +509,38 @@ static bool wait_for_applier(struct receiver *r, struct error *err)
 
 static int timeout_ms(const struct receiver *r)
 {
+    if (r->ended_us != 0)
+        return SETTLE_TURN_MS;
     if (r->gathering_since_us != 0)
         return GATHERING_US / 1000;
     return r->cursor > r->confirmed ? CONFIRM_US / 1000 : 1000;
 }
 
-static bool is_done(const struct receiver *r)
+/*
+ * The end that was asked for: position reached, or job done.  Rows that the stream could not complete
+ * are part of it, and so are tables that wait for a resync; where they cannot be had, the next run tries
+ * again.
+ */
+static bool is_settled(struct receiver *r)
 {
-    return *r->options->stop || *r->options->is_finished ||
-           (*r->options->is_reloading && !r->is_inside) ||
-           (r->options->until != 0 && r->cursor >= r->options->until);
+    if (!*r->options->is_finished && (r->options->until == 0 || r->cursor < r->options->until))
+        return false;
+    if (r->ended_us == 0)
+        r->ended_us = clock_tick_us();
+    if (statistics_is_settled(r->options->statistics))
+        return true;
+    if (r->options->statistics->is_resyncing || clock_tick_us() - r->ended_us < SETTLE_US)
+        return false;
+    log_event(
+        LOG_WARNING, "repairs_left",
+        "caught up, but for rows that have to be fetched from the source, or tables that wait "
+        "for a resync: they stay listed");
+    return true;
+}
+
+static bool is_done(struct receiver *r)
+{
+    return *r->options->stop || (*r->options->is_reloading && !r->is_inside) || is_settled(r);
 }
 
 static bool loop(struct receiver *r, struct error *err)

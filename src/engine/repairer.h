@@ -16,7 +16,7 @@ struct repairer {
     const struct config *config;
     const struct table_list *list;
     const struct fact_list *facts;
-    const struct statistics *statistics;
+    struct statistics *statistics;
     const atomic_bool *stop; /* of the session */
     int wake_fd;             /* readable once stop is raised */
 };

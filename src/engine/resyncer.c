@@ -261,6 +261,7 @@ static bool work_job(struct work_place *place, struct job *job, struct error *er
 
 static void finish(const struct resyncer *resyncer)
 {
+    resyncer->statistics->is_resyncing = false;
     *resyncer->finished = true;
     handover_wake(resyncer->handover);
 }
@@ -275,7 +276,8 @@ static bool turn(struct work_place *place, bool *ret_any, struct error *err)
     if (!connect_mirror(place, err) ||
         !job_next(place->mirror, resyncer->config->pipeline, &arena, &job, err))
         return false;
-    *ret_any = job.id != 0;
+    *ret_any = resyncer->statistics->is_resyncing = job.id != 0;
+    resyncer->statistics->has_looked_for_jobs = true;
     if (job.id != 0 && !work_job(place, &job, err))
         return false;
     if (resyncer->job != 0 && (job.id == 0 || job.id == resyncer->job))
@@ -299,6 +301,7 @@ void *resyncer_run(void *arg)
                 pause_for(&pause, TURN_MS);
         } else if (!*resyncer->stop) {
             log_error(LOG_WARNING, "resync_interrupted", &err);
+            resyncer->statistics->is_resyncing = false;
             pause_after_failure(&pause);
         }
     }

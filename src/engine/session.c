@@ -377,7 +377,8 @@ bool session_run(const struct session_options *options, struct session_outcome *
 {
     const struct batch_limits limits = {options->config->apply.max_rows,
                                         options->config->apply.max_bytes};
-    struct session s = {.options = options, .over_fd = -1};
+    struct session s = {
+        .options = options, .over_fd = -1, .statistics = {.repairs_done = -1, .doubts_done = -1}};
     struct arena arena = {0};
     const size_t ntables = (size_t) options->prepared->catalog.tables.count;
     bool is_ok;

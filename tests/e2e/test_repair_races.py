@@ -53,6 +53,39 @@ def test_events_between_fetch_and_write(source, table, mirror, make_pipeline, ev
     pipeline.settle()
 
 
+def test_a_run_that_ends_has_repaired(source, table, mirror, pipeline):
+    """`run --until now` is not done while rows wait to be fetched."""
+    pipeline.run_until_now()
+    mirror.sql("delete from mirror_public.t where id < 20")
+    source.sql("update t set a = 2 where id < 20")
+    pipeline.run_until_now()
+    assert mirror.value("select count(*) from tailwater.repair") == 0
+    pipeline.compare()
+
+
+def test_a_run_that_ends_has_asked_about_nulls(source, mirror, pipeline):
+    """Likewise where nulls may be NaN (wal2json before 2.6)."""
+    source.sql("create table n (id int primary key, v float8)")
+    pipeline.run_until_now()
+    source.sql("insert into n values (1, 'NaN'), (2, null), (3, 3)")
+    pipeline.run_until_now()
+    assert mirror.value("select count(*) from tailwater.doubt") == 0
+    pipeline.compare()
+
+
+def test_a_run_ends_where_rows_cannot_be_had(source, table, mirror, pipeline):
+    """After half a minute, and it says so; they stay listed."""
+    pipeline.run_until_now()
+    mirror.sql("delete from mirror_public.t where id = 1")
+    source.sql("update t set a = 2 where id = 1; revoke select on t from tailwater")
+    result = pipeline.run_until_now()
+    assert "repairs_left" in result.err and "repair_failed" in result.err
+    assert mirror.value("select count(*) from tailwater.repair") == 1
+    source.sql("grant select on t to tailwater")
+    pipeline.run_until_now()
+    pipeline.compare()
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_random_traffic_and_lost_rows(both_plugins, source, table, mirror, make_pipeline, folder,
                                       seed):

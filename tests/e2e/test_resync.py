@@ -404,6 +404,25 @@ def test_interrupt_leaves_the_job(source, mirror, schema, make_pipeline):
     pipeline.settle()
 
 
+def test_interrupt_in_place(source, mirror, schema, pipeline):
+    """With no replicator running nobody goes on with the job; the next one does."""
+    pipeline.run_until_now()
+    mirror.sql(WRONG)
+    command = subprocess.Popen([pipeline.binary, "-c", pipeline.file, "resync", "t"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                               env={**pipeline.environment(),
+                                    "TAILWATER_FAULT": "resync_after_snapshot=stall:2000"})
+    wait.until(lambda: mirror.value("select lsn is not null from tailwater.job_table"),
+               pipeline.log_tail)
+    command.send_signal(signal.SIGINT)
+    _, err = command.communicate(timeout=30)
+    assert command.returncode == AGAIN and "is not done" in err and "tailwater run" in err, err
+    pipeline.start()
+    wait.until(lambda: mirror.value("select state = 'done' from tailwater.job"), pipeline.log_tail)
+    pipeline.compare()
+    pipeline.settle()
+
+
 def test_two_at_once(source, mirror, schema, pipeline):
     pipeline.start().wait_until_caught_up()
     mirror.sql(WRONG)
