@@ -61,3 +61,19 @@ const char *human_estimate(int64_t count, char text[static HUMAN_TEXT_SIZE])
     }
     return scale((double) count, 1000, names, 5, count > 0 ? "~" : "", text);
 }
+
+const char *human_age(int64_t us, char text[static HUMAN_TEXT_SIZE])
+{
+    static const struct {
+        int64_t seconds;
+        char name;
+    } units[] = {{86400, 'd'}, {3600, 'h'}, {60, 'm'}, {1, 's'}};
+    const int64_t seconds = us > 0 ? us / 1000000 : 0;
+    int i = 0;
+
+    while (i < 3 && seconds < units[i].seconds)
+        i++;
+    snprintf(text, HUMAN_TEXT_SIZE, "%lld%c", (long long) (seconds / units[i].seconds),
+             units[i].name);
+    return text;
+}

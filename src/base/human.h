@@ -9,6 +9,7 @@
 
 /* Each returns text, for use in a printf argument. */
 const char *human_duration(int64_t us, char text[static HUMAN_TEXT_SIZE]);
+const char *human_age(int64_t us, char text[static HUMAN_TEXT_SIZE]); /* in a narrow column: "3d" */
 const char *human_bytes(int64_t bytes, char text[static HUMAN_TEXT_SIZE]);
 /* An estimate of so many things: "~950", "~1.2 M"; "?" below 0. */
 const char *human_estimate(int64_t count, char text[static HUMAN_TEXT_SIZE]);

@@ -43,8 +43,9 @@ struct cli {
     int64_t older_than_us;  /* --older-than: purge; -1 where not given */
     enum cli_until until;   /* --until: run */
     lsn_t until_lsn;        /* UNTIL_LSN */
-    bool is_confirmed;      /* --yes: destroy does not ask */
-    bool is_keeping_tables; /* --keep-tables: destroy leaves the mirror tables and live views */
+    bool is_confirmed;      /* --yes: destroy and table remove do not ask */
+    bool
+        is_keeping_tables; /* --keep-tables: destroy, table remove: mirror tables and live views stay */
     bool is_skipping_source, is_skipping_mirror; /* --skip-…: destroy does not go there */
 
     const char *source, *mirror;   /* init: connection strings */
@@ -118,6 +119,7 @@ int verb_purge(struct cli *cli);
 int verb_ledger(struct cli *cli);
 int verb_resync(struct cli *cli);
 int verb_verify(struct cli *cli);
+int verb_table(struct cli *cli);
 int verb_feed(struct cli *cli);
 int verb_refresh(struct cli *cli);
 int verb_backfill(struct cli *cli);
@@ -134,6 +136,11 @@ bool verb_init_text(const struct cli *cli, struct buf *ret_text, struct buf *ret
  * on it to its end, and prints how it was. */
 int verb_backfill_all(struct cli *cli, const struct config *config, const struct config_fact *fact,
                       const char *kind);
+
+/* A job for the tables that wish names, followed and its result printed; the exit code. */
+struct follow;
+struct job_wish;
+int verb_resync_follow(struct follow *follow, struct job_wish wish);
 
 /* What "tailwater help" and "tailwater help VERB" print. */
 void verb_help_list(FILE *out);

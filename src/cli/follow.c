@@ -42,19 +42,24 @@ static bool connect_mirror(struct follow *follow, struct error *err)
                       &follow->mirror, err);
 }
 
-static bool load_tables(struct follow *follow, struct error *err)
+bool follow_look(struct follow *follow, bool *ret_known, struct error *err)
 {
     const char *pipeline = follow->config->pipeline;
     struct control_pipeline row;
+    int version, ours;
     bool is_known = false;
 
-    if (!connect_mirror(follow, err) || !control_require(follow->mirror, err) ||
+    *ret_known = false;
+    if (!connect_mirror(follow, err) || !control_version(follow->mirror, &version, &ours, err))
+        return false;
+    if (version == 0)
+        return true;
+    if (!control_require(follow->mirror, err) ||
         !control_load(follow->mirror, pipeline, follow->arena, &is_known, &row, err))
         return false;
-    if (!is_known || row.state != CONTROL_STREAMING) {
-        error_set(err, ERROR_CONFIG, "the pipeline %s has not been copied yet", pipeline);
-        return error_hint(err, "run: tailwater run -c %s", follow->config->file);
-    }
+    *ret_known = is_known && row.state == CONTROL_STREAMING;
+    if (!*ret_known)
+        return true;
     if (!control_list_tables(follow->mirror, pipeline, follow->arena, &follow->ntables,
                              &follow->tables, err))
         return false;
@@ -62,6 +67,29 @@ static bool load_tables(struct follow *follow, struct error *err)
     for (int i = 0; i < follow->ntables; i++)
         follow->labels[i] = arena_printf(follow->arena, "%s.%s", follow->tables[i].schema,
                                          follow->tables[i].name);
+    return true;
+}
+
+static bool load_tables(struct follow *follow, struct error *err)
+{
+    bool is_known = false;
+
+    if (!follow_look(follow, &is_known, err))
+        return false;
+    if (is_known)
+        return true;
+    error_set(err, ERROR_CONFIG, "the pipeline %s has not been copied yet",
+              follow->config->pipeline);
+    return error_hint(err, "run: tailwater run -c %s", follow->config->file);
+}
+
+bool follow_is_running(struct follow *follow, bool *ret_running, struct error *err)
+{
+    struct control_holder holder;
+
+    if (!control_find_holder(follow->mirror, follow->config->pipeline, follow->arena, &holder, err))
+        return false;
+    *ret_running = holder.pid != 0;
     return true;
 }
 
@@ -142,6 +170,8 @@ static bool ask(struct follow *follow, struct job_wish *wish, struct error *err)
     const char **schemas = arena_new(follow->arena, const char *, size + 1);
     const char **names = arena_new(follow->arena, const char *, size + 1);
 
+    if (wish->ntables > 0)
+        return job_ask(follow->mirror, follow->config->pipeline, wish, &follow->job.id, err);
     wish->schemas = schemas;
     wish->names = names;
     return (follow->cli->noperands == 0

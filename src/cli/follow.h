@@ -26,9 +26,15 @@ struct follow {
     int64_t alone_since_us, said_us;
 };
 
+/* Reads the pipeline's tables; *ret_known false: it has not been copied yet, and has none. */
+bool follow_look(struct follow *follow, bool *ret_known, struct error *err);
+
+/* Does a replicator of this pipeline run?  After follow_look(). */
+bool follow_is_running(struct follow *follow, bool *ret_running, struct error *err);
+
 /*
- * Asks for what wish says, of the tables that the command line names (none: all of the pipeline),
- * and comes back when it is done, or has failed: follow->job says which.  Progress goes to standard
+ * Asks for what wish says, of its tables or, where it names none, of those that the command line names
+ * (none: all of the pipeline), and comes back when it is done, or has failed: follow->job says which.  Progress goes to standard
  * error.  An interrupt is ERROR_RETRY, and the job goes on without us.
  */
 bool follow_job(struct follow *follow, struct job_wish *wish, struct error *err);

@@ -123,18 +123,26 @@ static int exit_code(const struct job *job)
     return job->kind == JOB_VERIFY && differences > 0 ? 3 : 0;
 }
 
+int verb_resync_follow(struct follow *follow, struct job_wish wish)
+{
+    _cleanup_buf_ struct buf out = {0};
+    struct error err = {0};
+
+    if (!follow_job(follow, &wish, &err) || !add_job(follow, &out, &err))
+        return cli_fail(follow->cli, &err);
+    fwrite(buf_text(&out), 1, out.len, stdout);
+    return exit_code(&follow->job);
+}
+
 static int run_job(struct cli *cli, struct job_wish wish)
 {
     _cleanup_(arena_release) struct arena arena = {0};
-    _cleanup_buf_ struct buf out = {0};
     struct config config;
     struct follow follow = {.cli = cli, .config = &config, .arena = &arena};
     struct error err = {0};
-    const bool is_ok = cli_load_config(cli, &arena, &config, &err) &&
-                       follow_job(&follow, &wish, &err) && add_job(&follow, &out, &err);
-    const int code = is_ok ? exit_code(&follow.job) : cli_fail(cli, &err);
+    const int code = cli_load_config(cli, &arena, &config, &err) ? verb_resync_follow(&follow, wish)
+                                                                 : cli_fail(cli, &err);
 
-    fwrite(buf_text(&out), 1, is_ok ? out.len : 0, stdout);
     follow_release(&follow);
     return code;
 }

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/human.h"
 #include "cli/cli.h"
+#include "cli/table_text.h"
 #include "http/overview.h"
 #include "ledger/ledger_status.h"
 #include "mirror/status.h"
@@ -242,32 +243,6 @@ static int compare_tables(const void *left, const void *right)
     return a->total_bytes > b->total_bytes ? -1 : a->total_bytes < b->total_bytes;
 }
 
-static void add_table(struct buf *out, const struct control_table *table)
-{
-    char rows[HUMAN_TEXT_SIZE], bytes[HUMAN_TEXT_SIZE];
-    _cleanup_buf_ struct buf name = {0};
-    int width = 44, shown = 0;
-    size_t cut = 0;
-
-    buf_add_shown(&name, table->schema);
-    buf_add_char(&name, '.');
-    buf_add_shown(&name, table->name);
-    /* In characters, not in bytes, so that the columns stay straight. */
-    while (cut < name.len && shown < width) {
-        cut++;
-        while (cut < name.len && ((unsigned char) name.data[cut] & 0xC0) == 0x80)
-            cut++;
-        shown++;
-    }
-    buf_printf(out, "%.*s%*s  %-8s %11s %11s\n", (int) cut, buf_text(&name), width - shown, "",
-               table->is_resynced      ? "resync"
-               : table->quarantine.lsn ? "QUARANT."
-               : table->unlisted_lsn   ? "unlisted"
-                                       : control_table_state_name(table->state),
-               human_estimate(table->estimated_rows, rows),
-               table->total_bytes < 0 ? "-" : human_bytes(table->total_bytes, bytes));
-}
-
 static void add_tables(struct buf *out, const struct status *status, struct arena *arena)
 {
     const struct control_table **sorted = arena_new(arena, const struct control_table *,
@@ -278,9 +253,10 @@ static void add_tables(struct buf *out, const struct status *status, struct aren
         sorted[i] = &status->tables[i];
     if (status->ntables > 0)
         qsort(sorted, (size_t) status->ntables, sizeof(*sorted), compare_tables);
-    buf_printf(out, "\n%-44s  %-8s %11s %11s\n", "table", "state", "rows", "size");
+    buf_add_char(out, '\n');
+    table_text_add_header(out);
     for (int i = 0; i < shown; i++)
-        add_table(out, sorted[i]);
+        table_text_add_row(out, sorted[i]);
     if (shown < status->ntables)
         buf_printf(out, "… and %d more, %s; --json has them all\n", status->ntables - shown,
                    sorted[shown]->state == CONTROL_TABLE_READY ? "all ready" : "smaller ones");

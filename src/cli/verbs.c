@@ -147,6 +147,31 @@ static const struct cli_option resync_options[] = {
     {"json", 0, NULL, "the result as JSON", cli_read_flag, FIELD(is_json)},
 };
 
+static const char table_help[] =
+    "    tailwater table add public.orders\n"
+    "    tailwater table remove public.carts --keep-tables\n"
+    "    tailwater table list\n"
+    "\n"
+    "Which tables are mirrored.  add and remove change the configuration's file; a running "
+    "replicator\n"
+    "reads it again and is followed here, with none running this command does the work.\n"
+    "  add TABLE…           lists tables, and fills them while the others stream\n"
+    "  remove TABLE…        takes them out, and drops mirror table and live view; asks first on a\n"
+    "                       terminal, elsewhere it needs --yes.  --keep-tables: they stay as they "
+    "are\n"
+    "  list                 state, rows, and when they were resynced and verified: how many rows\n"
+    "                       differed then\n"
+    "  unquarantine TABLE…  resyncs tables that are quarantined, which ends that\n"
+    "A table is written as in the configuration: public.orders, sales.\"Order.Lines\".\n"
+    "Exit code 1: a table could not be filled, or something depends on one.\n";
+
+static const struct cli_option table_options[] = {
+    {"yes", 0, NULL, "remove: do not ask", cli_read_flag, FIELD(is_confirmed)},
+    {"keep-tables", 0, NULL, "remove: leave mirror table and live view as they are now",
+     cli_read_flag, FIELD(is_keeping_tables)},
+    {"json", 0, NULL, "as JSON", cli_read_flag, FIELD(is_json)},
+};
+
 static const char feed_help[] =
     "    tailwater feed run crm\n"
     "    tailwater feed crm --dry-run 4711\n"
@@ -275,6 +300,8 @@ const struct cli_verb verbs_all[] = {
      .operand = "ACTION …", .max_operands = CLI_MAX_OPERANDS, .run = verb_feed},
     {"resync", "make tables equal to the source again", resync_help, OPTIONS(resync_options), true,
      .operand = "[TABLE …]", .max_operands = CLI_MAX_OPERANDS, .run = verb_resync},
+    {"table", "add, remove and list tables", table_help, OPTIONS(table_options), true,
+     .operand = "ACTION …", .max_operands = CLI_MAX_OPERANDS, .run = verb_table},
     {"refresh", "keep the derived table of a fact", refresh_help, OPTIONS(refresh_options), true,
      .operand = "FACT", .max_operands = 1, .run = verb_refresh},
     {"backfill", "recompute a history of a fact", backfill_help, OPTIONS(backfill_options), true,

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
+#include "config/edit.h"
 #include "engine/check.h"
 #include "engine/continuity.h"
 #include "engine/prepare_facts.h"
@@ -268,14 +269,9 @@ static bool is_added(const struct preparation *p, int i)
  * by itself. */
 static bool is_named(const struct config *config, const struct table *table)
 {
-    bool is = false;
+    bool is;
 
-    for (int i = 0; i < config->ntables; i++) {
-        const struct config_table *entry = &config->tables[i];
-
-        if (config_table_matches(entry, table->schema, table->name))
-            is = !entry->is_excluded && (is || (!entry->is_schema_glob && !entry->is_name_glob));
-    }
+    edit_is_taken(config, table->schema, table->name, &is);
     return is;
 }
 

@@ -110,6 +110,9 @@ static void log_end(const struct job *job, const struct job_table *table)
               table->rows_read, table->rows_missing, table->rows_different, table->rows_extra);
 }
 
+static const char *const failed_events[] = {
+    [JOB_RESYNC] = "resync_failed", [JOB_VERIFY] = "verify_failed", [JOB_RELOAD] = "reload_failed"};
+
 static bool end_table(struct work_place *place, const struct error *failure, struct error *err)
 {
     struct job_table *table = place->table;
@@ -120,8 +123,7 @@ static bool end_table(struct work_place *place, const struct error *failure, str
         table->sqlstate = failure->sqlstate;
         table->error = failure->message;
         table->hint = failure->hint;
-        log_error(LOG_ERROR, place->job->kind == JOB_VERIFY ? "verify_failed" : "resync_failed",
-                  failure);
+        log_error(LOG_ERROR, failed_events[place->job->kind], failure);
         if (place->job->kind == JOB_RESYNC &&
             !quarantine_explain(place->mirror, place->resyncer->config->pipeline, table->schema,
                                 table->name, failure, err))
@@ -211,6 +213,40 @@ static bool resync(struct work_place *place, const struct table *table, struct e
            end_table(place, NULL, err);
 }
 
+/*
+ * The job is for a configuration that may be newer than ours: read again, once for each job, and the
+ * next session goes on with it.
+ */
+static bool ask_for_reload(const struct work_place *place)
+{
+    struct resyncer *resyncer = place->resyncer;
+
+    if (resyncer->reload->job == place->job->id)
+        return false;
+    resyncer->reload->job = place->job->id;
+    resyncer->reload->is_from_file = resyncer->reload->is_due = true;
+    handover_wake(resyncer->handover);
+    return true;
+}
+
+/* A table that the configuration was to let go. */
+static bool note_unlisted(struct work_place *place, bool is_listed, struct error *err)
+{
+    struct job_table *table = place->table;
+    const struct reload *reload = place->resyncer->reload;
+    struct error failure;
+
+    if (is_listed) {
+        error_set(&failure, ERROR_CONFIG,
+                  "%s.%s is among the tables of the replicator's configuration, %s%s%s",
+                  table->schema, table->name, place->resyncer->config->file,
+                  reload->failure[0] ? ": " : "", reload->failure);
+        return end_table(place, &failure, err);
+    }
+    table->state = JOB_DONE;
+    return job_say(place->mirror, place->job->id, table, err);
+}
+
 static bool work_table(struct work_place *place, struct error *err)
 {
     const struct job_table *wanted = place->table;
@@ -226,11 +262,19 @@ static bool work_table(struct work_place *place, struct error *err)
                    wanted->schema, wanted->name);
         return end_table(place, &failure, err);
     }
-    if (table != NULL && strcmp(table->name, wanted->name) == 0 &&
-        strcmp(table->schema, wanted->schema) == 0)
+    if (table != NULL &&
+        (strcmp(table->name, wanted->name) != 0 || strcmp(table->schema, wanted->schema) != 0))
+        table = NULL;
+    if (place->job->kind == JOB_RELOAD)
+        return note_unlisted(place, table != NULL, err);
+    if (table != NULL)
         return resync(place, table, err);
-    error_set(&failure, ERROR_CONFIG, "%s.%s is not among the tables of the configuration",
-              wanted->schema, wanted->name);
+    if (ask_for_reload(place))
+        return true;
+    error_set(&failure, ERROR_CONFIG,
+              "%s.%s is not among the tables of the replicator's configuration, %s%s%s",
+              wanted->schema, wanted->name, place->resyncer->config->file,
+              place->resyncer->reload->failure[0] ? ": " : "", place->resyncer->reload->failure);
     return end_table(place, &failure, err);
 }
 
@@ -238,7 +282,7 @@ static bool work_table(struct work_place *place, struct error *err)
 
 static bool work_tables(struct work_place *place, struct job *job, struct error *err)
 {
-    for (int i = 0; i < job->ntables; i++) {
+    for (int i = 0; i < job->ntables && !place->resyncer->reload->is_due; i++) {
         place->table = &job->tables[i];
         if (place->table->state != JOB_DONE && place->table->state != JOB_FAILED &&
             !work_table(place, err))
@@ -252,8 +296,10 @@ static bool work_job(struct work_place *place, struct job *job, struct error *er
     bool is_ok;
 
     place->job = job;
-    is_ok = job_begin(place->mirror, job->id, err) && work_tables(place, job, err) &&
-            job_end(place->mirror, job->id, err);
+    is_ok = job_begin(place->mirror, job->id, err) &&
+            ((job->kind == JOB_RELOAD && ask_for_reload(place)) ||
+             (work_tables(place, job, err) &&
+              (place->resyncer->reload->is_due || job_end(place->mirror, job->id, err))));
     place->job = NULL; /* it does not outlive the turn */
     place->table = NULL;
     return is_ok;
@@ -280,7 +326,7 @@ static bool turn(struct work_place *place, bool *ret_any, struct error *err)
     resyncer->statistics->has_looked_for_jobs = true;
     if (job.id != 0 && !work_job(place, &job, err))
         return false;
-    if (resyncer->job != 0 && (job.id == 0 || job.id == resyncer->job))
+    if (resyncer->job != 0 && !resyncer->reload->is_due && (job.id == 0 || job.id == resyncer->job))
         finish(resyncer);
     return true;
 }
@@ -292,7 +338,7 @@ void *resyncer_run(void *arg)
     struct pause pause = {resyncer->wake_fd, FIRST_PAUSE_MS, LONGEST_MS, 0};
     struct error err;
 
-    while (!*resyncer->stop && !*resyncer->finished) {
+    while (!*resyncer->stop && !*resyncer->finished && !resyncer->reload->is_due) {
         bool any = false;
 
         if (turn(&place, &any, &err)) {

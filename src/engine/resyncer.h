@@ -8,6 +8,7 @@
 #include "batch/table.h"
 #include "config/config.h"
 #include "engine/handover.h"
+#include "engine/reload.h"
 #include "engine/statistics.h"
 
 #include <stdatomic.h>
@@ -19,6 +20,7 @@ struct resyncer {
     struct statistics *statistics;
     const atomic_bool *stop; /* of the session */
     int wake_fd;             /* readable once stop is raised */
+    struct reload *reload;   /* the configuration is read again for a job that names a new table */
     int64_t job;             /* what the session is for; 0: nothing in particular */
     atomic_bool *finished;   /* set once that is done */
 };

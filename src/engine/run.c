@@ -25,6 +25,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,8 +40,7 @@
 /* So many times somebody else has changed the same rows: it is no accident. */
 #define MAX_SAME_ERRORS 8
 
-static atomic_bool is_reloading; /* what was prepared is to be prepared anew … */
-static atomic_bool is_hung_up;   /* … by SIGHUP: from the file */
+static struct reload reload_asked; /* by SIGHUP, or by whom the session has */
 
 struct life {
     const struct run_options *options;
@@ -73,7 +73,7 @@ struct life {
 static void on_hangup(int number)
 {
     (void) number;
-    is_hung_up = is_reloading = true;
+    reload_asked.is_from_file = reload_asked.is_due = true;
 }
 
 static bool catch_signals(struct error *err)
@@ -176,7 +176,7 @@ static bool run_session(struct life *life, struct pg *lock, struct culprit *ret_
                                   .is_guarded = &life->is_guarded,
                                   .lock = lock,
                                   .stop = stop_flag(),
-                                  .is_reloading = &is_reloading,
+                                  .reload = &reload_asked,
                                   .until = life->until,
                                   .careful_until = life->careful_until,
                                   .job = life->options->job,
@@ -238,6 +238,13 @@ static bool isolate(struct life *life, struct pg *lock, const struct culprit *cu
     return FAULT(quarantine_after_mark, err) && (life->is_prepared || prepare(life, lock, err));
 }
 
+static void note_reload_failure(const struct error *err)
+{
+    log_error(LOG_ERROR, "reload_failed", err);
+    snprintf(reload_asked.failure, sizeof(reload_asked.failure), "%s%s%s", err->message,
+             err->hint[0] ? "; " : "", err->hint);
+}
+
 /* The file again; what cannot change while the pipeline runs is as it was.  False: so is the rest. */
 static bool read_config(struct life *life)
 {
@@ -257,7 +264,7 @@ static bool read_config(struct life *life)
     }
     if (!is_ok) {
         error_wrap(&err, "reading the configuration again");
-        log_error(LOG_ERROR, "reload_failed", &err);
+        note_reload_failure(&err);
         return false;
     }
     log_event(LOG_INFO, "reloaded", "%s is read again", config->file);
@@ -269,8 +276,11 @@ static bool read_config(struct life *life)
  * was before. */
 static bool reload(struct life *life, struct pg *lock, struct error *err)
 {
-    is_reloading = false;
-    if (atomic_exchange(&is_hung_up, false) && read_config(life))
+    const struct config *before = life->config;
+
+    reload_asked.is_due = false;
+    reload_asked.failure[0] = '\0';
+    if (atomic_exchange(&reload_asked.is_from_file, false) && read_config(life))
         feeder_finish_all(
             &life->feeders); /* prepare() starts them again, as they are declared now */
     life->is_prepared = false;
@@ -278,7 +288,8 @@ static bool reload(struct life *life, struct pg *lock, struct error *err)
         return true;
     if (err->kind != ERROR_CONFIG && err->kind != ERROR_FINDINGS)
         return false;
-    log_error(LOG_ERROR, "reload_failed", err);
+    note_reload_failure(err);
+    life->config = before;
     life->prepared.hash = 0; /* until something else changes */
     life->is_prepared = true;
     return start_feeders(life, err);
@@ -296,7 +307,7 @@ static bool try_once(struct life *life, struct error *err)
         return false;
     for (;;) {
         if (run_session(life, lock, &culprit, err)) {
-            if (!is_reloading || stop_is_raised())
+            if (!reload_asked.is_due || stop_is_raised())
                 return true;
             if (!reload(life, lock, err))
                 return false;
@@ -481,6 +492,7 @@ bool run_pipeline(const struct run_options *options, struct error *err)
 
     if (!catch_signals(err))
         return false;
+    reload_asked.job = options->job; /* the file was read just now */
     srandom((unsigned) clock_now_us());
     failed = pthread_create(&thread, NULL, watch_stop, &is_ended);
     if (failed != 0)

@@ -262,7 +262,7 @@ static bool run_threads(struct session *s, struct error *err)
                               .stop_fd = s->over_fd,
                               .prefix = s->prefix,
                               .hash = o->prepared->hash,
-                              .is_reloading = o->is_reloading,
+                              .is_reloading = &o->reload->is_due,
                               .started_at_us = o->started_at_us,
                               .streaming_since_us = clock_now_us(),
                               .reconnects = o->reconnects,
@@ -282,6 +282,7 @@ static bool run_threads(struct session *s, struct error *err)
                                 .stop = &s->is_over,
                                 .wake_fd = s->over_fd,
                                 .job = o->job,
+                                .reload = o->reload,
                                 .finished = &s->is_finished};
     const struct receiver_options receiver = {.stream = s->stream,
                                               .handover = s->handover,
@@ -295,7 +296,7 @@ static bool run_threads(struct session *s, struct error *err)
                                               .source_conninfo = o->config->source.conninfo,
                                               .stop = o->stop,
                                               .is_finished = &s->is_finished,
-                                              .is_reloading = o->is_reloading,
+                                              .is_reloading = &o->reload->is_due,
                                               .statistics = &s->statistics};
     struct thread threads[NTHREADS] = {
         {.run = applier_run, .argument = &applier},

@@ -8,6 +8,7 @@
 
 #include "config/config.h"
 #include "engine/prepare.h"
+#include "engine/reload.h"
 #include "mirror/quarantine.h"
 #include "pg/pg.h"
 
@@ -21,8 +22,8 @@ struct session_options {
     struct prepared_pipeline *prepared; /* a promotion of the source is noted in it */
     struct pg *lock;
     const atomic_bool *stop;
-    atomic_bool *is_reloading; /* ends the session, between transactions; its watcher may set it */
-    lsn_t until;               /* 0: none */
+    struct reload *reload; /* ends the session, between transactions; its helpers may ask for it */
+    lsn_t until;           /* 0: none */
     lsn_t
         careful_until; /* up to the transaction of this final_lsn each is a batch alone; 0: none */
     int64_t job;       /* ends once this job is done; 0: none */

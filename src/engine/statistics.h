@@ -22,7 +22,8 @@ struct statistics {
     _Atomic int64_t repairs_wanted; /* moves when the repair list may have something to do: keys put
                                        on it, or a table of it back from quarantine */
     _Atomic int64_t repairs_done, doubts_done; /* as far as the lists are worked off; -1: not yet */
-    atomic_bool has_looked_for_jobs, is_resyncing; /* there was none at the last look; or there is */
+    atomic_bool has_looked_for_jobs,
+        is_resyncing;               /* there was none at the last look; or there is */
     _Atomic int64_t visible_lag_us; /* commit on the source to visible here, of the newest batch */
 };
 

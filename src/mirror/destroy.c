@@ -115,6 +115,15 @@ static bool drop_table(struct pg *mirror, struct destroy *destroy, bool *ret_gon
     return name_holders(mirror, table, destroy->kept, err);
 }
 
+bool destroy_table(struct pg *mirror, const char *pipeline, const struct control_table *table,
+                   struct notes *removed, struct notes *kept, bool *ret_gone, struct error *err)
+{
+    struct destroy destroy = {
+        .pipeline = pipeline, .table = table, .removed = removed, .kept = kept};
+
+    return drop_table(mirror, &destroy, ret_gone, err);
+}
+
 /* ---- types and schemas ---- */
 
 static bool step_drop_object(struct pg *mirror, void *context, struct error *err)

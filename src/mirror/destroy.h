@@ -10,6 +10,7 @@
 #ifndef TAILWATER_DESTROY_H
 #define TAILWATER_DESTROY_H
 
+#include "mirror/control.h"
 #include "mirror/notes.h"
 #include "pg/pg.h"
 #include "tailwater/error.h"
@@ -31,5 +32,12 @@ struct destroy_options {
 bool destroy_mirror(struct pg *mirror, const char *pipeline, struct destroy_options options,
                     struct notes *removed, struct notes *kept, bool *ret_finished,
                     struct error *err);
+
+/*
+ * One table of a pipeline that goes on, which nobody follows any more: its live view, mirror table and
+ * control row.  *ret_gone false: something depends on it; it stays as it is, and is named in kept.
+ */
+bool destroy_table(struct pg *mirror, const char *pipeline, const struct control_table *table,
+                   struct notes *removed, struct notes *kept, bool *ret_gone, struct error *err);
 
 #endif

@@ -9,7 +9,8 @@ static const char *const names[] = {[JOB_WAITING] = "waiting",
                                     [JOB_DONE] = "done",
                                     [JOB_FAILED] = "failed"};
 
-static const char *const kinds[] = {[JOB_RESYNC] = "resync", [JOB_VERIFY] = "verify"};
+static const char *const kinds[] = {
+    [JOB_RESYNC] = "resync", [JOB_VERIFY] = "verify", [JOB_RELOAD] = "reload"};
 
 const char *job_kind_name(enum job_kind kind)
 {
@@ -28,6 +29,16 @@ static enum job_state parse_state(const char *text)
         if (strcmp(text, names[i]) == 0)
             return (enum job_state) i;
     return JOB_WAITING;
+}
+
+static enum job_kind parse_kind(const char *text)
+{
+    enum job_kind kind = JOB_RESYNC;
+
+    for (int i = JOB_VERIFY; i <= JOB_RELOAD; i++)
+        if (strcmp(text, kinds[i]) == 0)
+            kind = (enum job_kind) i;
+    return kind;
 }
 
 static const char *number(char text[24], int64_t value)
@@ -132,7 +143,7 @@ static bool read_job(struct pg *mirror, const char *sql, const char *param, stru
     if (pg_rows(row) > 0) {
         job.id = pg_int(row, 0, 0);
         job.state = parse_state(pg_text(row, 0, 1));
-        job.kind = strcmp(pg_text(row, 0, 2), kinds[JOB_VERIFY]) == 0 ? JOB_VERIFY : JOB_RESYNC;
+        job.kind = parse_kind(pg_text(row, 0, 2));
         job.is_forced = pg_bool(row, 0, 3);
         job.shows_values = pg_bool(row, 0, 4);
         if (!read_tables(mirror, arena, &job, err))

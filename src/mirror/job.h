@@ -17,7 +17,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum job_kind { JOB_RESYNC, JOB_VERIFY };
+/* JOB_RELOAD: the replicator reads its configuration again, and the tables are no longer in it. */
+enum job_kind { JOB_RESYNC, JOB_VERIFY, JOB_RELOAD };
 
 /* What is asked for. */
 struct job_wish {
@@ -54,7 +55,7 @@ struct job {
 /* "waiting", "running", "done", "failed" */
 const char *job_state_name(enum job_state state);
 
-/* "resync", "verify" */
+/* "resync", "verify", "reload" */
 const char *job_kind_name(enum job_kind kind);
 
 /* A new job. */

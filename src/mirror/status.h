@@ -90,4 +90,7 @@ void status_judge(struct status *status, struct arena *arena);
 /* One JSON object, without a newline at the end. */
 void status_add_json(const struct status *status, struct buf *json);
 
+/* Its member "tables" alone: tables and ntables are set. */
+void status_add_tables(const struct status *status, struct buf *json);
+
 #endif

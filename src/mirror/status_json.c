@@ -135,7 +135,7 @@ static void add_quarantine(struct buf *json, const struct control_quarantine *qu
     buf_add_char(json, '}');
 }
 
-static void add_tables(struct buf *json, const struct status *status)
+void status_add_tables(const struct status *status, struct buf *json)
 {
     buf_add(json, "\"tables\": [");
     for (int i = 0; i < status->ntables; i++) {
@@ -188,7 +188,7 @@ static void add_pipeline(struct buf *json, const struct status *status)
         add_count(json, status->counters[i].name, status->counters[i].value);
     }
     buf_add(json, "}, ");
-    add_tables(json, status);
+    status_add_tables(status, json);
 }
 
 void status_add_json(const struct status *status, struct buf *json)

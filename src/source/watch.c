@@ -3,6 +3,7 @@
 #include "source/watch.h"
 
 #include "base/map.h"
+#include "config/edit.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -40,12 +41,9 @@ static void add(uint64_t *hash, const char *text)
 
 static bool is_taken(const struct config *config, const char *schema, const char *name)
 {
-    bool is = false;
+    bool is_named;
 
-    for (int i = 0; i < config->ntables; i++)
-        if (config_table_matches(&config->tables[i], schema, name))
-            is = !config->tables[i].is_excluded;
-    return is;
+    return edit_is_taken(config, schema, name, &is_named);
 }
 
 bool watch_hash(struct pg *source, const struct config *config, const struct table_list *tables,

@@ -41,7 +41,7 @@ def test_each_verb_explains_itself_with_an_example_first():
 
 
 def test_verbs_of_later_stages_are_unknown():
-    for verb in ("table", "lineage"):
+    for verb in ("lineage", "http"):
         result = tailwater(verb)
         assert (result.returncode, result.stdout) == (2, "")
         assert f'unknown verb "{verb}"' in result.stderr

@@ -72,12 +72,11 @@ def change(pipeline, statements):
 @pytest.mark.parametrize("how", ["seen by a look", "seen in the stream"])
 @pytest.mark.parametrize("name", CHANGES)
 def test_p55_p56_p57_p58_p59_followed(both_plugins, plugin, source, mirror, running, name, how):
-    if plugin == "pgoutput" and name == "made anew":
-        pytest.skip("a table that is dropped leaves the publication: run ends and says what to run")
     mirror.sql("create view public.v as select id, b from public.t; create view public.vv as select * from public.v where id > 5; "
                "comment on view public.vv is 'mine'; grant select on public.vv to public", user="tailwater")
     change(running, CHANGES[name])
-    running.publish_if_needed()
+    if plugin == "pgoutput" and name == "made anew":  # a table that is dropped leaves the publication
+        source.sql(f"alter publication {running.publication} add table t", user="postgres")
     if how == "seen in the stream":
         change(running, "update other set a = a + 1; update t set b = '4711' where id = 12")
     reload(running)
