@@ -41,10 +41,11 @@ void rate_free(struct rate *rate)
 
 bool rate_take(struct rate *rate, size_t bytes, const atomic_bool *stop)
 {
-    int64_t now_ns = clock_tick_us() * 1000, due_ns;
+    int64_t now_ns, due_ns;
 
     if (rate->bytes_per_s <= 0)
         return true;
+    now_ns = clock_tick_us() * 1000;
     pthread_mutex_lock(&rate->lock);
     if (rate->due_ns < now_ns - BURST_NS)
         rate->due_ns = now_ns - BURST_NS;

@@ -1,8 +1,12 @@
 /*
- * In the order of the functions: the mark, the snapshot, the cursor; then the source's rows are read
- * by ranges of pages, some thousand at a time, and looked up in the mirror by their key (one
- * statement a chunk: statement_look()); then the mirror's rows that none of them met are looked up in
- * S by their key.  What is wrong goes to the applier.
+ * In the order of the functions: the mark, the snapshot, the cursor; then both tables are read once, and
+ * a sieve tells which rows may differ (sieve.h): most of the time none, and that is all.  Where some
+ * may, the source's rows are read by ranges of pages, some thousand at a time, and those in question
+ * looked up in the mirror by their key (one statement a chunk: statement_look()); then the mirror's
+ * rows that none of them met are looked up in S by their key.  What is wrong goes to the applier.
+ *
+ * The sieve needs no common moment: the mirror's rows that are older than CP have to be S's, whenever
+ * they are read, and the others are left to the exact comparison, which knows what to do with them.
  *
  * Why so.  Two servers' orders are never merged: their collations may differ.  Both directions are
  * look-ups by key, through an index that is there.  The second would ask the source for every row of
@@ -35,6 +39,7 @@
 #include "sync/plan.h"
 #include "sync/rate.h"
 #include "sync/seen.h"
+#include "sync/sieve.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -68,6 +73,8 @@ struct resync {
     lsn_t lsn; /* CP */
     char lsn_text[LSN_TEXT_SIZE];
     bool is_over; /* the table was truncated past CP: what the stream wrote since is all there is */
+    struct sieve *sieve; /* what may differ; NULL: anything */
+    bool is_sieving;     /* the source's rows are being put into it */
     struct seen *seen;
     struct chunk read, wrong;
     struct look *look;
@@ -407,8 +414,25 @@ static bool add_line(struct resync *resync, const char *line, size_t len, struct
         key[i] = row->values[table->keys[i]];
     row->key = key;
     read->rows[read->nrows++] = row;
-    resync->progress.rows_read++;
     return true;
+}
+
+/* A row to look at: with a chunk of others. */
+static bool take_row(struct resync *resync, const char *line, size_t len, struct error *err)
+{
+    if (resync->sieve != NULL && !sieve_has(resync->sieve, line, len))
+        return true;
+    if (!add_line(resync, line, len, err))
+        return false;
+    return (resync->read.nrows < CHUNK_ROWS && resync->read.arena.used_bytes < CHUNK_BYTES) ||
+           compare_chunk(resync, err);
+}
+
+static const char *step_of(const struct resync *resync)
+{
+    if (resync->is_sieving)
+        return "reading the source's rows";
+    return resync->sieve != NULL ? "comparing rows that may differ" : "comparing rows";
 }
 
 static bool read_rows(struct resync *resync, struct error *err)
@@ -416,17 +440,19 @@ static bool read_rows(struct resync *resync, struct error *err)
     const char *line;
     size_t len;
 
-    for (;;) {
+    for (int64_t n = 1;; n++) {
         if (!pg_copy_out_next(resync->source, &line, &len, err))
             return false;
         if (len == 0)
-            return compare_chunk(resync, err);
+            return resync->is_sieving || compare_chunk(resync, err);
         if (!rate_take(resync->rate, len, resync->options->stop))
             return error_set(err, ERROR_RETRY, "stopped");
-        if (!add_line(resync, line, len, err))
+        if (resync->is_sieving)
+            sieve_add_source(resync->sieve, line, len);
+        else if (!take_row(resync, line, len, err))
             return false;
-        if ((resync->read.nrows == CHUNK_ROWS || resync->read.arena.used_bytes >= CHUNK_BYTES) &&
-            (!compare_chunk(resync, err) || !say(resync, "comparing rows", err)))
+        resync->progress.rows_read += resync->is_sieving || resync->sieve == NULL;
+        if (n % CHUNK_ROWS == 0 && !say(resync, step_of(resync), err))
             return false;
     }
 }
@@ -442,10 +468,94 @@ static bool compare_item(struct resync *resync, const struct plan_item *item, st
         !pg_exec(resync->source, "ROLLBACK TO SAVEPOINT item; RELEASE SAVEPOINT item", err))
         return false;
     resync->progress.bytes_done += item->bytes;
-    return write_wrong(resync, err) && say(resync, "comparing rows", err);
+    return write_wrong(resync, err) && say(resync, step_of(resync), err);
 }
 
-static bool compare_rows(struct resync *resync, struct error *err)
+static bool compare_items(struct resync *resync, const struct plan *plan, struct error *err)
+{
+    resync->progress.bytes_done = 0;
+    for (int i = 0; i < plan->nitems && !resync->is_over; i++)
+        if (!compare_item(resync, &plan->items[i], err))
+            return false;
+    return true;
+}
+
+/* ---- what may differ at all ---- */
+
+/*
+ * The sieve is for tables that are nearly equal: not for one that is being filled, nor for one that
+ * keeps rows on purpose which the source does not have.
+ */
+static bool needs_sieve(const struct resync *resync, bool *ret_needs, struct error *err)
+{
+    const struct table *table = resync->table;
+    _cleanup_result_ struct pg_result *row = NULL;
+    _cleanup_buf_ struct buf sql = {0};
+
+    *ret_needs = false;
+    if (table->deletes == DELETES_IGNORE || table->truncate == TRUNCATE_IGNORE)
+        return true;
+    buf_add(&sql, "SELECT EXISTS (SELECT FROM ");
+    add_mirror_name(&sql, table);
+    buf_printf(&sql, " WHERE _lsn < '%s')", resync->lsn_text);
+    if (!pg_query_row(resync->scan, buf_text(&sql), 0, NULL, &row, err))
+        return false;
+    *ret_needs = pg_bool(row, 0, 0);
+    return true;
+}
+
+/* Live rows, and tombstones that are newer than S, which may have their rows. */
+static void add_mirror_copy(const struct resync *resync, struct buf *sql)
+{
+    buf_printf(sql, "COPY (SELECT _lsn >= '%s', ", resync->lsn_text);
+    columns_add_names(sql, resync->table);
+    buf_add(sql, " FROM ");
+    add_mirror_name(sql, resync->table);
+    buf_printf(sql, " WHERE _deleted_at IS NULL OR _lsn >= '%s') TO STDOUT", resync->lsn_text);
+}
+
+static bool sieve_mirror(struct resync *resync, struct error *err)
+{
+    _cleanup_buf_ struct buf sql = {0};
+    const char *line;
+    size_t len;
+
+    add_mirror_copy(resync, &sql);
+    if (!pg_copy_out_begin(resync->scan, buf_text(&sql), err))
+        return false;
+    for (int64_t n = 1;; n++) {
+        if (!pg_copy_out_next(resync->scan, &line, &len, err))
+            return false;
+        if (len == 0)
+            return true;
+        if (len < 2 || line[1] != '\t')
+            return error_set(err, ERROR_PROTOCOL, "a row of COPY that was not understood");
+        sieve_add_mirror(resync->sieve, line + 2, len - 2, line[0] == 't');
+        if (n % CHUNK_ROWS == 0 && !say(resync, "reading the mirror's rows", err))
+            return false;
+    }
+}
+
+/* *ret_left: rows that may differ are to be looked at. */
+static bool sift(struct resync *resync, const struct plan *plan, bool *ret_left, struct error *err)
+{
+    bool is_needed;
+
+    if (!needs_sieve(resync, &is_needed, err))
+        return false;
+    *ret_left = true;
+    if (!is_needed)
+        return true;
+    resync->sieve = sieve_new(resync->table, plan->bytes);
+    resync->is_sieving = true;
+    if (!compare_items(resync, plan, err) || !sieve_mirror(resync, err))
+        return false;
+    resync->is_sieving = false;
+    *ret_left = sieve_count(resync->sieve) > 0;
+    return true;
+}
+
+static bool compare_rows(struct resync *resync, bool *ret_left, struct error *err)
 {
     _cleanup_(arena_release) struct arena arena = {0};
     _cleanup_free_ bool *is_wanted = memory_alloc((size_t) resync->options->tables->count);
@@ -457,10 +567,8 @@ static bool compare_rows(struct resync *resync, struct error *err)
         !look_new(resync->probe, resync->table, resync->lsn, &resync->look, err))
         return false;
     resync->progress.bytes = plan.bytes;
-    for (int i = 0; i < plan.nitems && !resync->is_over; i++)
-        if (!compare_item(resync, &plan.items[i], err))
-            return false;
-    return FAULT(resync_after_rows, err);
+    return sift(resync, &plan, ret_left, err) &&
+           (!*ret_left || compare_items(resync, &plan, err)) && FAULT(resync_after_rows, err);
 }
 
 /* ---- the mirror's rows that S may not have ---- */
@@ -583,48 +691,78 @@ static bool take_extra(struct resync *resync, const char *addresses, struct erro
     return write_wrong(resync, err);
 }
 
+#define ADDRESS_SIZE 32
+
+static void add_scan(const struct resync *resync, const char *condition, struct buf *sql)
+{
+    const struct table *table = resync->table;
+
+    buf_add(sql, "COPY (SELECT ctid");
+    for (int i = 0; i < table->nkeys; i++) {
+        buf_add(sql, ", ");
+        pg_add_ident(sql, table->columns[table->keys[i]].name);
+    }
+    buf_add(sql, " FROM ");
+    add_mirror_name(sql, table);
+    buf_printf(sql, " WHERE %s) TO STDOUT", condition);
+}
+
 /* Addresses as the text of an array. */
 static void add_address(struct buf *addresses, const char *address)
 {
     buf_printf(addresses, "%s\"%s\"", addresses->len == 0 ? "{" : ",", address);
 }
 
-/* Calls take with the addresses that query finds, some at a time: those that were not seen. */
-static bool scan(struct resync *resync, const char *query, int at_once,
+/* A line of an address, a tab and the key: may its row be one that S does not have? */
+static bool is_asked_for(const struct resync *resync, const char *line, size_t len,
+                         char address[static ADDRESS_SIZE])
+{
+    const char *tab = memchr(line, '\t', len);
+    const size_t size = tab != NULL ? (size_t) (tab - line) : 0;
+
+    if (size == 0 || size >= ADDRESS_SIZE)
+        return false;
+    memcpy(address, line, size);
+    address[size] = '\0';
+    return (resync->seen == NULL || !seen_has(resync->seen, address)) &&
+           (resync->sieve == NULL || sieve_has_key(resync->sieve, tab + 1, len - size - 1));
+}
+
+/* Calls take with the addresses of rows like condition, some at a time: those that were not seen. */
+static bool scan(struct resync *resync, const char *condition, int at_once,
                  bool (*take)(struct resync *resync, const char *addresses, struct error *err),
                  struct error *err)
 {
     _cleanup_buf_ struct buf sql = {0}, addresses = {0};
-    int count = 0, nrows = SCAN_ROWS;
+    char address[ADDRESS_SIZE];
+    const char *line;
+    size_t len = 0;
+    int count = 0;
 
-    buf_printf(&sql, "BEGIN; DECLARE rows NO SCROLL CURSOR FOR %s", query);
-    if (!pg_exec(resync->scan, buf_text(&sql), err))
+    add_scan(resync, condition, &sql);
+    if (!pg_copy_out_begin(resync->scan, buf_text(&sql), err))
         return false;
-    while (nrows == SCAN_ROWS && !resync->is_over) {
-        _cleanup_result_ struct pg_result *rows = NULL;
-
-        if (!pg_query(resync->scan, "FETCH 5000 FROM rows", 0, NULL, &rows, err))
+    for (int64_t n = 1; !resync->is_over; n++) {
+        if (!pg_copy_out_next(resync->scan, &line, &len, err))
             return false;
-        nrows = pg_rows(rows);
-        for (int i = 0; i < nrows; i++) {
-            if (resync->seen != NULL && seen_has(resync->seen, pg_text(rows, i, 0)))
-                continue;
-            add_address(&addresses, pg_text(rows, i, 0));
-            if (++count < at_once)
-                continue;
-            buf_add_char(&addresses, '}');
-            if (!take(resync, buf_text(&addresses), err))
-                return false;
-            buf_clear(&addresses);
-            count = 0;
-        }
-        if (!say(resync, resync->progress.step, err))
+        if (len == 0)
+            break;
+        if (n % SCAN_ROWS == 0 && !say(resync, resync->progress.step, err))
             return false;
+        if (!is_asked_for(resync, line, len, address))
+            continue;
+        add_address(&addresses, address);
+        if (++count < at_once)
+            continue;
+        buf_add_char(&addresses, '}');
+        if (!take(resync, buf_text(&addresses), err))
+            return false;
+        buf_clear(&addresses);
+        count = 0;
     }
     if (count > 0)
         buf_add_char(&addresses, '}');
-    return (count == 0 || take(resync, buf_text(&addresses), err)) &&
-           pg_exec(resync->scan, "COMMIT", err);
+    return count == 0 || resync->is_over || take(resync, buf_text(&addresses), err);
 }
 
 /* A table of which so much is gone may have been read from the wrong source.  What S has, the mirror
@@ -656,9 +794,7 @@ static bool compare_extra(struct resync *resync, struct error *err)
 
     if (resync->is_over || table->deletes == DELETES_IGNORE || table->truncate == TRUNCATE_IGNORE)
         return true;
-    buf_add(&query, "SELECT ctid FROM ");
-    add_mirror_name(&query, table);
-    buf_printf(&query, " WHERE _deleted_at IS NULL AND _lsn < '%s'", resync->lsn_text);
+    buf_printf(&query, "_deleted_at IS NULL AND _lsn < '%s'", resync->lsn_text);
     is_ok = pg_exec(resync->source,
                     "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; "
                     "SET LOCAL enable_mergejoin = off",
@@ -685,17 +821,13 @@ bool resync_purge(const struct resync_options *options, struct resync_progress *
                   struct error *err)
 {
     struct resync resync = {.options = options, .table = options->table, .progress = *progress};
-    _cleanup_buf_ struct buf query = {0};
     bool is_ok;
 
     if (table_keeps_tombstones(options->table))
         return true;
-    buf_add(&query, "SELECT ctid FROM ");
-    add_mirror_name(&query, options->table);
-    buf_add(&query, " WHERE _deleted_at IS NOT NULL");
     is_ok = say(&resync, "purging tombstones", err) &&
             connect_mirror(&resync, NULL, &resync.scan, err) &&
-            scan(&resync, buf_text(&query), SCAN_ROWS, purge, err);
+            scan(&resync, "_deleted_at IS NOT NULL", SCAN_ROWS, purge, err);
     pg_free(resync.scan);
     return is_ok || error_wrap(err, "purging %s", options->table->label);
 }
@@ -706,8 +838,10 @@ static bool compare(struct resync *resync, struct error *err)
 {
     _cleanup_buf_ struct buf before = {0}, after = {0};
 
-    if (!find_storage(resync, &before, err) || !compare_rows(resync, err) ||
-        !compare_extra(resync, err) || !find_storage(resync, &after, err))
+    bool is_left;
+
+    if (!find_storage(resync, &before, err) || !compare_rows(resync, &is_left, err) ||
+        (is_left && !compare_extra(resync, err)) || !find_storage(resync, &after, err))
         return false;
     if (resync->is_over || strcmp(buf_text(&before), buf_text(&after)) == 0)
         return true;
@@ -744,6 +878,7 @@ bool resync_run(const struct resync_options *options, struct resync_progress *re
     pg_free(resync.scan);
     rate_free(resync.rate);
     seen_free(resync.seen);
+    sieve_free(resync.sieve);
     arena_release(&resync.read.arena);
     arena_release(&resync.wrong.arena);
     free(resync.read.rows);

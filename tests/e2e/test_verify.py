@@ -1,5 +1,6 @@
 """verify: what differs is found, to the row and column; where nothing does, nothing is, whatever goes on."""
 
+import os
 import signal
 import subprocess
 
@@ -9,6 +10,7 @@ from lib import wait
 from lib.pipeline import AGAIN, DONE, FAILED, Traffic
 
 FOUND = 3
+ROUNDS = int(os.environ.get("TAILWATER_ROUNDS", 3))  # scripts/heal has more
 
 SCHEMA = """
     create table t (id int primary key, a int, b text, big text);
@@ -109,7 +111,7 @@ def test_no_false_difference(both_plugins, source, schema, make_pipeline, folder
     pipeline = make_pipeline(**purge).publish()
     pipeline.start().wait_until_caught_up()
     with Traffic(source, folder, TRAFFIC, clients=2, rate=250) as traffic:
-        for _ in range(3):
+        for _ in range(ROUNDS):
             assert verify(pipeline)["t"]["differences"] == []
             traffic.check()
     pipeline.wait_until_caught_up()
