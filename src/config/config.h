@@ -278,7 +278,7 @@ struct config {
     struct {
         const char *host; /* an address, as inet_pton() has it; NULL: no HTTP */
         int port;
-        const char *token; /* of whoever asks for more than the two probes; NULL: anybody */
+        const char *token;  /* of whoever asks for more than the two probes; NULL: anybody */
         int64_t max_lag_us; /* more of it is not ready; default 60 s */
     } http;
     struct {
