@@ -287,7 +287,7 @@ static void add_cursor(struct buf *sql, const struct entry *entry, int node, boo
         buf_printf(sql, " as tailwater_p%d", i);
     }
     buf_add(sql, " from ");
-    resolve_add_reach(sql, fact, node, true);
+    resolve_add_reach(sql, fact, node);
     if (has_position) {
         buf_add(sql, " and (");
         for (int i = 0; i < table->nkeys; i++) {

@@ -41,10 +41,11 @@ struct fact *resolve_failed_fact(const struct fact_list *facts, const struct err
 /* ---- SQL of one hop, for the expander too ---- */
 
 /*
- * "unnest($1::T[], …) as u(v0, …) join mirror m on m.c = u.v0 and … where m._deleted_at is null":
- * rows m of the parent that a node's link values reach.  Parameters from $1 on, one per link.
+ * "mirror m where m.c = any ($1::T[]) and m._deleted_at is null", or a join of that form for several
+ * links: rows m of the parent that a node's link values reach, each once.  Parameters from $1 on, an
+ * array for each link.
  */
-void resolve_add_reach(struct buf *sql, const struct fact *fact, int node, bool is_distinct);
+void resolve_add_reach(struct buf *sql, const struct fact *fact, int node);
 
 /* "tailwater.ledger_order (batch_id, lane, node, key…)" */
 void resolve_add_ledger(struct buf *sql, const struct fact *fact);
