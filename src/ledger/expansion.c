@@ -24,7 +24,7 @@
 #include "base/fault.h"
 #include "base/map.h"
 #include "base/memory.h"
-#include "ledger/resolve.h"
+#include "ledger/reach.h"
 #include "ledger/store.h"
 #include "mirror/apply.h"
 #include "pg/codec.h"
@@ -170,7 +170,7 @@ static bool copy_lines(struct expansion *expansion, const struct entry *entry,
     int64_t copied;
 
     buf_add(&sql, "copy ");
-    resolve_add_ledger(&sql, entry->fact);
+    reach_add_ledger(&sql, entry->fact);
     buf_add(&sql, " from stdin");
     return pg_copy_in_begin(expansion->mirror, buf_text(&sql), err) &&
            pg_copy_in_put(expansion->mirror, lines->data, lines->len, err) &&
@@ -287,7 +287,7 @@ static void add_cursor(struct buf *sql, const struct entry *entry, int node, boo
         buf_printf(sql, " as tailwater_p%d", i);
     }
     buf_add(sql, " from ");
-    resolve_add_reach(sql, fact, node);
+    reach_add(sql, fact, node);
     if (has_position) {
         buf_add(sql, " and (");
         for (int i = 0; i < table->nkeys; i++) {

@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "ledger/reach.h"
 #include "pg/codec.h"
 
 #include <inttypes.h>
@@ -65,16 +66,6 @@ static const char *ident(struct arena *arena, const char *name)
     return arena_strdup(arena, buf_text(&text));
 }
 
-void resolve_add_ledger(struct buf *sql, const struct fact *fact)
-{
-    buf_printf(sql, "tailwater.\"ledger_%s\" (batch_id, lane, node", fact->name);
-    for (int i = 0; i < fact->nkeys; i++) {
-        buf_add(sql, ", ");
-        pg_add_ident(sql, fact->keys[i].name);
-    }
-    buf_add_char(sql, ')');
-}
-
 #define NUMBER "(select current_setting('" CURSOR_BATCH_SETTING "')::bigint)"
 
 /* tailwater.guard_key('day', 'select (…)::text from (select $1[1]::date as "d") as "t"', array["d"::text])::date */
@@ -123,7 +114,7 @@ static void capture_own(struct resolve *resolve, const struct fact *fact, struct
     bool *is_nullable = arena_new(&resolve->arena, bool, fact->nkeys);
 
     buf_add(&insert, "insert into ");
-    resolve_add_ledger(&insert, fact);
+    reach_add_ledger(&insert, fact);
     for (int i = 0; i < fact->nkeys; i++)
         is_nullable[i] = fact->keys[i].is_nullable;
     capture->nreads = fact->nreads;
@@ -321,96 +312,6 @@ static void truncate(void *context, const struct table *table)
 
 /* ---- hops ---- */
 
-static const struct table_column *link_column(const struct fact_node *child, int link)
-{
-    return &child->table->columns[child->links[link].column];
-}
-
-/* "m.customer_id =" */
-static void add_linked_column(struct buf *sql, const struct table_column *column)
-{
-    buf_add(sql, "m.");
-    pg_add_ident(sql, column->name);
-    buf_printf(sql, " %s ", column->equality);
-}
-
-/* Where only one side says how texts compare. */
-static void add_link_collation(struct buf *sql, const struct table_column *own,
-                               const struct table_column *column)
-{
-    if (own->collation != NULL && column->collation == NULL)
-        buf_printf(sql, " %s", own->collation);
-}
-
-/*
- * One link is looked up by = any (array): the planner knows how long it is, and goes over index and
- * table once, in their order, or reads the table.  Of a join with unnest() it thinks that it has 200
- * rows, and looks each of them up by itself, which takes five times as long where they are thousands.
- */
-static void add_reach_by_one(struct buf *sql, const struct fact_node *child,
-                             const struct table *parent)
-{
-    const struct table_column *own = link_column(child, 0);
-    const struct table_column *column = &parent->columns[child->links[0].parent_column];
-
-    pg_add_qualified(sql, parent->mirror_schema, parent->mirror_name);
-    buf_add(sql, " m where ");
-    add_linked_column(sql, column);
-    buf_printf(sql, "any ($1::%s[]", own->cast_type);
-    add_link_collation(sql, own, column);
-    buf_add(sql, ") and ");
-}
-
-/* Values of several links belong together, row by row. */
-static void add_reach_by_several(struct buf *sql, const struct fact_node *child,
-                                 const struct table *parent)
-{
-    buf_add(sql, "(select distinct u.* from unnest(");
-    for (int i = 0; i < child->nlinks; i++)
-        buf_printf(sql, "%s$%d::%s[]", i ? ", " : "", i + 1, link_column(child, i)->cast_type);
-    buf_add(sql, ") as u(");
-    for (int i = 0; i < child->nlinks; i++)
-        buf_printf(sql, "%sv%d", i ? ", " : "", i);
-    buf_add(sql, ")) as u join ");
-    pg_add_qualified(sql, parent->mirror_schema, parent->mirror_name);
-    buf_add(sql, " m on ");
-    for (int i = 0; i < child->nlinks; i++) {
-        const struct table_column *column = &parent->columns[child->links[i].parent_column];
-
-        buf_add(sql, i ? " and " : "");
-        add_linked_column(sql, column);
-        buf_printf(sql, "u.v%d", i);
-        add_link_collation(sql, link_column(child, i), column);
-    }
-    buf_add(sql, " where ");
-}
-
-void resolve_add_reach(struct buf *sql, const struct fact *fact, int node)
-{
-    const struct fact_node *child = &fact->nodes[node];
-    const struct table *parent = fact->nodes[child->parent].table;
-
-    if (child->nlinks == 1)
-        add_reach_by_one(sql, child, parent);
-    else
-        add_reach_by_several(sql, child, parent);
-    buf_add(sql, "m._deleted_at is null");
-}
-
-bool resolve_add_key_test(struct buf *sql, const struct fact *fact, const char *before,
-                          const char *test, const char *between)
-{
-    bool any = false;
-
-    for (int i = 0; i < fact->nkeys; i++) {
-        if (!fact->keys[i].is_nullable)
-            continue;
-        buf_printf(sql, "%sv.k%d %s", any ? between : before, i, test);
-        any = true;
-    }
-    return any;
-}
-
 /* with h as (rows of the parent, one more than the limit at most), n as (how many) */
 static void add_found(struct buf *sql, const struct fact *fact, int node, int nreads,
                       const int *reads, int limit_param)
@@ -423,7 +324,7 @@ static void add_found(struct buf *sql, const struct fact *fact, int node, int nr
         pg_add_ident(sql, parent->columns[reads[i]].name);
     }
     buf_add(sql, " from ");
-    resolve_add_reach(sql, fact, node);
+    reach_add(sql, fact, node);
     buf_printf(sql, " limit $%d::bigint + 1), n as materialized (select count(*) as c from h)",
                limit_param);
 }
@@ -443,15 +344,15 @@ static void make_last_hop(struct resolve *resolve, const struct fact *fact, int 
     buf_add(sql, " from h as ");
     pg_add_ident(sql, fact->nodes[0].name);
     buf_printf(sql, " where (select c from n) <= $%d::bigint), l as (insert into ", nlinks + 1);
-    resolve_add_ledger(sql, fact);
+    reach_add_ledger(sql, fact);
     buf_printf(sql, " select " NUMBER ", 0::smallint, $%d::smallint", nlinks + 2);
     for (int i = 0; i < fact->nkeys; i++)
         buf_printf(sql, ", v.k%d", i);
     buf_add(sql, " from k v");
-    resolve_add_key_test(sql, fact, " where ", "is not null", " and ");
+    reach_add_key_test(sql, fact, " where ", "is not null", " and ");
     buf_add(sql, " returning 1) select (select c from n), (select count(*) from l), "
                  "(select count(*) from k v");
-    if (!resolve_add_key_test(sql, fact, " where ", "is null", " or "))
+    if (!reach_add_key_test(sql, fact, " where ", "is null", " or "))
         buf_add(sql, " where false");
     buf_add(sql, "), set_config('" CURSOR_KEYS_SETTING "', (current_setting('" CURSOR_KEYS_SETTING
                  "')::bigint + (select count(*) from l))::text, true)");

@@ -38,20 +38,4 @@ bool resolve_has_expressions(const struct fact_list *facts);
 /* The fact that a RESOLVE_KEY_FAILED is about; NULL where the error is another one. */
 struct fact *resolve_failed_fact(const struct fact_list *facts, const struct error *err);
 
-/* ---- SQL of one hop, for the expander too ---- */
-
-/*
- * "mirror m where m.c = any ($1::T[]) and m._deleted_at is null", or a join of that form for several
- * links: rows m of the parent that a node's link values reach, each once.  Parameters from $1 on, an
- * array for each link.
- */
-void resolve_add_reach(struct buf *sql, const struct fact *fact, int node);
-
-/* "tailwater.ledger_order (batch_id, lane, node, key…)" */
-void resolve_add_ledger(struct buf *sql, const struct fact *fact);
-
-/* "v.k0 is not null and …" over the values of the key; false and nothing where none can be NULL. */
-bool resolve_add_key_test(struct buf *sql, const struct fact *fact, const char *before,
-                          const char *test, const char *between);
-
 #endif
