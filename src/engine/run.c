@@ -14,6 +14,7 @@
 #include "engine/prepare_facts.h"
 #include "engine/session.h"
 #include "engine/stop.h"
+#include "engine/supervisor.h"
 #include "http/server.h"
 #include "mirror/control.h"
 #include "mirror/quarantine.h"
@@ -303,8 +304,13 @@ static bool try_once(struct life *life, struct error *err)
 
     if ((life->until == 0 && !find_until(life, err)) ||
         !control_lock(config->mirror.conninfo, config->pipeline, &lock, err) ||
-        !start_http(life, err) || !prepare(life, lock, err))
+        !start_http(life, err))
         return false;
+    supervisor_ready();
+    supervisor_say(life->has_streamed ? "connecting anew" : "preparing, copying what is missing");
+    if (!prepare(life, lock, err))
+        return false;
+    supervisor_say("streaming");
     for (;;) {
         if (run_session(life, lock, &culprit, err)) {
             if (!reload_asked.is_due || stop_is_raised())
@@ -384,6 +390,7 @@ static void note_failure(struct life *life, const struct error *err)
     if (life->nsame > 1)
         error_wrap(&said, "%" PRId64 " times now", life->nsame);
     log_error(is_same && !is_due ? LOG_DEBUG : LOG_WARNING, "interrupted", &said);
+    supervisor_say(err->message);
     if (!is_same || is_due)
         life->said_us = clock_tick_us();
     life->error_cursor = life->cursor;
@@ -464,11 +471,14 @@ static void *watch_stop(void *arg)
 
     while (!*is_ended) {
         if (!stop_is_raised()) {
+            supervisor_tick();
             poll(&fd, 1, 1000);
             continue;
         }
-        if (stopped_us == 0)
+        if (stopped_us == 0) {
+            supervisor_stopping();
             stopped_us = clock_tick_us();
+        }
         if (clock_tick_us() - stopped_us > STOP_MS * 1000)
             pg_break_all();
         poll(NULL, 0, 50);

@@ -1,5 +1,6 @@
 """The replicator's HTTP listener: probes, status, metrics; what it refuses."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -217,3 +218,26 @@ def test_a_port_that_is_taken(site, source, make_pipeline):
     assert result.code == BUSY and f"cannot listen on 127.0.0.1 port {site.port}" in result.err, repr(result)
     assert "http.listen" in result.err
     site.pipeline.settle()
+
+
+def test_a_service_manager(source, make_pipeline, folder):
+    """READY once the pipeline is ours, a sentence, the watchdog's due, and the end."""
+    source.sql("create table t (id int primary key)")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    path = os.path.join(folder, "notify")
+    listener.bind(path)
+    listener.settimeout(0.2)
+    said = []
+
+    def heard(*words):
+        with contextlib.suppress(TimeoutError):
+            while True:
+                said.append(listener.recv(4096).decode())
+        return all(word in said for word in words)
+    pipeline = make_pipeline().publish()
+    pipeline.start(env={"NOTIFY_SOCKET": path}).wait_until_caught_up()
+    wait.until(lambda: heard("READY=1", "STATUS=streaming", "WATCHDOG=1"), lambda: said)
+    assert said.index("READY=1") < said.index("STATUS=streaming") and "STOPPING=1" not in said
+    pipeline.stop()
+    assert heard("STOPPING=1"), said
+    pipeline.settle_stopped()
