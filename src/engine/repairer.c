@@ -47,7 +47,8 @@ void *repairer_run(void *arg)
         if (seen == done) {
             pause_for(&pause, TURN_MS);
         } else if (repair(repairer, &err)) {
-            done = repairer->statistics->repairs_done = seen;
+            done = seen;
+            repairer->statistics->repairs_done = seen;
             pause_reset(&pause);
         } else if (!*repairer->stop) {
             log_error(LOG_WARNING, "repair_failed", &err);
