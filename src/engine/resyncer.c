@@ -322,7 +322,8 @@ static bool turn(struct work_place *place, bool *ret_any, struct error *err)
     if (!connect_mirror(place, err) ||
         !job_next(place->mirror, resyncer->config->pipeline, &arena, &job, err))
         return false;
-    *ret_any = resyncer->statistics->is_resyncing = job.id != 0;
+    *ret_any = job.id != 0;
+    resyncer->statistics->is_resyncing = *ret_any;
     resyncer->statistics->has_looked_for_jobs = true;
     if (job.id != 0 && !work_job(place, &job, err))
         return false;
