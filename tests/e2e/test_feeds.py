@@ -290,18 +290,20 @@ def test_check_tries_the_query(shop):
     assert "feed crm reads all of mirror_public.customers for a few keys" in shop.pipeline.ok("check").out
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_hundred_of_a_hundred_thousand(shop, receiver):
-    """A hundred documents that the receiver refuses: the others arrive, these are kept with the reasons, it goes on."""
-    bad = {1000 + 997 * i for i in range(100)}
+    """A hundred documents that the receiver refuses: the others arrive, these are kept with the reasons, it goes on.
+
+    Of ten thousand; TAILWATER_FEED_ROWS=100000 takes as many as it says (half a minute with a release build).
+    """
+    rows = int(os.environ.get("TAILWATER_FEED_ROWS", "10000"))
+    bad = {1000 + rows // 101 * i for i in range(100)}
     receiver.behave = lambda number, documents: (422, "bad", {}) if any(d["id"] in bad for d in documents) else None
-    shop.pipeline.stop()
-    shop.source.sql("insert into customers select i, 'c' from generate_series(1000, 100979) i")
-    shop.pipeline.start().wait_until_caught_up()
+    shop.source.sql("delete from customers where id > 1; insert into customers select i, 'c' from generate_series(1000, %s) i",
+                    998 + rows)
+    shop.pipeline.wait_until_caught_up()
     shop.feed({"url": receiver.url}, retry={"attempts": 1, "first": "20ms", "longest": "1s"})
     shop.run(timeout=400)
-    assert len(receiver.table) == 99900 and not bad & set(receiver.table)
+    assert len(receiver.table) == rows - 100 and not bad & set(receiver.table)
     assert {(d["key"][0], d["answer"]) for d in shop.dead()} == {(str(k), "HTTP 422: bad") for k in bad}
     shop.change("update customers set name = 'y' where id = 1")
     shop.run()
