@@ -89,6 +89,69 @@ static void accepts(void **state)
     assert_string_equal(cli.config_file, "file");
 }
 
+static bool no_run(void *work, struct error *err)
+{
+    (void) work;
+    return error_set(err, ERROR_BUG, "nobody asked");
+}
+
+static void actions_are_found(void **state)
+{
+    static const struct cli_action actions[] = {
+        {"--dry-run", "usage 0", 2, 3, "dry-run", no_run},
+        {"run", "usage 1", 1, 1, "until", no_run},
+        {"status", "usage 2", 0, 0, "json", no_run},
+        {"dead", "usage 3", 1, 1, "json", no_run},
+        {"retry", "usage 4", 1, 3, "", no_run},
+    };
+    static const struct {
+        const char *args[MAX_ARGS];
+        const char *name, *first; /* what is found … */
+        const char *message;      /* … or said */
+    } lines[] = {
+        {{"feed", "status", "--json"}, "status", NULL, NULL},
+        {{"feed", "run", "crm", "-c", "x"}, "run", "crm", NULL},
+        {{"feed", "run", "--dry-run", "1"}, "--dry-run", "run", NULL}, /* a feed of that name */
+        {{"feed", "retry", "crm", "1", "2"}, "retry", "crm", NULL},
+        {{"feed"}, NULL, NULL, "feed: say what: run, status, dead or retry"},
+        {{"feed", "retyr", "crm"},
+         NULL,
+         NULL,
+         "feed: unknown action \"retyr\"; did you mean \"retry\"?"},
+        {{"feed", "customers"},
+         NULL,
+         NULL,
+         "feed: unknown action \"customers\"; there are run, status, dead or retry"},
+        {{"feed", "run"}, NULL, NULL, "feed run: something is missing"},
+        {{"feed", "status", "crm"}, NULL, NULL, "feed status: something is too much"},
+        {{"feed", "crm", "--dry-run"}, NULL, NULL, "feed --dry-run: something is missing"},
+        {{"feed", "retry", "crm", "--json"},
+         NULL,
+         NULL,
+         "feed retry: --json goes with status and dead"},
+        {{"feed", "status", "--until", "now"}, NULL, NULL, "feed status: --until goes with run"},
+    };
+
+    (void) state;
+    for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
+        const struct cli_action *action = NULL;
+        const char *const *operands = NULL;
+        struct error err = {0};
+        struct cli cli;
+
+        assert_true(parse(lines[i].args, &cli, &err));
+        if (!cli_find_action(&cli, actions, sizeof(actions) / sizeof(actions[0]), &action,
+                             &operands, &err)) {
+            assert_string_equal(err.message, lines[i].message ? lines[i].message : "");
+            assert_int_equal(err.kind, ERROR_CONFIG);
+            continue;
+        }
+        assert_null(lines[i].message);
+        assert_string_equal(action->name, lines[i].name);
+        assert_string_equal(operands[0] ? operands[0] : "", lines[i].first ? lines[i].first : "");
+    }
+}
+
 static void option_values(void **state)
 {
     struct cli cli = {0};
@@ -309,6 +372,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(refuses),
         cmocka_unit_test(accepts),
+        cmocka_unit_test(actions_are_found),
         cmocka_unit_test(option_values),
         cmocka_unit_test(verbs_are_whole),
         cmocka_unit_test(init_takes_passwords_out),
