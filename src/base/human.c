@@ -1,6 +1,8 @@
 #include "base/human.h"
 
+#include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
 
 const char *human_duration(int64_t us, char text[static HUMAN_TEXT_SIZE])
 {
@@ -75,5 +77,45 @@ const char *human_age(int64_t us, char text[static HUMAN_TEXT_SIZE])
         i++;
     snprintf(text, HUMAN_TEXT_SIZE, "%lld%c", (long long) (seconds / units[i].seconds),
              units[i].name);
+    return text;
+}
+
+/* What a shell takes as it is. */
+static bool is_plain(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+           strchr("_.-", c) != NULL;
+}
+
+static char *add_quoted(char *out, const char *text)
+{
+    for (; *text != '\0'; text++) {
+        if (*text == '\'') {
+            memcpy(out, "'\\''", 4);
+            out += 4;
+        } else {
+            *out++ = *text;
+        }
+    }
+    return out;
+}
+
+const char *human_table(const char *schema, const char *name, char text[static HUMAN_TABLE_SIZE])
+{
+    char *out = text;
+    bool is = true;
+
+    for (const char *p = schema; *p != '\0'; p++)
+        is &= is_plain(*p);
+    for (const char *p = name; *p != '\0'; p++)
+        is &= is_plain(*p);
+    if (!is)
+        *out++ = '\'';
+    out = add_quoted(out, schema);
+    *out++ = '.';
+    out = add_quoted(out, name);
+    if (!is)
+        *out++ = '\'';
+    *out = '\0';
     return text;
 }

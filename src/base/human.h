@@ -14,4 +14,9 @@ const char *human_bytes(int64_t bytes, char text[static HUMAN_TEXT_SIZE]);
 /* An estimate of so many things: "~950", "~1.2 M"; "?" below 0. */
 const char *human_estimate(int64_t count, char text[static HUMAN_TEXT_SIZE]);
 
+/* A table as the argument of a command that a person is to run: schema.name, in the shell's quotes where
+ * it needs them.  Names are PostgreSQL's: up to 63 bytes. */
+#define HUMAN_TABLE_SIZE 640
+const char *human_table(const char *schema, const char *name, char text[static HUMAN_TABLE_SIZE]);
+
 #endif

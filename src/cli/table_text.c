@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/human.h"
+#include "config/edit.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -34,16 +35,21 @@ static const char *compared(int64_t at_us, int64_t differences, char text[static
     return text;
 }
 
-static const char *state_of(const struct control_table *table)
+static const char *state_of(const struct config *config, const struct control_table *table)
 {
+    bool is_named;
+
     if (table->is_resynced)
         return "resync";
     if (table->quarantine.lsn != 0)
         return "QUARANT.";
-    return table->unlisted_lsn != 0 ? "unlisted" : control_table_state_name(table->state);
+    if (table->unlisted_lsn == 0)
+        return control_table_state_name(table->state);
+    return edit_is_taken(config, table->schema, table->name, &is_named) ? "gone" : "unlisted";
 }
 
-void table_text_add_row(struct buf *out, const struct control_table *table)
+void table_text_add_row(struct buf *out, const struct config *config,
+                        const struct control_table *table)
 {
     char rows[HUMAN_TEXT_SIZE], bytes[HUMAN_TEXT_SIZE];
     char resynced[COMPARED_SIZE], verified[COMPARED_SIZE];
@@ -62,7 +68,8 @@ void table_text_add_row(struct buf *out, const struct control_table *table)
         shown++;
     }
     buf_printf(out, "%.*s%*s  %-8s %8s %9s %9s %9s\n", (int) cut, buf_text(&name),
-               NAME_WIDTH - shown, "", state_of(table), human_estimate(table->estimated_rows, rows),
+               NAME_WIDTH - shown, "", state_of(config, table),
+               human_estimate(table->estimated_rows, rows),
                table->total_bytes < 0 ? "-" : human_bytes(table->total_bytes, bytes),
                compared(table->resynced_at_us, table->resynced_differences, resynced),
                compared(table->verified_at_us, table->verified_differences, verified));

@@ -256,7 +256,7 @@ static void add_tables(struct buf *out, const struct status *status, struct aren
     buf_add_char(out, '\n');
     table_text_add_header(out);
     for (int i = 0; i < shown; i++)
-        table_text_add_row(out, sorted[i]);
+        table_text_add_row(out, status->config, sorted[i]);
     if (shown < status->ntables)
         buf_printf(out, "… and %d more, %s; --json has them all\n", status->ntables - shown,
                    sorted[shown]->state == CONTROL_TABLE_READY ? "all ready" : "smaller ones");
@@ -265,7 +265,7 @@ static void add_tables(struct buf *out, const struct status *status, struct aren
 /* Each with its remedy: the verdict names one of them. */
 static void add_quarantines(struct buf *out, const struct status *status)
 {
-    char since[CLOCK_TEXT_SIZE];
+    char since[CLOCK_TEXT_SIZE], name[HUMAN_TABLE_SIZE];
 
     for (int i = 0; i < status->ntables; i++) {
         const struct control_table *table = &status->tables[i];
@@ -281,8 +281,8 @@ static void add_quarantines(struct buf *out, const struct status *status)
         if (table->is_resynced)
             add_line(out, "next", "a resync is under way");
         else
-            buf_printf(out, "%-*stailwater resync -c %s %s.%s\n", INDENT, "next",
-                       status->config->file, table->schema, table->name);
+            buf_printf(out, "%-*stailwater resync -c %s %s\n", INDENT, "next", status->config->file,
+                       human_table(table->schema, table->name, name));
     }
 }
 

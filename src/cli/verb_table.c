@@ -301,7 +301,7 @@ static int list(struct table_run *run)
     } else {
         table_text_add_header(&out);
         for (int i = 0; i < follow->ntables; i++)
-            table_text_add_row(&out, &follow->tables[i]);
+            table_text_add_row(&out, &run->config, &follow->tables[i]);
     }
     fwrite(buf_text(&out), 1, out.len, stdout);
     return 0;

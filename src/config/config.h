@@ -47,6 +47,8 @@ struct config_table {
         *name; /* its two parts, unquoted; in an unquoted part * and ? are wildcards */
     bool is_schema_glob, is_name_glob;
     bool is_excluded; /* written as !pattern: takes tables away again */
+    bool
+        is_mirrored; /* not the file's: whoever follows the source knows this table, which may be gone */
     int nexclude;
     const char **exclude; /* columns */
     int nmask;

@@ -7,6 +7,7 @@
 #include "engine/check_internal.h"
 
 #include "base/clock.h"
+#include "base/human.h"
 
 /* ---- the server ---- */
 
@@ -502,7 +503,7 @@ bool check_quarantine(struct check *check, struct error *err)
         return false;
     for (int i = 0; i < count; i++) {
         const struct control_quarantine *quarantine = &tables[i].quarantine;
-        char since[CLOCK_TEXT_SIZE];
+        char since[CLOCK_TEXT_SIZE], name[HUMAN_TABLE_SIZE];
         struct finding *finding;
 
         if (quarantine->lsn == 0)
@@ -514,8 +515,8 @@ bool check_quarantine(struct check *check, struct error *err)
                               quarantine->sqlstate[0] ? ", SQLSTATE " : "", quarantine->sqlstate);
         finding_why(&check->findings, finding, "%s", quarantine->reason);
         finding_remedy(&check->findings, finding,
-                       "once the cause is removed: tailwater resync -c %s %s.%s",
-                       check->config->file, tables[i].schema, tables[i].name);
+                       "once the cause is removed: tailwater resync -c %s %s", check->config->file,
+                       human_table(tables[i].schema, tables[i].name, name));
     }
     return true;
 }

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/fault.h"
+#include "base/human.h"
 #include "base/log.h"
 #include "config/edit.h"
 #include "engine/check.h"
@@ -225,7 +226,7 @@ static bool isolate_table(const struct preparation *p, int i, struct error *err)
         !quarantine_begin(p->lock, p->config->pipeline, &culprit, &reason, err))
         return false;
     p->result->states[i].quarantine.lsn = cursor;
-    quarantine_hint(table->label, p->config->file, err);
+    quarantine_hint(table, p->config->file, err);
     log_error(LOG_ERROR, "quarantined", err);
     return true;
 }
@@ -235,15 +236,15 @@ static bool make_table(const struct preparation *p, int i, struct notes *notes, 
 {
     const struct table *table = &p->result->catalog.tables.tables[i];
     struct control_table *state = &p->result->states[i];
-    char since[CLOCK_TEXT_SIZE];
+    char since[CLOCK_TEXT_SIZE], name[HUMAN_TABLE_SIZE];
 
     if (is_quarantined(p, i)) {
         log_event(LOG_WARNING, "still_quarantined",
                   "%s is left out from " LSN_FORMAT " on, since %s; once the cause is removed, "
                   "run: tailwater resync -c %s %s; the cause: %s",
                   table->label, LSN_ARGS(state->quarantine.lsn),
-                  clock_text(state->quarantine.since_us, since), p->config->file, table->label,
-                  state->quarantine.reason);
+                  clock_text(state->quarantine.since_us, since), p->config->file,
+                  human_table(table->schema, table->name, name), state->quarantine.reason);
         return true;
     }
     if (state->refusal != NULL) {
@@ -277,13 +278,15 @@ static bool is_named(const struct config *config, const struct table *table)
 
 static bool refuse_added(const struct table *table, const char *file, struct error *err)
 {
+    char name[HUMAN_TABLE_SIZE];
+
     error_set(err, ERROR_CONFIG,
               "table %s was added to a pipeline that streams already, and only a pattern takes it",
               table->label);
     return error_hint(err,
-                      "to mirror it: tailwater table add -c %s '%s'; else exclude it (!%s), or set "
+                      "to mirror it: tailwater table add -c %s %s; else exclude it (!%s), or set "
                       "schema_changes: apply, which takes such tables by itself",
-                      file, table->label, table->label);
+                      file, human_table(table->schema, table->name, name), table->label);
 }
 
 static bool add_table(const struct preparation *p, int i, struct notes *notes, struct error *err)
@@ -514,15 +517,48 @@ static bool make_views(const struct preparation *p, struct error *err)
 
 /* ---- all of it ---- */
 
+/*
+ * Where the source is followed a table that is dropped there is no mistake of the configuration: it
+ * stays as it is, and everything else goes on.  *ret_config is p->config but for that.
+ */
+static bool note_mirrored(const struct preparation *p, struct config *ret_config, struct error *err)
+{
+    _cleanup_result_ struct pg_result *rows = NULL;
+    struct config config = *p->config;
+    int version, known;
+
+    *ret_config = config;
+    if (!is_following(p) || !control_version(p->lock, &version, &known, err))
+        return !is_following(p);
+    if (version == 0)
+        return true;
+    if (!pg_query(p->lock,
+                  "SELECT schema, name FROM tailwater.mirror_table WHERE pipeline = $1 "
+                  "AND state = 'ready'",
+                  1, &config.pipeline, &rows, err))
+        return error_wrap(err, "reading the tables of pipeline %s", config.pipeline);
+    config.tables = arena_memdup(p->arena, config.tables,
+                                 (size_t) config.ntables * sizeof(*config.tables));
+    for (int row = 0; row < pg_rows(rows); row++)
+        for (int i = 0; i < config.ntables; i++)
+            config.tables[i].is_mirrored |= strcmp(config.tables[i].schema,
+                                                   pg_text(rows, row, 0)) == 0 &&
+                                            strcmp(config.tables[i].name, pg_text(rows, row, 1)) ==
+                                                0;
+    *ret_config = config;
+    return true;
+}
+
 static bool load_catalog(const struct preparation *p, struct error *err)
 {
     const struct pg_options options = source_options(p->config, false);
     _cleanup_pg_ struct pg *pg = NULL;
-
     _cleanup_result_ struct pg_result *row = NULL;
+    struct config *config = arena_new(p->arena, struct config, 1);
 
-    if (!pg_connect(&options, &pg, err) || !pg_check_version(pg, err) ||
-        !catalog_load(pg, p->config, p->arena, &p->result->catalog, err) ||
+    if (!note_mirrored(p, config, err) || !pg_connect(&options, &pg, err) ||
+        !pg_check_version(pg, err) ||
+        !catalog_load(pg, config, p->arena, &p->result->catalog, err) ||
         !pg_query_row(pg,
                       "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() "
                       "ELSE pg_current_wal_insert_lsn() END",
@@ -572,8 +608,8 @@ static bool prepare_steps(const struct preparation *p, struct error *err)
     return pg_check_version(p->lock, err) && load_catalog(p, err) &&
            control_migrate(p->lock, err) && load_pipeline(p, &snapshot, err) &&
            make_tables(p, err) &&
-           prepare_facts_examine(p->lock, p->config, &p->result->catalog.tables, p->arena,
-                                 &p->result->facts, err) &&
+           prepare_facts_examine(p->lock, p->config, &p->result->catalog.tables, is_following(p),
+                                 p->arena, &p->result->facts, err) &&
            copy_tables(p, &snapshot, err) &&
            (p->result->pipeline.state == CONTROL_STREAMING || reshape_tables(p, err)) &&
            prepare_facts_store(p->lock, p->config, p->arena, &p->result->facts, err) &&

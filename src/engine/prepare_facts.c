@@ -6,16 +6,74 @@
 #include "ledger/store.h"
 #include "mirror/ddl.h"
 
-bool prepare_facts_examine(struct pg *mirror, const struct config *config,
-                           const struct table_list *tables, struct arena *arena,
-                           struct fact_list *ret_facts, struct error *err)
+#include <string.h>
+
+static bool examine(struct pg *mirror, const struct config *config, const struct table_list *tables,
+                    struct arena *arena, struct fact_list *ret_facts, bool *ret_fine,
+                    struct error *ret_wrong, struct error *err)
 {
     struct finding_list findings = {.arena = arena};
 
     fact_resolve(config, tables, arena, &findings, ret_facts);
     if (!fact_examine(mirror, config, false, arena, &findings, ret_facts, err))
         return false;
-    return finding_none_wrong(&findings, err);
+    *ret_fine = finding_none_wrong(&findings, ret_wrong);
+    return true;
+}
+
+static bool has_fact(const struct fact_list *facts, const char *name)
+{
+    for (int i = 0; i < facts->count; i++)
+        if (strcmp(facts->facts[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+/* Declared, and not in the list: what is wrong with it is asked of it alone. */
+static bool break_fact(struct pg *mirror, const struct config *config, int i,
+                       const struct table_list *tables, struct arena *arena,
+                       struct fact_list *facts, bool *ret_known, struct error *wrong,
+                       struct error *err)
+{
+    struct config alone = *config;
+    struct fact_list none;
+    bool is_fine;
+
+    alone.facts = &config->facts[i];
+    alone.nfacts = 1;
+    if (!examine(mirror, &alone, tables, arena, &none, &is_fine, wrong, err))
+        return false;
+    if (!store_break(mirror, config->pipeline, config->facts[i].name, wrong->message, ret_known,
+                     err))
+        return false;
+    if (!*ret_known)
+        return true;
+    facts->broken[facts->nbroken++] = config->facts[i].name;
+    log_event(LOG_ERROR, "fact_suspended",
+              "fact %s does not fit its tables any more: %s; it gets no keys until its declaration "
+              "is changed, or the tables are; then it begins with everything",
+              config->facts[i].name, wrong->message);
+    return true;
+}
+
+bool prepare_facts_examine(struct pg *mirror, const struct config *config,
+                           const struct table_list *tables, bool is_following, struct arena *arena,
+                           struct fact_list *ret_facts, struct error *err)
+{
+    struct error wrong = {0};
+    bool is_fine, is_known = true;
+
+    if (!examine(mirror, config, tables, arena, ret_facts, &is_fine, &wrong, err))
+        return false;
+    ret_facts->broken = arena_new(arena, const char *, config->nfacts + 1);
+    for (int i = 0; !is_fine && is_following && is_known && i < config->nfacts; i++)
+        if (!has_fact(ret_facts, config->facts[i].name) &&
+            !break_fact(mirror, config, i, tables, arena, ret_facts, &is_known, &wrong, err))
+            return false;
+    if (is_fine || (is_following && is_known))
+        return true;
+    *err = wrong;
+    return false;
 }
 
 static bool step_index(struct pg *mirror, void *context, struct error *err)

@@ -8,9 +8,13 @@
 #include "config/config.h"
 #include "ledger/fact.h"
 
-/* The mirror's types have to be there.  ERROR_FINDINGS with the first thing that is wrong. */
+/*
+ * The mirror's types have to be there.  ERROR_FINDINGS with the first thing that is wrong.  is_following:
+ * a fact that the control schema knows, and whose tables have changed on the source so that it does not
+ * fit them any more, is suspended, and logged; the others go on.
+ */
 bool prepare_facts_examine(struct pg *mirror, const struct config *config,
-                           const struct table_list *tables, struct arena *arena,
+                           const struct table_list *tables, bool is_following, struct arena *arena,
                            struct fact_list *ret_facts, struct error *err);
 
 /* Indexes that hops need, then the facts as the control schema has them.  All tables are copied,

@@ -582,8 +582,11 @@ bool receiver_run(const struct receiver_options *options, struct culprit *ret_cu
     r.truncated_at = memory_alloc((size_t) options->list->count * sizeof(*r.truncated_at));
     is_ok = loop(&r, err);
     pulse_rest(PULSE_RECEIVER);
-    if (!is_ok)
-        *ret_culprit = r.culprit.table ? r.culprit : handover_culprit(options->handover);
+    /* Both may have failed: error and culprit are of one of them. */
+    if (!is_ok && r.culprit.table != NULL)
+        *ret_culprit = r.culprit;
+    else if (!is_ok && !handover_check(options->handover, err))
+        *ret_culprit = handover_culprit(options->handover);
     handover_close(options->handover);
     arena_release(&r.arena);
     free(r.bound);

@@ -10,6 +10,7 @@
 #include "engine/resyncer.h"
 
 #include "base/clock.h"
+#include "base/human.h"
 #include "base/log.h"
 #include "engine/pause.h"
 #include "mirror/job.h"
@@ -137,29 +138,33 @@ static bool end_table(struct work_place *place, const struct error *failure, str
     return job_say(place->mirror, place->job->id, table, err);
 }
 
-/* It cannot be done: the table is as it was, or better.  What keeps us from purging it too is the same
- * cause, or the next resync's. */
+/* What keeps us from purging the table is no reason to do it all again: tombstones show in no live view,
+ * and the next resync tries it too. */
+static bool purge(const struct resync_options *options, struct resync_progress *reached,
+                  struct error *err)
+{
+    if (resync_purge(options, reached, err))
+        return true;
+    if (is_passing(err))
+        return false;
+    log_error(LOG_WARNING, "purge_failed", err);
+    return true;
+}
+
+/* It cannot be done: the table is as it was, or better. */
 static bool give_up(struct work_place *place, const struct resync_options *options,
                     struct resync_progress *reached, struct error *failure, struct error *err)
 {
     struct side_batch side = {.kind = SIDE_GIVE_UP, .table = options->table};
-    char remedy[sizeof(failure->hint)];
-    struct error purging;
+    char remedy[sizeof(failure->hint)], name[HUMAN_TABLE_SIZE];
 
     snprintf(remedy, sizeof(remedy), "%s", failure->hint);
     error_hint(failure, "%s%sthen run: tailwater %s -c %s %s",
                remedy[0] ? remedy : "remove the cause", remedy[0] ? "; " : ", ",
-               job_kind_name(place->job->kind), options->config->file, options->table->label);
-    if (!apply(place, &side, err))
-        return false;
-    if (!resync_purge(options, reached, &purging)) {
-        if (is_passing(&purging)) {
-            *err = purging;
-            return false;
-        }
-        log_error(LOG_DEBUG, "resync_failed", &purging);
-    }
-    return end_table(place, failure, err);
+               job_kind_name(place->job->kind), options->config->file,
+               human_table(options->table->schema, options->table->name, name));
+    return apply(place, &side, err) && purge(options, reached, err) &&
+           end_table(place, failure, err);
 }
 
 /* A new table has its live view once its rows are complete. */
@@ -209,8 +214,7 @@ static bool resync(struct work_place *place, const struct table *table, struct e
     take_progress(place->table, &last);
     /* What a quarantine kept on the repair list is due again. */
     resyncer->statistics->repairs_wanted++;
-    return resync_purge(&options, &last, err) && show(place, table, err) &&
-           end_table(place, NULL, err);
+    return purge(&options, &last, err) && show(place, table, err) && end_table(place, NULL, err);
 }
 
 /*
@@ -252,14 +256,15 @@ static bool work_table(struct work_place *place, struct error *err)
     const struct job_table *wanted = place->table;
     const struct table_list *list = place->resyncer->list;
     const struct table *table = table_list_find(list, wanted->schema, wanted->name);
+    char name[HUMAN_TABLE_SIZE];
     struct error failure;
 
     if (place->job->kind == JOB_VERIFY && wanted->is_quarantined) {
         error_set(&failure, ERROR_FAILED,
                   "%s.%s is quarantined: it is not equal, and known not to be", wanted->schema,
                   wanted->name);
-        error_hint(&failure, "run: tailwater resync -c %s %s.%s", place->resyncer->config->file,
-                   wanted->schema, wanted->name);
+        error_hint(&failure, "run: tailwater resync -c %s %s", place->resyncer->config->file,
+                   human_table(wanted->schema, wanted->name, name));
         return end_table(place, &failure, err);
     }
     if (table != NULL &&

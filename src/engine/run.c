@@ -207,9 +207,12 @@ static bool isolate(struct life *life, struct pg *lock, const struct culprit *cu
     struct error failure;
 
     marked.is_followed = config->schema_changes == SCHEMA_CHANGES_APPLY;
-    if (stop_is_raised() || config->apply.on_error != ON_ERROR_QUARANTINE ||
-        culprit->last_lsn == 0 || pg_is_broken(lock))
+    if (stop_is_raised() || config->apply.on_error != ON_ERROR_QUARANTINE || culprit->last_lsn == 0)
         return false;
+    if (pg_is_broken(lock)) { /* the mark waits: the next session meets the same change */
+        err->kind = ERROR_RETRY;
+        return false;
+    }
     if ((culprit->first_lsn != culprit->last_lsn || culprit->table == NULL) &&
         culprit->last_lsn > life->careful_until) {
         life->careful_until = culprit->last_lsn;
@@ -233,7 +236,7 @@ static bool isolate(struct life *life, struct pg *lock, const struct culprit *cu
         *err = failure;
         return false;
     }
-    quarantine_hint(culprit->table->label, config->file, err);
+    quarantine_hint(culprit->table, config->file, err);
     log_error(LOG_ERROR, "quarantined", err);
     life->is_prepared = strcmp(err->sqlstate, BINDING_SHAPE) != 0;
     return FAULT(quarantine_after_mark, err) && (life->is_prepared || prepare(life, lock, err));

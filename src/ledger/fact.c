@@ -366,7 +366,7 @@ static bool resolve(struct resolution *r, const struct config_fact *from)
 void fact_resolve(const struct config *config, const struct table_list *tables, struct arena *arena,
                   struct finding_list *findings, struct fact_list *ret_facts)
 {
-    struct fact_list facts = {0, arena_new(arena, struct fact, config->nfacts + 1)};
+    struct fact_list facts = {.facts = arena_new(arena, struct fact, config->nfacts + 1)};
 
     for (int i = 0; i < config->nfacts; i++) {
         struct fact *fact = &facts.facts[facts.count];

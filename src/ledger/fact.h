@@ -75,6 +75,8 @@ struct fact {
 struct fact_list {
     int count;
     struct fact *facts;
+    int nbroken; /* that are declared and do not fit their tables any more; suspended, with the reason */
+    const char **broken;
 };
 
 /*

@@ -217,7 +217,7 @@ static bool store_fact(struct store *store, struct fact *fact, struct error *err
 
 #define UNDECLARED "it is no longer in the configuration"
 
-/* Facts of this pipeline that are not in the list. */
+/* Facts of this pipeline that are not in the list, nor broken. */
 static bool suspend_others(struct store *store, const struct fact_list *facts, struct error *err)
 {
     _cleanup_buf_ struct buf names = {0};
@@ -227,6 +227,8 @@ static bool suspend_others(struct store *store, const struct fact_list *facts, s
     codec_text_array_begin(&names);
     for (int i = 0; i < facts->count; i++)
         codec_text_array_add(&names, facts->facts[i].name, (uint32_t) strlen(facts->facts[i].name));
+    for (int i = 0; i < facts->nbroken; i++)
+        codec_text_array_add(&names, facts->broken[i], (uint32_t) strlen(facts->broken[i]));
     codec_text_array_end(&names);
     params[1] = buf_text(&names);
     if (!pg_query(store->mirror,
@@ -372,4 +374,21 @@ bool store_suspend(struct pg *mirror, const char *fact, const char *why, struct 
                     "where name = $1",
                     2, params, &done, err) ||
            error_wrap(err, "suspending fact %s", fact);
+}
+
+bool store_break(struct pg *mirror, const char *pipeline, const char *fact, const char *why,
+                 bool *ret_known, struct error *err)
+{
+    const char *params[] = {pipeline, fact, why};
+    _cleanup_result_ struct pg_result *row = NULL;
+
+    if (!pg_query_row(
+            mirror,
+            "with f as (update tailwater.fact set suspended = left($3, 500) where "
+            "(pipeline, name) = ($1, $2) returning name), e as (delete from "
+            "tailwater.fan_out where fact in (select name from f)) select count(*) from f",
+            3, params, &row, err))
+        return error_wrap(err, "suspending fact %s", fact);
+    *ret_known = pg_int(row, 0, 0) == 1;
+    return true;
 }

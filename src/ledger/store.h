@@ -32,6 +32,13 @@ bool store_find_free(struct pg *mirror, const struct fact_list *facts, const str
                      struct error *err);
 
 /* A key expression failed: no keys until the next start, which begins with "everything". */
+/*
+ * A fact that is declared and does not fit its tables any more is suspended, because of why; what it was
+ * about to expand is void.  *ret_known false: there is no such fact yet, and nothing has changed.
+ */
+bool store_break(struct pg *mirror, const char *pipeline, const char *fact, const char *why,
+                 bool *ret_known, struct error *err);
+
 bool store_suspend(struct pg *mirror, const char *fact, const char *why, struct error *err);
 
 #endif

@@ -312,8 +312,9 @@ static bool read_all(struct pg *mirror, int nparams, const char *const *params,
         if (pg_is_null(rows, row, NROW_COLUMNS)) {
             notes_add(
                 strays,
-                "%s.%s is no longer among the tables of the configuration: it stays as it is, "
-                "and lacks what comes from now on; listed again, it is resynced",
+                "%s.%s is no longer among the tables of the configuration, or is gone from the "
+                "source: it stays as it is, and lacks what comes from now on; listed again, it is "
+                "resynced",
                 pg_text(rows, row, 0), pg_text(rows, row, 1));
             continue;
         }

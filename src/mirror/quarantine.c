@@ -9,6 +9,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/human.h"
 #include "base/memory.h"
 #include "batch/batch.h"
 #include "batch/binding.h"
@@ -162,15 +163,16 @@ bool quarantine_explain(struct pg *mirror, const char *pipeline, const char *sch
            error_wrap(err, "quarantine of %s.%s", schema, name);
 }
 
-bool quarantine_hint(const char *label, const char *config_file, struct error *err)
+bool quarantine_hint(const struct table *table, const char *config_file, struct error *err)
 {
-    char remedy[sizeof(err->hint)];
+    char remedy[sizeof(err->hint)], name[HUMAN_TABLE_SIZE];
 
     snprintf(remedy, sizeof(remedy), "%s", err->hint);
     return error_hint(err,
                       "%s%s%s stays as it was before that, everything else goes on; once the cause "
                       "is removed, run: tailwater resync -c %s %s",
-                      remedy, remedy[0] ? "; " : "", label, config_file, label);
+                      remedy, remedy[0] ? "; " : "", table->label, config_file,
+                      human_table(table->schema, table->name, name));
 }
 
 bool quarantine_end(struct pg *mirror, const char *pipeline, const struct table *table, lsn_t lsn,

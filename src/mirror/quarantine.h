@@ -62,7 +62,7 @@ bool quarantine_explain(struct pg *mirror, const char *pipeline, const char *sch
                         const char *name, const struct error *reason, struct error *err);
 
 /* The remedy, behind the hint of the error that led there.  Returns false. */
-bool quarantine_hint(const char *label, const char *config_file, struct error *err);
+bool quarantine_hint(const struct table *table, const char *config_file, struct error *err);
 
 /*
  * The end of a resync, and with it of a quarantine: the table is as the source was at lsn, and has

@@ -184,6 +184,7 @@ static bool is_said_by_holder(const struct status *status)
 static bool quarantined(struct status *status, struct arena *arena)
 {
     const struct control_table *first = NULL;
+    char name[HUMAN_TABLE_SIZE];
     char age[HUMAN_TEXT_SIZE];
     bool is_healing = true;
 
@@ -210,8 +211,8 @@ static bool quarantined(struct status *status, struct arena *arena)
                                   status->nquarantined, first->schema, first->name, age,
                                   first->quarantine.reason),
                is_healing ? "a resync is under way"
-                          : arena_printf(arena, "tailwater resync -c %s %s.%s",
-                                         status->config->file, first->schema, first->name));
+                          : arena_printf(arena, "tailwater resync -c %s %s", status->config->file,
+                                         human_table(first->schema, first->name, name)));
 }
 
 /* How much of the copy, and how long from now on at the pace so far. */

@@ -125,6 +125,11 @@ static void report_idle_entry(const struct config *config, const struct config_t
         finding_remedy(findings, finding, "correct the pattern, or remove it");
         return;
     }
+    if (entry->is_mirrored) {
+        finding_add(findings, "table_gone", FINDING_WARNING, "%s%s is gone from the source", place,
+                    entry->pattern);
+        return;
+    }
     finding = finding_add(findings, "table_missing", FINDING_ERROR,
                           "%s%s does not exist on the source", place, entry->pattern);
     nearest = nearest_table(entry, source, arena);

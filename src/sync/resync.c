@@ -27,6 +27,7 @@
 
 #include "base/clock.h"
 #include "base/fault.h"
+#include "base/human.h"
 #include "base/memory.h"
 #include "mirror/ddl.h"
 #include "mirror/reshape.h"
@@ -771,6 +772,7 @@ static bool check_fraction(const struct resync *resync, struct error *err)
 {
     const double allowed = resync->options->config->resync.max_delete_fraction;
     const int64_t rows = resync->progress.rows_read + resync->extra_rows;
+    char name[HUMAN_TABLE_SIZE];
 
     if (resync->options->is_forced || (double) resync->extra_rows <= allowed * (double) rows)
         return true;
@@ -782,7 +784,8 @@ static bool check_fraction(const struct resync *resync, struct error *err)
     return error_hint(err,
                       "look whether it is the right source; if it is: tailwater resync -c %s "
                       "--force %s",
-                      resync->options->config->file, resync->table->label);
+                      resync->options->config->file,
+                      human_table(resync->table->schema, resync->table->name, name));
 }
 
 /* Counted first, then removed; most of the time there are none. */

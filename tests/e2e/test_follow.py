@@ -154,3 +154,57 @@ def test_p61_partitions(both_plugins, source, mirror, make_pipeline):
         healed(pipeline)
         pipeline.compare(["p"])
     pipeline.settle(["p"])
+
+
+@pytest.mark.parametrize("tables", [["public.*"], ["public.t", "public.other"]], ids=["pattern", "named"])
+def test_p59_dropped_for_good(both_plugins, source, mirror, make_pipeline, tables):
+    """It keeps its last state and is marked gone, everything else goes on; one of its name is resynced."""
+    source.sql(SCHEMA)
+    pipeline = make_pipeline(schema_changes="apply", tables=tables, resync={"max_delete_fraction": 1}).publish()
+    pipeline.start().wait_until_caught_up()
+    source.sql("drop table other; update t set a = 0 where id = 1")
+    reload(pipeline)
+    pipeline.wait_until_caught_up()
+    pipeline.compare(["t"])
+    assert mirror.value("select count(*) from other") == 20
+    assert any(line.split()[:2] == ["public.other", "gone"] for line in pipeline.verb("status").out.splitlines())
+    pipeline.stop()
+    pipeline.run_until_now()
+    source.sql("create table other (id int primary key, a int); insert into other values (1, 1)")
+    if pipeline.plugin == "pgoutput":
+        source.sql(f"alter publication {pipeline.publication} add table other", user="postgres")
+    pipeline.start()
+    wait.until(lambda: mirror.value("select count(*) = 1 from tailwater.job where state = 'done'"), pipeline.log_tail)
+    healed(pipeline)
+    pipeline.compare()
+    pipeline.settle()
+
+
+def test_a_fact_of_a_column_that_goes(both_plugins, source, mirror, make_pipeline):
+    """It is suspended, and says why; others go on; with the declaration mended it begins with everything."""
+    source.sql(SCHEMA)
+    facts = {"price": {"table": "public.t", "key": ["c"]}, "thing": {"table": "public.t", "key": ["id"], "watch": ["a"]}}
+    pipeline = make_pipeline(schema_changes="apply", facts=facts).publish()
+    pipeline.start().wait_until_caught_up()
+
+    def suspended():
+        return dict(mirror.sql("select name, suspended from tailwater.fact where suspended is not null"))
+
+    assert suspended() == {}
+    source.sql("alter table t rename c to cc")
+    reload(pipeline)
+    healed(pipeline)
+    assert set(suspended()) == {"price"} and "column c" in suspended()["price"]
+    assert "column c" in pipeline.ok("ledger", "status").out
+    source.sql("update t set a = 4711 where id = 7")
+    pipeline.wait_until_caught_up()
+    assert mirror.value("select count(*) from tailwater.ledger_thing where id = 7")
+    pipeline.compare()
+    pipeline.stop()
+    pipeline.run_until_now()  # a start is no other
+    assert set(suspended()) == {"price"}
+    facts["price"]["key"] = {"c": "cc"}
+    pipeline.write_config()
+    pipeline.start().wait_until_caught_up()
+    assert suspended() == {}
+    pipeline.settle()

@@ -92,7 +92,7 @@ def test_p52_planted(source, mirror, schema, make_pipeline, purge, running):
     pipeline.settle()
 
 
-def test_both_plugins(both_plugins, source, mirror, schema, make_pipeline):
+def test_p52_both_plugins(both_plugins, source, mirror, schema, make_pipeline):
     pipeline = make_pipeline().publish()
     pipeline.start().wait_until_caught_up()
     mirror.sql("delete from mirror_public.t where id < 50; update mirror_public.t set b = 'x' where id > 250;"
