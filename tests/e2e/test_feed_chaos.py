@@ -69,6 +69,10 @@ class Chaos:
         self.change()
         self.receiver.start()
 
+    def cut_feed(self):
+        self.shop.mirror.sql("select pg_terminate_backend(pid) from pg_stat_activity where application_name = "
+                             "'tailwater feed crm'")
+
     def step(self):
         draw = self.dice.random()
         self.change()
@@ -78,6 +82,8 @@ class Chaos:
             self.kill_replicator()
         elif draw < 0.16:
             self.kill_receiver()
+        elif draw < 0.20:
+            self.cut_feed()
         else:
             # Something happens meanwhile, or not.
             count = len(self.receiver.requests)
@@ -90,7 +96,7 @@ class Chaos:
 @pytest.mark.parametrize("seed", seeds())
 def test_a_receiver_that_fails_in_every_way(shop, receiver, seed):
     """Fails at random, answers 429, says nothing, cuts connections, takes documents and loses the answer, is killed; as
-    are the feed and the replicator.  In the end its table is the query's result, and no older document came
+    are the feed, its connection and the replicator.  In the end its table is the query's result, and no older document came
     after a newer one."""
     receiver.behave = moody(seed)
     receiver.stall = 0.7

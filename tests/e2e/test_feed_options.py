@@ -275,6 +275,30 @@ def test_a_document_that_breaks_the_receiver(shop, receiver):
     assert late <= 6, "it holds up its own window a few times, and nobody else's"
 
 
+REFUSED, AWAY_FOR_NOW, EITHER = (400, 404, 409, 413, 422), (301, 401, 403, 407, 425, 429, 502, 503, 504), (408, 500, 501)
+
+
+def test_what_each_status_means(shop, receiver):
+    """The documents are refused; or everything waits; or either: then, once it has been asked attempts times, it is the
+    documents' fault."""
+    shop.feed({"url": receiver.url}, retry={"attempts": 3, "first": "10ms", "longest": "20ms"})
+    shop.run()
+    shop.start()
+    shop.wait_until_sent()
+    for number, status in enumerate(REFUSED + AWAY_FOR_NOW + EITHER):
+        before, count, name = shop.status(), len(receiver.requests), f"n{number}"
+        receiver.behave = lambda i, documents, count=count, status=status: status if i <= count + 2 else None
+        shop.source.sql("update customers set name = %s where id = 1", name)
+        wait.until(lambda: receiver.table[1]["name"] == name, lambda: f"{status}: {shop.status()}")
+        wait.until(lambda: shop.status()["sent"] > before["sent"], lambda: str(shop.status()))
+        refused = shop.status()["refused"] - before["refused"]
+        assert (refused, len(receiver.requests) - count) == (2 if status in REFUSED else 0, 3), status
+    receiver.behave = lambda number, documents: 500
+    shop.source.sql("update customers set name = 'last' where id = 1")
+    wait.until(lambda: shop.status()["dead"] == 1, lambda: str(shop.status()))
+    assert shop.dead()[0]["answer"] == "HTTP 500: {}"
+
+
 def test_a_broken_receiver_makes_no_dead_letters(shop, receiver):
     """Whatever it is asked it fails; no document is taken to be at fault for good."""
     receiver.behave = lambda number, documents: 500
@@ -300,6 +324,21 @@ def test_what_a_stop_interrupts_is_nobodys_fault(shop, receiver, tmp_path):
     assert process.wait(20) == 0
     found = shop.status()
     assert (found["dead"], found["retrying"], found["refused"]) == (0, 0, 0)
+
+
+def test_a_command_that_does_not_end(shop, tmp_path):
+    """It is killed with what it has started, when its time is up."""
+    script = tmp_path / "to-crm"
+    script.write_text(f"#!/bin/sh\nsleep 600 &\necho $! > {tmp_path}/child\nwait\n")
+    script.chmod(0o755)
+    shop.feed({"command": [str(script)], "timeout": "500ms"}, query="select id, name from customers where id = 1",
+              retry={"attempts": 1, "first": "20ms", "longest": "1s"})
+    shop.run()
+    dead, = shop.dead()
+    assert dead["answer"] == f"{script} did not end in time"
+    child = int((tmp_path / "child").read_text())
+    wait.until(lambda: not os.path.exists(f"/proc/{child}") or
+               " Z " in open(f"/proc/{child}/stat").read(), "its child is gone")  # noqa: SIM115
 
 
 def test_an_answer_in_any_bytes(shop, receiver):
