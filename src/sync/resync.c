@@ -505,14 +505,14 @@ static bool needs_sieve(const struct resync *resync, bool *ret_needs, struct err
     return true;
 }
 
-/* Live rows, and tombstones that are newer than S, which may have their rows. */
+/* Rows that S has to have as they are; where it has others, or the mirror newer ones, sums differ. */
 static void add_mirror_copy(const struct resync *resync, struct buf *sql)
 {
-    buf_printf(sql, "COPY (SELECT _lsn >= '%s', ", resync->lsn_text);
+    buf_add(sql, "COPY (SELECT ");
     columns_add_names(sql, resync->table);
     buf_add(sql, " FROM ");
     add_mirror_name(sql, resync->table);
-    buf_printf(sql, " WHERE _deleted_at IS NULL OR _lsn >= '%s') TO STDOUT", resync->lsn_text);
+    buf_printf(sql, " WHERE _deleted_at IS NULL AND _lsn < '%s') TO STDOUT", resync->lsn_text);
 }
 
 static bool sieve_mirror(struct resync *resync, struct error *err)
@@ -529,9 +529,7 @@ static bool sieve_mirror(struct resync *resync, struct error *err)
             return false;
         if (len == 0)
             return true;
-        if (len < 2 || line[1] != '\t')
-            return error_set(err, ERROR_PROTOCOL, "a row of COPY that was not understood");
-        sieve_add_mirror(resync->sieve, line + 2, len - 2, line[0] == 't');
+        sieve_add_mirror(resync->sieve, line, len);
         if (n % CHUNK_ROWS == 0 && !say(resync, "reading the mirror's rows", err))
             return false;
     }
@@ -813,10 +811,24 @@ static bool compare_extra(struct resync *resync, struct error *err)
 
 /* ---- tombstones ---- */
 
-static bool purge(struct resync *resync, const char *addresses, struct error *err)
+/* Through a cursor: there may be none to the end of a large table, and a FETCH ends when we are told to
+ * stop. */
+static bool purge_some(struct resync *resync, int *ret_nrows, struct error *err)
 {
-    struct side_batch side = {.kind = SIDE_PURGE, .table = resync->table, .addresses = addresses};
+    _cleanup_result_ struct pg_result *rows = NULL;
+    _cleanup_buf_ struct buf addresses = {0};
+    struct side_batch side = {.kind = SIDE_PURGE, .table = resync->table};
 
+    if (!say(resync, "purging tombstones", err) ||
+        !pg_query(resync->scan, "FETCH 5000 FROM rows", 0, NULL, &rows, err))
+        return false;
+    *ret_nrows = pg_rows(rows);
+    if (*ret_nrows == 0)
+        return true;
+    for (int i = 0; i < *ret_nrows; i++)
+        add_address(&addresses, pg_text(rows, i, 0));
+    buf_add_char(&addresses, '}');
+    side.addresses = buf_text(&addresses);
     return resync->options->apply(resync->options->context, &side, err);
 }
 
@@ -824,13 +836,19 @@ bool resync_purge(const struct resync_options *options, struct resync_progress *
                   struct error *err)
 {
     struct resync resync = {.options = options, .table = options->table, .progress = *progress};
+    _cleanup_buf_ struct buf sql = {0};
+    int nrows = 1;
     bool is_ok;
 
     if (table_keeps_tombstones(options->table))
         return true;
-    is_ok = say(&resync, "purging tombstones", err) &&
-            connect_mirror(&resync, NULL, &resync.scan, err) &&
-            scan(&resync, "_deleted_at IS NOT NULL", SCAN_ROWS, purge, err);
+    buf_add(&sql, "BEGIN; DECLARE rows NO SCROLL CURSOR FOR SELECT ctid FROM ");
+    add_mirror_name(&sql, options->table);
+    buf_add(&sql, " WHERE _deleted_at IS NOT NULL");
+    is_ok = connect_mirror(&resync, NULL, &resync.scan, err) &&
+            pg_exec(resync.scan, buf_text(&sql), err);
+    while (is_ok && nrows > 0)
+        is_ok = purge_some(&resync, &nrows, err);
     pg_free(resync.scan);
     return is_ok || error_wrap(err, "purging %s", options->table->label);
 }

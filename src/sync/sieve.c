@@ -18,7 +18,6 @@ struct sieve {
     int last; /* of the columns, that the key has */
     size_t mask;
     uint64_t *sums;
-    bool *is_newer;
 };
 
 struct sieve *sieve_new(const struct table *table, int64_t bytes)
@@ -31,7 +30,6 @@ struct sieve *sieve_new(const struct table *table, int64_t bytes)
     sieve->table = table;
     sieve->mask = nbuckets - 1;
     sieve->sums = memory_alloc(nbuckets * sizeof(*sieve->sums));
-    sieve->is_newer = memory_alloc(nbuckets * sizeof(*sieve->is_newer));
     for (int k = 0; k < table->nkeys; k++)
         if (table->keys[k] > sieve->last)
             sieve->last = table->keys[k];
@@ -43,7 +41,6 @@ void sieve_free(struct sieve *sieve)
     if (sieve == NULL)
         return;
     free(sieve->sums);
-    free(sieve->is_newer);
     free(sieve);
 }
 
@@ -110,19 +107,9 @@ void sieve_add_source(struct sieve *sieve, const char *line, size_t len)
     sieve->sums[bucket_of(sieve, line, len)] += map_hash(line, len);
 }
 
-void sieve_add_mirror(struct sieve *sieve, const char *line, size_t len, bool is_newer)
+void sieve_add_mirror(struct sieve *sieve, const char *line, size_t len)
 {
-    const size_t bucket = bucket_of(sieve, line, len);
-
-    if (is_newer)
-        sieve->is_newer[bucket] = true;
-    else
-        sieve->sums[bucket] -= map_hash(line, len);
-}
-
-static bool is_left(const struct sieve *sieve, size_t bucket)
-{
-    return sieve->sums[bucket] != 0 || sieve->is_newer[bucket];
+    sieve->sums[bucket_of(sieve, line, len)] -= map_hash(line, len);
 }
 
 size_t sieve_count(const struct sieve *sieve)
@@ -130,17 +117,18 @@ size_t sieve_count(const struct sieve *sieve)
     size_t count = 0;
 
     for (size_t i = 0; i <= sieve->mask; i++)
-        count += is_left(sieve, i);
+        count += sieve->sums[i] != 0;
     return count;
 }
 
 bool sieve_has(const struct sieve *sieve, const char *line, size_t len)
 {
-    return is_left(sieve, bucket_of(sieve, line, len));
+    return sieve->sums[bucket_of(sieve, line, len)] != 0;
 }
 
 bool sieve_has_key(const struct sieve *sieve, const char *line, size_t len)
 {
-    return is_left(sieve,
-                   hash_first(line, text_end(line, len), sieve->table->nkeys) >> 20 & sieve->mask);
+    const uint64_t hash = hash_first(line, text_end(line, len), sieve->table->nkeys);
+
+    return sieve->sums[hash >> 20 & sieve->mask] != 0;
 }

@@ -18,7 +18,7 @@
 
 struct sieve;
 
-/* bytes: of the table, by which there are so many buckets, 9 bytes each, up to SIEVE_MAX_BUCKETS. */
+/* bytes: of the table, by which there are so many buckets, 8 bytes each, up to SIEVE_MAX_BUCKETS. */
 #define SIEVE_MAX_BUCKETS ((size_t) 1 << 22)
 struct sieve *sieve_new(const struct table *table, int64_t bytes);
 void sieve_free(struct sieve *sieve); /* NULL is fine */
@@ -26,9 +26,8 @@ void sieve_free(struct sieve *sieve); /* NULL is fine */
 /* A line of the table's columns, in their order, as COPY writes it. */
 void sieve_add_source(struct sieve *sieve, const char *line, size_t len);
 
-/* The same of the mirror.  is_newer: it is right, whatever the source's snapshot has; its bucket says
- * nothing any more. */
-void sieve_add_mirror(struct sieve *sieve, const char *line, size_t len, bool is_newer);
+/* The same of a row of the mirror that has to be the source's: live, and older than the snapshot. */
+void sieve_add_mirror(struct sieve *sieve, const char *line, size_t len);
 
 /* How many buckets may have rows that differ. */
 size_t sieve_count(const struct sieve *sieve);
