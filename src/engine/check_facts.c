@@ -39,6 +39,19 @@ static bool is_key_prefix(const struct table *table, const struct fact_node *nod
     return is_same;
 }
 
+/* Does it read a derived table that is not there yet? */
+static bool is_missing(const struct chain *chain, const struct config *config,
+                       const struct config_fact *fact)
+{
+    for (int i = -1; i < fact->ndimensions; i++) {
+        const struct config_table_name *name = i < 0 ? &fact->table : &fact->dimensions[i].table;
+
+        if (chain_source(config, name) != NULL && chain_find(chain, name) == NULL)
+            return true;
+    }
+    return false;
+}
+
 /* With indexes: none nobody makes what a hop looks up by. */
 static bool check_index(struct check *check, const struct fact *fact, int node, struct error *err)
 {
@@ -87,6 +100,37 @@ static bool check_refreshes(struct check *check, const struct fact_list *facts, 
     return true;
 }
 
+/* Facts over derived tables can be looked at once these are there. */
+static bool resolve_facts(struct check *check, struct fact_list *ret_facts, struct error *err)
+{
+    const struct config *config = check->config;
+    struct chain chain;
+
+    chain_find_levels(config, check->arena, &check->findings, &chain);
+    fact_resolve(config, &check->catalog.tables, &chain, 0, check->arena, &check->findings,
+                 ret_facts);
+    if (check->has_pipeline && check->pipeline.state == CONTROL_STREAMING &&
+        !chain_read_tables(check->mirror, config, chain.top, check->arena, &chain, err))
+        return false;
+    for (int i = 0; i < config->nfacts; i++)
+        if (chain.levels[i] > 0 && is_missing(&chain, config, &config->facts[i])) {
+            check_ok(check, "fact",
+                     "fact %s can be looked at once the first run has made the derived tables that "
+                     "it reads",
+                     config->facts[i].name);
+            chain.levels[i] = -1;
+        }
+    for (int level = 1; level <= chain.top; level++) {
+        struct fact_list more;
+
+        fact_resolve(config, &check->catalog.tables, &chain, level, check->arena, &check->findings,
+                     &more);
+        for (int i = 0; i < more.count; i++)
+            ret_facts->facts[ret_facts->count++] = more.facts[i];
+    }
+    return true;
+}
+
 bool check_facts(struct check *check, struct error *err)
 {
     const int errors = finding_count(&check->findings, FINDING_ERROR);
@@ -94,7 +138,8 @@ bool check_facts(struct check *check, struct error *err)
 
     if (check->config->nfacts == 0 || !check->has_catalog)
         return true;
-    fact_resolve(check->config, &check->catalog.tables, check->arena, &check->findings, &facts);
+    if (!resolve_facts(check, &facts, err))
+        return false;
     if (check->mirror != NULL && !fact_examine(check->mirror, check->config, true, check->arena,
                                                &check->findings, &facts, err))
         return false;

@@ -10,6 +10,7 @@
 #define TURN_MS        50
 #define EAGER_US       2000000
 #define LOOK_US        5000000
+#define DERIVED_US     500000 /* refreshes leave entries too, and count them nowhere */
 #define FIRST_PAUSE_MS 1000
 #define LONGEST_MS     60000
 
@@ -21,6 +22,15 @@ static int64_t count_entries(const struct expander *expander)
         for (int j = 1; j < expander->facts->facts[i].nnodes; j++)
             count += expander->facts->facts[i].nodes[j].counts->entries;
     return count;
+}
+
+static int64_t look_us(const struct expander *expander)
+{
+    for (int i = 0; i < expander->facts->count; i++)
+        for (int j = 1; j < expander->facts->facts[i].nnodes; j++)
+            if (expander->facts->facts[i].nodes[j].table->is_derived)
+                return DERIVED_US;
+    return LOOK_US;
 }
 
 static bool work_off(struct expander *expander, struct expansion *expansion, struct error *err)
@@ -62,7 +72,7 @@ static bool serve(struct expander *expander, const struct pause *pause, struct e
             changed_us = now;
         seen = count;
         /* What is counted is not committed at once. */
-        if (now - changed_us < EAGER_US || now - looked_us >= LOOK_US) {
+        if (now - changed_us < EAGER_US || now - looked_us >= look_us(expander)) {
             looked_us = now;
             is_ok = work_off(expander, expansion, err);
         }

@@ -605,15 +605,20 @@ static bool prepare_steps(const struct preparation *p, struct error *err)
 {
     _cleanup_snapshot_ struct snapshot *snapshot = NULL;
 
+    struct chain chain;
+
     return pg_check_version(p->lock, err) && load_catalog(p, err) &&
            control_migrate(p->lock, err) && load_pipeline(p, &snapshot, err) &&
            make_tables(p, err) &&
            prepare_facts_examine(p->lock, p->config, &p->result->catalog.tables, is_following(p),
-                                 p->arena, &p->result->facts, err) &&
+                                 p->arena, &chain, &p->result->facts, err) &&
            copy_tables(p, &snapshot, err) &&
            (p->result->pipeline.state == CONTROL_STREAMING || reshape_tables(p, err)) &&
            prepare_facts_store(p->lock, p->config, p->arena, &p->result->facts, err) &&
-           make_views(p, err) && reshape_ask(p->lock, p->config->pipeline, *p->source_lsn, err);
+           make_views(p, err) &&
+           prepare_facts_chain(p->lock, p->config, &p->result->catalog.tables, p->arena, &chain,
+                               &p->result->facts, err) &&
+           reshape_ask(p->lock, p->config->pipeline, *p->source_lsn, err);
 }
 
 bool prepare_pipeline(const struct prepare_options *options, struct arena *arena,

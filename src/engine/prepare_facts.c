@@ -5,16 +5,18 @@
 #include "base/log.h"
 #include "ledger/store.h"
 #include "mirror/ddl.h"
+#include "refresh/refresh.h"
 
 #include <string.h>
 
+/* The facts of level 0. */
 static bool examine(struct pg *mirror, const struct config *config, const struct table_list *tables,
-                    struct arena *arena, struct fact_list *ret_facts, bool *ret_fine,
-                    struct error *ret_wrong, struct error *err)
+                    const struct chain *chain, struct arena *arena, struct fact_list *ret_facts,
+                    bool *ret_fine, struct error *ret_wrong, struct error *err)
 {
     struct finding_list findings = {.arena = arena};
 
-    fact_resolve(config, tables, arena, &findings, ret_facts);
+    fact_resolve(config, tables, chain, 0, arena, &findings, ret_facts);
     if (!fact_examine(mirror, config, false, arena, &findings, ret_facts, err))
         return false;
     *ret_fine = finding_none_wrong(&findings, ret_wrong);
@@ -31,24 +33,24 @@ static bool has_fact(const struct fact_list *facts, const char *name)
 
 /* Declared, and not in the list: what is wrong with it is asked of it alone. */
 static bool break_fact(struct pg *mirror, const struct config *config, int i,
-                       const struct table_list *tables, struct arena *arena,
-                       struct fact_list *facts, bool *ret_known, struct error *wrong,
-                       struct error *err)
+                       const struct table_list *tables, struct arena *arena, bool *ret_known,
+                       struct error *wrong, struct error *err)
 {
     struct config alone = *config;
+    int level = 0;
+    const struct chain one = {.levels = &level};
     struct fact_list none;
     bool is_fine;
 
     alone.facts = &config->facts[i];
     alone.nfacts = 1;
-    if (!examine(mirror, &alone, tables, arena, &none, &is_fine, wrong, err))
+    if (!examine(mirror, &alone, tables, &one, arena, &none, &is_fine, wrong, err))
         return false;
     if (!store_break(mirror, config->pipeline, config->facts[i].name, wrong->message, ret_known,
                      err))
         return false;
     if (!*ret_known)
         return true;
-    facts->broken[facts->nbroken++] = config->facts[i].name;
     log_event(LOG_ERROR, "fact_suspended",
               "fact %s does not fit its tables any more: %s; it gets no keys until its declaration "
               "is changed, or the tables are; then it begins with everything",
@@ -58,17 +60,19 @@ static bool break_fact(struct pg *mirror, const struct config *config, int i,
 
 bool prepare_facts_examine(struct pg *mirror, const struct config *config,
                            const struct table_list *tables, bool is_following, struct arena *arena,
-                           struct fact_list *ret_facts, struct error *err)
+                           struct chain *ret_chain, struct fact_list *ret_facts, struct error *err)
 {
+    struct finding_list circles = {.arena = arena};
     struct error wrong = {0};
     bool is_fine, is_known = true;
 
-    if (!examine(mirror, config, tables, arena, ret_facts, &is_fine, &wrong, err))
+    chain_find_levels(config, arena, &circles, ret_chain);
+    if (!finding_none_wrong(&circles, err) ||
+        !examine(mirror, config, tables, ret_chain, arena, ret_facts, &is_fine, &wrong, err))
         return false;
-    ret_facts->broken = arena_new(arena, const char *, config->nfacts + 1);
     for (int i = 0; !is_fine && is_following && is_known && i < config->nfacts; i++)
-        if (!has_fact(ret_facts, config->facts[i].name) &&
-            !break_fact(mirror, config, i, tables, arena, ret_facts, &is_known, &wrong, err))
+        if (ret_chain->levels[i] == 0 && !has_fact(ret_facts, config->facts[i].name) &&
+            !break_fact(mirror, config, i, tables, arena, &is_known, &wrong, err))
             return false;
     if (is_fine || (is_following && is_known))
         return true;
@@ -121,9 +125,65 @@ bool prepare_facts_store(struct pg *mirror, const struct config *config, struct 
         for (int node = 1; node < facts->facts[i].nnodes; node++)
             if (!add_index(mirror, config, &facts->facts[i], node, err))
                 return false;
-    if (!store_facts(mirror, config->pipeline, config->file, facts, &notes, err))
+    if (!store_facts(mirror, config, facts, &notes, err))
         return false;
     log_notes(&notes);
+    return true;
+}
+
+/* ---- facts over derived tables ---- */
+
+/* A derived table that nobody has refreshed yet. */
+static bool make_table(struct refresh *refresh, const struct config_fact *fact, struct arena *arena,
+                       struct error *err)
+{
+    struct notes notes = {.arena = arena};
+    struct target *target;
+
+    if (!refresh_open(refresh, fact, &notes, &target, err))
+        return false;
+    for (int i = 0; i < notes.count; i++)
+        log_event(LOG_INFO, "refresh", "%s", notes.texts[i]);
+    return true;
+}
+
+/* Those of a level that others read. */
+static bool make_tables(const struct config *config, const struct chain *chain, int level,
+                        struct arena *arena, struct error *err)
+{
+    const struct refresh_options options = {
+        .config = config, .application = "tailwater prepare", .wake_fd = -1};
+    struct refresh *refresh;
+    bool is_ok = true;
+
+    if (!refresh_new(&options, &refresh, err))
+        return false;
+    for (int i = 0; is_ok && i < config->nfacts; i++)
+        if (chain->levels[i] == level && chain_is_read(config, &config->facts[i]))
+            is_ok = make_table(refresh, &config->facts[i], arena, err);
+    refresh_free(refresh);
+    return is_ok;
+}
+
+bool prepare_facts_chain(struct pg *mirror, const struct config *config,
+                         const struct table_list *tables, struct arena *arena, struct chain *chain,
+                         struct fact_list *facts, struct error *err)
+{
+    for (int level = 1; level <= chain->top; level++) {
+        struct finding_list findings = {.arena = arena};
+        struct fact_list more;
+
+        if (!make_tables(config, chain, level - 1, arena, err) ||
+            !chain_read_tables(mirror, config, level - 1, arena, chain, err))
+            return false;
+        fact_resolve(config, tables, chain, level, arena, &findings, &more);
+        if (!fact_examine(mirror, config, false, arena, &findings, &more, err) ||
+            !finding_none_wrong(&findings, err) ||
+            !prepare_facts_store(mirror, config, arena, &more, err))
+            return false;
+        for (int i = 0; i < more.count; i++)
+            facts->facts[facts->count++] = more.facts[i];
+    }
     return true;
 }
 

@@ -17,6 +17,7 @@
 struct resolution {
     const struct config *config;
     const struct table_list *tables;
+    const struct chain *chain;
     struct arena *arena;
     struct finding_list *findings;
     struct fact *fact; /* the one being resolved */
@@ -47,9 +48,33 @@ static bool refuse(struct resolution *r, struct config_place place, const char *
 
 /* ---- nodes ---- */
 
+/* Hops are made by the key of the table hopped to. */
+static const struct table *find_derived(struct resolution *r, const struct config_table_name *name,
+                                        const struct config_fact *source)
+{
+    const struct table *table = chain_find(r->chain, name);
+
+    if (table != NULL && table->nkeys > 0)
+        return table;
+    if (table == NULL)
+        refuse(r, name->place, arena_printf(r->arena, "fact %s makes it", source->name),
+               "tailwater run makes it", "%s.%s is not there yet", name->schema, name->name);
+    else
+        refuse(r, name->place, "rows that change have to be found again",
+               arena_printf(r->arena, "give it a primary key, then run again: %s",
+                            "facts.NAME.refresh.unique names its columns"),
+               "%s has neither a primary key nor a unique index of its query's columns",
+               table->label);
+    return NULL;
+}
+
 static const struct table *find_table(struct resolution *r, const struct config_table_name *name)
 {
     const struct table *table = table_list_find(r->tables, name->schema, name->name);
+    const struct config_fact *source = chain_source(r->config, name);
+
+    if (table == NULL && source != NULL)
+        return find_derived(r, name, source);
 
     if (table == NULL) {
         const char **labels = arena_new(r->arena, const char *, r->tables->count + 1);
@@ -363,15 +388,18 @@ static bool resolve(struct resolution *r, const struct config_fact *from)
     return check_width(r);
 }
 
-void fact_resolve(const struct config *config, const struct table_list *tables, struct arena *arena,
+void fact_resolve(const struct config *config, const struct table_list *tables,
+                  const struct chain *chain, int level, struct arena *arena,
                   struct finding_list *findings, struct fact_list *ret_facts)
 {
     struct fact_list facts = {.facts = arena_new(arena, struct fact, config->nfacts + 1)};
 
     for (int i = 0; i < config->nfacts; i++) {
         struct fact *fact = &facts.facts[facts.count];
-        struct resolution r = {config, tables, arena, findings, fact};
+        struct resolution r = {config, tables, chain, arena, findings, fact};
 
+        if (chain->levels[i] != level)
+            continue;
         *fact = (struct fact){.name = config->facts[i].name, .place = config->facts[i].place};
         if (resolve(&r, &config->facts[i]))
             facts.count++;

@@ -8,10 +8,7 @@
 #ifndef TAILWATER_FACT_H
 #define TAILWATER_FACT_H
 
-#include "batch/table.h"
-#include "config/config.h"
-#include "pg/pg.h"
-#include "source/finding.h"
+#include "ledger/chain.h"
 
 #include <stdatomic.h>
 
@@ -75,15 +72,15 @@ struct fact {
 struct fact_list {
     int count;
     struct fact *facts;
-    int nbroken; /* that are declared and do not fit their tables any more; suspended, with the reason */
-    const char **broken;
 };
 
 /*
- * What can be known without a server.  Each error is a finding named "fact" with its place in the
- * file, and that fact is not in *ret_facts, which is arena's.
+ * What can be known without a server, of the facts of one level of the chain.  Each error is a finding
+ * named "fact" with its place in the file, and that fact is not in *ret_facts, which is arena's and
+ * has room for all facts of the configuration.  A derived table that is not there yet is an error too.
  */
-void fact_resolve(const struct config *config, const struct table_list *tables, struct arena *arena,
+void fact_resolve(const struct config *config, const struct table_list *tables,
+                  const struct chain *chain, int level, struct arena *arena,
                   struct finding_list *findings, struct fact_list *ret_facts);
 
 /*

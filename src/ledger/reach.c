@@ -76,7 +76,7 @@ void reach_add(struct buf *sql, const struct fact *fact, int node)
         add_reach_by_one(sql, child, parent);
     else
         add_reach_by_several(sql, child, parent);
-    buf_add(sql, "m._deleted_at is null");
+    buf_add(sql, parent->is_derived ? "true" : "m._deleted_at is null");
 }
 
 bool reach_add_key_test(struct buf *sql, const struct fact *fact, const char *before,

@@ -195,7 +195,8 @@ static void count_captures(struct resolve *resolve)
             continue;
         resolve->nall += fact->nnodes;
         for (int j = 0; j < fact->nnodes; j++)
-            counts[fact->nodes[j].table->index]++;
+            if (!fact->nodes[j].table->is_derived)
+                counts[fact->nodes[j].table->index]++;
     }
     for (int i = 0; i < resolve->tables->count; i++) {
         resolve->lists[i].captures = arena_new(&resolve->arena, struct capture, counts[i]);
@@ -218,7 +219,9 @@ static void add_captures(struct resolve *resolve)
                 .fact = fact,
                 .node = j,
                 .links = arena_new(&resolve->arena, struct buf, fact->nodes[j].nlinks)};
-            add_capture(resolve, origin);
+            /* Who keeps a derived table gives its keys (src/refresh/onward.h). */
+            if (!fact->nodes[j].table->is_derived)
+                add_capture(resolve, origin);
         }
     }
 }

@@ -11,6 +11,7 @@
 
 struct store {
     struct pg *mirror;
+    const struct config *config; /* NULL where is_again */
     const char *pipeline;
     const char *file;
     struct notes *notes;
@@ -185,6 +186,31 @@ static bool change_fact(struct store *store, struct fact *fact, const char *defi
                     &fact->name, &done, err);
 }
 
+#define SOURCE_TIMEOUT "60s"
+
+/*
+ * A refresh that is under way does not know this fact, and gives it no keys: "everything" has to come
+ * after it.  What it holds until it ends is the lock of its table.
+ */
+static bool wait_for_sources(struct store *store, const struct fact *fact, struct error *err)
+{
+    for (int i = 0; i < fact->nnodes; i++) {
+        const struct table *table = fact->nodes[i].table;
+        const char *params[] = {table->schema, table->name};
+        _cleanup_result_ struct pg_result *locked = NULL;
+
+        if (table->is_derived &&
+            (!pg_exec(store->mirror, "set local lock_timeout = '" SOURCE_TIMEOUT "'", err) ||
+             !pg_query(store->mirror,
+                       "select pg_advisory_xact_lock(" CHAIN_TARGET_LOCK
+                       ", to_regclass(format('%I.%I', $1::text, $2::text))::oid::integer)",
+                       2, params, &locked, err) ||
+             !pg_exec(store->mirror, "set local lock_timeout = '" LOCK_TIMEOUT "'", err)))
+            return error_wrap(err, "waiting for a refresh of %s", table->label);
+    }
+    return true;
+}
+
 static bool store_fact(struct store *store, struct fact *fact, struct error *err)
 {
     _cleanup_result_ struct pg_result *found = NULL;
@@ -198,6 +224,9 @@ static bool store_fact(struct store *store, struct fact *fact, struct error *err
                   "select pipeline, definition_hash = md5($2::text), suspended from tailwater.fact "
                   "where name = $1 for update",
                   2, params, &found, err))
+        return false;
+    if ((pg_rows(found) == 0 || !pg_bool(found, 0, 1) || !pg_is_null(found, 0, 2)) &&
+        !wait_for_sources(store, fact, err))
         return false;
     if (pg_rows(found) == 0) {
         owe(store, fact->name, "the fact is new");
@@ -217,18 +246,19 @@ static bool store_fact(struct store *store, struct fact *fact, struct error *err
 
 #define UNDECLARED "it is no longer in the configuration"
 
-/* Facts of this pipeline that are not in the list, nor broken. */
-static bool suspend_others(struct store *store, const struct fact_list *facts, struct error *err)
+/* Facts of this pipeline that are not declared. */
+static bool suspend_others(struct store *store, struct error *err)
 {
     _cleanup_buf_ struct buf names = {0};
     _cleanup_result_ struct pg_result *others = NULL;
     const char *params[] = {store->pipeline, NULL};
 
     codec_text_array_begin(&names);
-    for (int i = 0; i < facts->count; i++)
-        codec_text_array_add(&names, facts->facts[i].name, (uint32_t) strlen(facts->facts[i].name));
-    for (int i = 0; i < facts->nbroken; i++)
-        codec_text_array_add(&names, facts->broken[i], (uint32_t) strlen(facts->broken[i]));
+    for (int i = 0; i < store->config->nfacts; i++) {
+        const char *name = store->config->facts[i].name;
+
+        codec_text_array_add(&names, name, (uint32_t) strlen(name));
+    }
     codec_text_array_end(&names);
     params[1] = buf_text(&names);
     if (!pg_query(store->mirror,
@@ -298,7 +328,7 @@ static bool store_all(struct store *store, struct fact_list *facts, struct error
             return error_wrap(err, "storing fact %s", facts->facts[i].name);
     codec_text_array_end(&store->names);
     codec_text_array_end(&store->reasons);
-    return (store->is_again || (suspend_others(store, facts, err) && withdraw_page(store, err))) &&
+    return (store->is_again || (suspend_others(store, err) && withdraw_page(store, err))) &&
            say_everything(store, err) && read_generations(store, facts, err) &&
            pg_exec(store->mirror, "commit", err);
 }
@@ -318,10 +348,14 @@ static bool run(struct store *store, struct fact_list *facts, struct error *err)
     return is_done;
 }
 
-bool store_facts(struct pg *mirror, const char *pipeline, const char *file, struct fact_list *facts,
+bool store_facts(struct pg *mirror, const struct config *config, struct fact_list *facts,
                  struct notes *notes, struct error *err)
 {
-    struct store store = {.mirror = mirror, .pipeline = pipeline, .file = file, .notes = notes};
+    struct store store = {.mirror = mirror,
+                          .config = config,
+                          .pipeline = config->pipeline,
+                          .file = config->file,
+                          .notes = notes};
 
     return run(&store, facts, err);
 }

@@ -10,7 +10,8 @@
 
 /*
  * Bring the control schema to what is declared, in one transaction; the caller holds the pipeline's
- * lock, all tables are copied, and nothing streams.  A new fact, one with another definition than
+ * lock, all tables are copied, and nothing streams.  facts may be a part of those declared, a level of
+ * the chain; the others are left as they are.  A new fact, one with another definition than
  * before (a new generation) and one that was suspended begin with "everything".  A fact that is no
  * longer declared is kept and suspended: it gets no keys, and would lie if it were claimed.
  * ERROR_CONFIG where another pipeline has a fact of the same name.  Sets each fact's generation;
@@ -19,7 +20,7 @@
  * A ledger whose key changed is made anew, and who still reads the former one is waited for only a
  * moment: after that the fact is suspended and awaits_ledger, and everything else goes on.
  */
-bool store_facts(struct pg *mirror, const char *pipeline, const char *file, struct fact_list *facts,
+bool store_facts(struct pg *mirror, const struct config *config, struct fact_list *facts,
                  struct notes *notes, struct error *err);
 
 /* Once more for the facts that await their ledger, if any; between two sessions. */

@@ -15,6 +15,7 @@
 
 #include "base/clock.h"
 #include "base/fault.h"
+#include "refresh/onward.h"
 #include "refresh/settle.h"
 
 #include <inttypes.h>
@@ -546,8 +547,11 @@ static bool work_on(struct step *step, struct error *err)
     if (is_kind(step->outcome->kind, "keys") ? !write_keys(step, err) : !recompute_chunk(step, err))
         return false;
     step->outcome->took_us = clock_tick_us() - began_us;
-    return end_chunk(step, err) && FAULT(backfill_before_commit, err) &&
-           pg_exec(step->mirror, "commit", err) && FAULT(backfill_after_commit, err) &&
+    return end_chunk(step, err) &&
+           (is_kind(step->outcome->kind, "keys") ||
+            onward_write(step->mirror, step->config->pipeline, step->target, err)) &&
+           FAULT(backfill_before_commit, err) && pg_exec(step->mirror, "commit", err) &&
+           FAULT(backfill_after_commit, err) &&
            end_backfills(step, step->outcome->id, &step->outcome->is_ended, err);
 }
 

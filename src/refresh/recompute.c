@@ -32,6 +32,8 @@
  */
 #include "refresh/recompute.h"
 
+#include "refresh/onward.h"
+
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -534,16 +536,22 @@ bool recompute_write(struct pg *mirror, const struct target *target,
 {
     _cleanup_buf_ struct buf sql = {0};
     _cleanup_result_ struct pg_result *row = NULL;
+    int64_t gone, changed, new;
 
     buf_printf(&sql,
                "select count(*) filter (where tailwater_is_gone), count(*) filter (where not "
                "tailwater_is_gone and tailwater_tid is not null), count(*) filter (where "
                "tailwater_tid is null) from %s",
                target->changes);
-    return pg_query_row(mirror, buf_text(&sql), 0, NULL, &row, err) &&
-           run(mirror, target, add_delete, pg_int(row, 0, 0), &counts->deleted, err) &&
-           run(mirror, target, add_update, pg_int(row, 0, 1), &counts->updated, err) &&
-           run(mirror, target, add_insert, pg_int(row, 0, 2), &counts->inserted, err);
+    if (!pg_query_row(mirror, buf_text(&sql), 0, NULL, &row, err))
+        return false;
+    gone = pg_int(row, 0, 0);
+    changed = pg_int(row, 0, 1);
+    new = pg_int(row, 0, 2);
+    return (gone + changed + new == 0 || onward_collect(mirror, target, err)) &&
+           run(mirror, target, add_delete, gone, &counts->deleted, err) &&
+           run(mirror, target, add_update, changed, &counts->updated, err) &&
+           run(mirror, target, add_insert, new, &counts->inserted, err);
 }
 
 bool recompute_chosen(struct pg *mirror, const struct target *target, int64_t nkeys,

@@ -8,6 +8,7 @@
  *     4  the query for these keys into another          one statement, one snapshot S
  *     5  how that differs, into a third; written        delete, update, insert
  *     6  ack                                            tailwater.ack
+ *     7  keys of facts over the derived table           onward.h; takes the clock
  *     commit
  *
  * Why what the derived table has for key K is in the end what the query gives for K:
@@ -51,6 +52,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/memory.h"
+#include "refresh/onward.h"
 #include "refresh/settle.h"
 
 #include <inttypes.h>
@@ -288,6 +290,7 @@ static bool do_window(struct refresh *refresh, const struct target *target,
                              : !recompute_window(refresh, target, outcome, err))
         return false;
     return count(refresh, target, outcome, err) && acknowledge(refresh, target, &window, err) &&
+           onward_write(refresh->mirror, refresh->options->config->pipeline, target, err) &&
            FAULT(refresh_before_commit, err) && pg_exec(refresh->mirror, "commit", err) &&
            FAULT(refresh_after_commit, err);
 }
@@ -344,7 +347,9 @@ static bool retry_due(struct refresh *refresh, const struct target *target,
     return begin(refresh, target, err) &&
            settle_keys(refresh->mirror, target, &options, &outcome->counts, &outcome->failed,
                        err) &&
-           count(refresh, target, outcome, err) && pg_exec(refresh->mirror, "commit", err);
+           count(refresh, target, outcome, err) &&
+           onward_write(refresh->mirror, refresh->options->config->pipeline, target, err) &&
+           pg_exec(refresh->mirror, "commit", err);
 }
 
 bool refresh_retry(struct refresh *refresh, struct target *target,

@@ -39,7 +39,10 @@ static struct finding *refuse(struct looking *l, const char *what)
 static const char reads_sql[] =
     "with recursive live as (select c.oid, t.schema, t.name from tailwater.mirror_table t "
     "join pg_namespace n on n.nspname = t.view_schema join pg_class c on c.relnamespace = n.oid "
-    "and c.relname = t.view_name where t.pipeline = $1), "
+    "and c.relname = t.view_name where t.pipeline = $1 union all select r.into_oid, r.into_schema, "
+    "r.into_name from tailwater.refresh r join tailwater.fact f on f.name = r.fact where "
+    "f.pipeline "
+    "= $1), "
     "v(oid) as (select $2::regclass::oid union select d.refobjid from v join pg_rewrite r on "
     "r.ev_class = v.oid join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid "
     "and d.refclassid = 'pg_class'::regclass and d.refobjid <> v.oid join pg_class c on c.oid = "

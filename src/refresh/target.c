@@ -86,10 +86,10 @@ static bool read_fact(struct opening *o, struct error *err)
     _cleanup_result_ struct pg_result *rows = NULL;
 
     if (!pg_query(o->mirror,
-                  "select k.name, k.type, v.sql, n.name, format('%I.%I', t.view_schema, "
-                  "t.view_name) from tailwater.fact f "
+                  "select k.name, k.type, v.sql, n.name, format('%I.%I', coalesce(t.view_schema, "
+                  "n.schema), coalesce(t.view_name, n.table_name)) from tailwater.fact f "
                   "join tailwater.fact_node n on n.fact = f.name and n.node = 0 "
-                  "join tailwater.mirror_table t on t.pipeline = f.pipeline and t.schema = "
+                  "left join tailwater.mirror_table t on t.pipeline = f.pipeline and t.schema = "
                   "n.schema and t.name = n.table_name "
                   "cross join lateral unnest(f.key_names, f.key_types) with ordinality "
                   "k(name, type, i) "
@@ -133,11 +133,11 @@ static bool make_key_tables(struct opening *o, struct error *err)
     buf_printf(
         &sql,
         "set local client_min_messages = warning; "
-        "drop view if exists pg_temp.tailwater_query_%s; drop table if exists %s, %s, %s, %s; "
+        "drop view if exists pg_temp.tailwater_query_%s; drop table if exists %s, %s, %s, %s, %s; "
         "create temporary table %s (tailwater_n bigint primary key, %s) on commit delete "
         "rows; create temporary table %s (%s) on commit delete rows",
         o->fact->name, target->window, target->chosen, target->rows, target->changes,
-        target->window, buf_text(&columns), target->chosen, buf_text(&columns));
+        target->onward, target->window, buf_text(&columns), target->chosen, buf_text(&columns));
     return pg_exec(o->mirror, buf_text(&sql), err);
 }
 
@@ -393,7 +393,10 @@ static bool make_row_tables(struct opening *o, struct error *err)
         buf_printf(&sql, " as tailwater_k%d, ", i);
     }
     add_columns(&sql, target->ncolumns, target->columns);
-    buf_printf(&sql, " from %s with no data", target->into);
+    buf_printf(&sql,
+               " from %s with no data; create temporary table %s (fact text, node smallint, value "
+               "text[]) on commit delete rows",
+               target->into, target->onward);
     return pg_exec(o->mirror, buf_text(&sql), err);
 }
 
@@ -410,42 +413,73 @@ static bool subscribe(struct opening *o, bool is_anew, struct error *err)
            pg_query(o->mirror, "select tailwater.subscribe($1, $2, 'all')", 2, params, &begun, err);
 }
 
+static void add_names(struct buf *array, int count, const char *const *names)
+{
+    codec_text_array_begin(array);
+    for (int i = 0; i < count; i++)
+        codec_text_array_add(array, names[i], (uint32_t) strlen(names[i]));
+    codec_text_array_end(array);
+}
+
+/* Facts over it have read another table until now. */
+static bool tell_readers(struct opening *o, struct error *err)
+{
+    const struct config_table_name *into = &o->fact->refresh.into;
+    const char *reason = arena_printf(o->arena, "%s is another table", o->target->into);
+    const char *params[] = {o->config->pipeline, into->schema, into->name, reason};
+    _cleanup_result_ struct pg_result *told = NULL;
+
+    return pg_query(o->mirror, "select tailwater.owe_to_readers($1, $2, $3, $4)", 4, params, &told,
+                    err);
+}
+
 static bool store(struct opening *o, struct error *err)
 {
     const struct config_refresh *refresh = &o->fact->refresh;
     const struct target *target = o->target;
-    _cleanup_buf_ struct buf definition = {0}, columns = {0};
-    _cleanup_result_ struct pg_result *same = NULL, *row = NULL;
-    const char *params[6] = {o->fact->name, refresh->into.schema, refresh->into.name, target->oid};
+    const char **key_columns = arena_new(o->arena, const char *, target->nkeys);
+    _cleanup_buf_ struct buf definition = {0}, keys = {0}, columns = {0}, unique = {0};
+    _cleanup_result_ struct pg_result *former = NULL, *row = NULL;
+    const char *params[8] = {o->fact->name, refresh->into.schema, refresh->into.name, target->oid};
+    bool is_known, is_same_table, is_same;
 
     buf_printf(&definition, "%s", refresh->query);
-    codec_text_array_begin(&columns);
     for (int i = 0; i < target->nkeys; i++) {
-        buf_printf(&definition, "|%s", target->keys[i].column);
-        codec_text_array_add(&columns, target->keys[i].column,
-                             (uint32_t) strlen(target->keys[i].column));
+        key_columns[i] = target->keys[i].column;
+        buf_printf(&definition, "|%s", key_columns[i]);
     }
-    codec_text_array_end(&columns);
+    add_names(&keys, target->nkeys, key_columns);
+    add_names(&columns, target->ncolumns, target->columns);
+    add_names(&unique, target->nunique, target->unique);
     params[4] = buf_text(&definition);
-    params[5] = buf_text(&columns);
-    if (!pg_query(o->mirror,
-                  "select from tailwater.refresh where fact = $1 and into_schema = $2 and "
-                  "into_name = $3 and into_oid = $4::oid and definition_hash = md5($5) and "
-                  "key_columns = $6::text[]",
-                  6, params, &same, err))
+    params[5] = buf_text(&keys);
+    params[6] = buf_text(&columns);
+    params[7] = buf_text(&unique);
+    if (!pg_query(
+            o->mirror,
+            "select t.is_same, t.is_same and definition_hash = md5($5) and key_columns = "
+            "$6::text[], columns = $7::text[] and unique_columns = $8::text[] from "
+            "tailwater.refresh cross join lateral (select into_schema = $2 and into_name = $3 "
+            "and into_oid = $4::oid as is_same) t where fact = $1",
+            8, params, &former, err))
         return false;
-    if (pg_rows(same) > 0)
+    is_known = pg_rows(former) > 0;
+    is_same_table = is_known && pg_bool(former, 0, 0);
+    is_same = is_known && pg_bool(former, 0, 1);
+    if (is_same && pg_bool(former, 0, 2))
         return subscribe(o, false, err);
-    notes_add(o->notes, "%s is built from all of fact %s", target->into, o->fact->name);
+    if (!is_same)
+        notes_add(o->notes, "%s is built from all of fact %s", target->into, o->fact->name);
     return pg_query(o->mirror,
                     "insert into tailwater.refresh as r (fact, into_schema, into_name, into_oid, "
-                    "definition_hash, key_columns) values ($1, $2, $3, $4::oid, md5($5), "
-                    "$6::text[]) on conflict (fact) do update set (into_schema, into_name, "
-                    "into_oid, definition_hash, key_columns) = (excluded.into_schema, "
-                    "excluded.into_name, excluded.into_oid, excluded.definition_hash, "
-                    "excluded.key_columns)",
-                    6, params, &row, err) &&
-           subscribe(o, true, err);
+                    "definition_hash, key_columns, columns, unique_columns) values ($1, $2, $3, "
+                    "$4::oid, md5($5), $6::text[], $7::text[], $8::text[]) on conflict (fact) do "
+                    "update set (into_schema, into_name, into_oid, definition_hash, key_columns, "
+                    "columns, unique_columns) = (excluded.into_schema, excluded.into_name, "
+                    "excluded.into_oid, excluded.definition_hash, excluded.key_columns, "
+                    "excluded.columns, excluded.unique_columns)",
+                    8, params, &row, err) &&
+           subscribe(o, !is_same, err) && (is_same_table || tell_readers(o, err));
 }
 
 /* ---- all of it ---- */
@@ -475,6 +509,7 @@ static struct target *target_new(const struct config_fact *fact, struct arena *a
     target->chosen = arena_printf(arena, "pg_temp.tailwater_keys_%s", fact->name);
     target->rows = arena_printf(arena, "pg_temp.tailwater_rows_%s", fact->name);
     target->changes = arena_printf(arena, "pg_temp.tailwater_changes_%s", fact->name);
+    target->onward = arena_printf(arena, "pg_temp.tailwater_onward_%s", fact->name);
     target->memory = arena_new(arena, struct target_memory, 1);
     target->memory->analyzed = -1;
     return target;

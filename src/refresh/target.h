@@ -9,7 +9,7 @@
 #ifndef TAILWATER_TARGET_H
 #define TAILWATER_TARGET_H
 
-#include "config/config.h"
+#include "ledger/chain.h"
 #include "mirror/notes.h"
 #include "pg/pg.h"
 
@@ -17,7 +17,7 @@
 #define TARGET_CONSUMER "tailwater/refresh"
 
 /* First halves of advisory locks (migrations/0009_refresh.sql). */
-#define TARGET_LOCK "1416118883"
+#define TARGET_LOCK CHAIN_TARGET_LOCK
 
 /* What the SQL of queries is looked up in; pg_catalog comes before it. */
 #define TARGET_SEARCH_PATH "public"
@@ -63,6 +63,7 @@ struct target {
     /* … and how that differs: tailwater_oid, tailwater_tid (the row that stands there; null: none),
      * tailwater_is_gone (nothing comes in its place), tailwater_k0… (its key), the columns to write */
     const char *changes;
+    const char *onward; /* what that means for facts over the derived table: fact, node, value */
     struct target_memory *memory;
     const char
         *source; /* the fact's own table: its live view under the fact's name for it, quoted */

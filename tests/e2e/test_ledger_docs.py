@@ -15,6 +15,7 @@ import pytest
 
 from lib import wait
 from lib.cluster import READER, REPLICATOR, ROOT
+from lib.page import read_blocks
 from lib.pipeline import to_yaml
 
 PAGE = os.path.join(ROOT, "docs", "ledger.md")
@@ -23,26 +24,7 @@ RESULT = "select b.id, b.customer, b.amount, coalesce(sum(p.paid), 0) from bills
          "on p.bill_id = b.id group by 1, 2, 3 order by 1"
 
 
-def read_page():
-    """(chapter, section, info string, text) of each block, in order; a section's name is its chapter's where it has none."""
-    found, chapter, section, info, text = [], None, None, None, []
-    with open(PAGE) as page:
-        for line in page:
-            if line.startswith("```") and info is None:
-                info, text = line[3:].strip(), []
-            elif line.startswith("```"):
-                found.append((chapter, section, info, "".join(text)))
-                info = None
-            elif info is not None:
-                text.append(line)
-            elif line.startswith("## "):
-                chapter = section = line[3:].strip()
-            elif line.startswith("### "):
-                section = line[4:].strip()
-    return found
-
-
-BLOCKS = read_page()
+BLOCKS = read_blocks(PAGE)
 FIRST, DECLARING, GRANT, STEPS, SQL, PSQL, PYTHON, DBT, REPLAY, EXAMPLES = (
     "A first fact", "Declaring facts", "Who may consume", "Consuming, step by step", "In SQL, in one transaction", "In psql",
     "In Python, for a system elsewhere", "In dbt", "Replay", "Worked examples")

@@ -1,5 +1,7 @@
 """Derived tables: kept by the keys of the ledger, and by nothing else."""
 
+from decimal import Decimal
+
 import pytest
 
 from lib import wait
@@ -119,6 +121,26 @@ def test_failing_keys(shop):
     assert made.once("fraction")["updated"] == 1
     assert made.state("fraction")["state"] == "ok"
     made.settle()
+
+
+MANY = """
+    create table bills (id bigint primary key, amount numeric(12,2));
+    insert into bills select i, 1 + i % 100 from generate_series(1, 100000) i;
+"""
+
+
+def test_one_key_of_a_hundred_thousand(shop):
+    """The others are refreshed, one is parked, with its error."""
+    made = shop({"fraction": FRACTION}, sql=MANY, refresh={"workers": 0, "max_attempts": 1})
+    assert made.once("fraction")["inserted"] == 100000
+    made.source.sql("update bills set amount = case id when 4711 then 0 else amount + 1 end")
+    made.pipeline.wait_until_caught_up()
+    then = made.once("fraction", code=3)
+    assert (then["failed"], then["updated"]) == (1, 99999)
+    state = made.state("fraction")
+    assert (state["failed_keys"], state["parked_keys"], state["failure_key"]) == (1, 1, ["4711"])
+    assert "such as 4711: " in made.pipeline.ok("ledger", "status").out and "division by zero" in state["failure_error"]
+    assert made.mirror.value("select round(share, 3) from report.fraction where id = 4711") == Decimal("8.333"), "as it was"
 
 
 def test_first_build_with_failing_keys(shop):

@@ -27,19 +27,14 @@ class Refreshed:
         return next(f["refresh"] for f in facts if f["name"] == fact)
 
     def is_done(self):
-        """Nothing is owed, pending, in a backfill, or waiting for a fan-out."""
+        """Nothing is owed, pending, in a backfill, or waiting for a fan-out: all at one moment, since one gives the other work."""
         name = self.pipeline.name
-        if self.mirror.value("select to_regclass('tailwater.backfill')") is None:
-            return False
-        if self.mirror.value("select count(*) from tailwater.refresh r join tailwater.fact f on f.name = r.fact "
-                             "where f.pipeline = %s", name) < len(self.facts):
-            return False
-        if self.mirror.value("select count(*) from tailwater.fan_out") or self.mirror.value(
-                "select count(*) from tailwater.backfill where state in ('running', 'paused')"):
-            return False
-        return not self.mirror.value(
-            "select count(*) from tailwater.consumer_states(%s, 1) where state <> 'up to date' "
-            "and name = 'tailwater/refresh'", name)
+        return self.mirror.value("select to_regclass('tailwater.backfill')") is not None and self.mirror.value(
+            "select (select count(*) from tailwater.refresh r join tailwater.fact f on f.name = r.fact where f.pipeline = %s) >= %s "
+            "and not exists (select from tailwater.fan_out) "
+            "and not exists (select from tailwater.backfill where state in ('running', 'paused')) "
+            "and not exists (select from tailwater.consumer_states(%s, 1) where state <> 'up to date' "
+            "and name = 'tailwater/refresh')", name, len(self.facts), name)
 
     def settle(self, deadline=60):
         """Until the mirror has all of the source, and nothing is left to refresh; all are equal then."""
