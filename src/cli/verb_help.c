@@ -44,16 +44,80 @@ void verb_help_verb(FILE *out, const struct cli_verb *verb)
         write_option(out, option);
 }
 
+/* ---- as JSON: what manual pages and completions are made of (scripts/package) ---- */
+
+static void add_text(struct buf *json, const char *name, const char *value)
+{
+    buf_printf(json, "\"%s\": ", name);
+    if (value != NULL)
+        buf_add_json(json, value);
+    else
+        buf_add(json, "null");
+}
+
+static void add_option(struct buf *json, const struct cli_option *option, bool is_first)
+{
+    const char letter[] = {option->letter, '\0'};
+
+    buf_add(json, is_first ? "{" : ", {");
+    add_text(json, "name", option->name);
+    buf_add(json, ", ");
+    add_text(json, "letter", option->letter ? letter : NULL);
+    buf_add(json, ", ");
+    add_text(json, "value", option->value);
+    buf_add(json, ", ");
+    add_text(json, "help", option->help);
+    buf_add_char(json, '}');
+}
+
+static void add_verb(struct buf *json, const struct cli_verb *verb)
+{
+    const struct cli_option *option;
+
+    buf_add_char(json, '{');
+    add_text(json, "name", verb->name);
+    buf_add(json, ", ");
+    add_text(json, "summary", verb->summary);
+    buf_add(json, ", ");
+    add_text(json, "operand", verb->operand);
+    buf_add(json, ", ");
+    add_text(json, "help", verb->help);
+    buf_add(json, ", \"options\": [");
+    for (int i = 0; i < verb->noptions; i++)
+        add_option(json, &verb->options[i], i == 0);
+    for (int i = 0; (option = cli_common_option(verb, i)) != NULL; i++)
+        add_option(json, option, verb->noptions == 0 && i == 0);
+    buf_add(json, "]}");
+}
+
+static int print_json(const struct cli_verb *verb)
+{
+    _cleanup_buf_ struct buf json = {0};
+
+    buf_add_char(&json, '[');
+    for (int i = 0; i < verbs_count; i++) {
+        if (verb != NULL && &verbs_all[i] != verb)
+            continue;
+        buf_add(&json, json.len > 1 ? ", " : "");
+        add_verb(&json, &verbs_all[i]);
+    }
+    buf_add(&json, "]\n");
+    fwrite(buf_text(&json), 1, json.len, stdout);
+    return fflush(stdout) == 0 ? 0 : 1;
+}
+
 int verb_help(struct cli *cli)
 {
+    const struct cli_verb *verb = NULL;
     struct error err = {0};
 
-    if (cli->noperands == 0) {
-        verb_help_list(stdout);
-        return 0;
-    }
-    if (!cli_find_verb(cli->operands[0], &cli->verb, &err))
+    if (cli->noperands > 0 && !cli_find_verb(cli->operands[0], &verb, &err))
         return cli_fail(cli, &err);
-    verb_help_verb(stdout, cli->verb);
+    if (cli->is_json)
+        return print_json(verb);
+    if (verb == NULL)
+        verb_help_list(stdout);
+    else
+        verb_help_verb(stdout, verb);
     return 0;
 }

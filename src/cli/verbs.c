@@ -282,6 +282,10 @@ static const char help_help[] = "    tailwater help init\n"
                                 "\n"
                                 "Explains a verb and its options; without one, lists the verbs.\n";
 
+static const struct cli_option help_options[] = {
+    {"json", 0, NULL, "verbs and options as JSON", cli_read_flag, FIELD(is_json)},
+};
+
 const struct cli_verb verbs_all[] = {
     {"init", "write a first configuration", init_help, OPTIONS(init_options), .run = verb_init},
     {"check", "say what is missing, and the remedy", check_help, OPTIONS(check_options), true,
@@ -309,7 +313,8 @@ const struct cli_verb verbs_all[] = {
     {"destroy", "end the pipeline, and remove what it made", destroy_help, OPTIONS(destroy_options),
      true, .run = verb_destroy},
     {"version", "print the version", version_help, OPTIONS(version_options), .run = verb_version},
-    {"help", "explain a verb", help_help, .operand = "[VERB]", .max_operands = 1, .run = verb_help},
+    {"help", "explain a verb", help_help, OPTIONS(help_options), .operand = "[VERB]",
+     .max_operands = 1, .run = verb_help},
 };
 
 const int verbs_count = (int) (sizeof(verbs_all) / sizeof(verbs_all[0]));

@@ -34,15 +34,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FIRST_ROWS 1000 /* of a page; the next one is twice as large … */
+#define FIRST_ROWS 1000 /* of a page; the next one is larger … */
 #define LEAST_ROWS 100
-#define MOST_ROWS  8000
+#define MOST_KEYS  8000 /* … a page of keys is a transaction … */
+#define MOST_LINKS 64000 /* … a page of links may be one reading of the table that they lead to … */
 #define PAGE_BYTES (1 << 20) /* … up to about this */
-#define MAX_WIDTH  34        /* key of the first hop's table, then links or key parts */
+
+/* What the links of one page should reach at most: it lies in a file of the server for a while. */
+#define MOST_REACHED 1000000
+#define MAX_WIDTH    34 /* key of the first hop's table, then links or key parts */
 
 struct expansion {
     const struct expansion_options *options;
     struct pg *mirror;
+    int64_t nfetched; /* rows of any hop so far */
     char suspended[80];
 };
 
@@ -329,19 +334,47 @@ static bool fetch(struct expansion *expansion, int node, int nrows, struct pg_re
     return pg_query(expansion->mirror, sql, 0, NULL, ret_result, err);
 }
 
-/* How many rows to fetch next, after such a page. */
-static int next_rows(const struct pg_result *result, int nrows, int ncolumns)
+static size_t page_bytes(const struct pg_result *result, int ncolumns)
 {
     size_t bytes = 1;
 
-    for (int row = 0; row < nrows; row++)
+    for (int row = 0; row < pg_rows(result); row++)
         for (int i = 0; i < ncolumns; i++)
             bytes += (size_t) pg_text_len(result, row, i);
+    return bytes;
+}
+
+static int limited(int nrows, int most)
+{
+    return nrows > most ? most : nrows < LEAST_ROWS ? LEAST_ROWS : nrows;
+}
+
+/* How many keys to fetch next, after such a page. */
+static int next_keys(const struct pg_result *result, int nrows, int ncolumns)
+{
+    const size_t bytes = page_bytes(result, ncolumns);
+
     if (bytes > PAGE_BYTES)
         nrows /= 2;
     else if (bytes <= PAGE_BYTES / 2)
         nrows *= 2;
-    return nrows > MOST_ROWS ? MOST_ROWS : nrows < LEAST_ROWS ? LEAST_ROWS : nrows;
+    return limited(nrows, MOST_KEYS);
+}
+
+/*
+ * And how many rows with links, when such a page has reached so many rows.  Few links are looked up
+ * in an index; many are compared with each row of the table, and then one reading should serve as many
+ * of them as it can.
+ */
+static int next_links(const struct pg_result *result, int nrows, int ncolumns, int64_t nreached)
+{
+    const size_t bytes = page_bytes(result, ncolumns);
+
+    if (bytes > PAGE_BYTES || nreached > MOST_REACHED)
+        nrows /= 2;
+    else if (bytes <= PAGE_BYTES / 4 && nreached <= MOST_REACHED / 4)
+        nrows *= 4;
+    return limited(nrows, MOST_LINKS);
 }
 
 static void add_position(const struct entry *entry, const struct pg_result *result,
@@ -422,10 +455,13 @@ static bool follow(struct expansion *expansion, const struct entry *entry, int n
         _cleanup_result_ struct pg_result *result = NULL;
         _cleanup_buf_ struct buf position = {0};
         const int asked = nrows;
+        int64_t before;
 
         if (!fetch(expansion, node, asked, &result, err))
             return false;
         found = pg_rows(result);
+        expansion->nfetched += found;
+        before = expansion->nfetched;
         if (found == 0)
             break;
         if (is_first)
@@ -435,13 +471,14 @@ static bool follow(struct expansion *expansion, const struct entry *entry, int n
                 (is_first && !is_stopped(expansion) &&
                  !save_position(expansion, entry, buf_text(&position), err)))
                 return false;
+            nrows = next_links(result, found, ncolumns, expansion->nfetched - before);
         } else {
             const struct page page = {result, from, is_first ? buf_text(&position) : NULL};
 
             if (!write_page(expansion, entry, &page, err))
                 return false;
+            nrows = next_keys(result, found, ncolumns);
         }
-        nrows = next_rows(result, found, ncolumns);
         if (found < asked)
             break;
     } while (!is_stopped(expansion));
