@@ -5,6 +5,7 @@ import random
 
 from lib.refresh import Refreshed
 
+from test_chain import TOTAL
 from test_refresh import BILL, DAY, SHOP
 
 SEED = int(os.environ.get("TAILWATER_SEED", "1"))
@@ -45,7 +46,8 @@ def test_every_derived_table_is_its_query(source, mirror, make_pipeline):
     mirror.sql("create schema report; grant all on schema report to tailwater;"
                "create table report.pair (customer_id int, day date, is_large boolean);"
                "alter table report.pair owner to tailwater")
-    facts = {"bill": {**BILL, "refresh": {**BILL["refresh"], "max_keys": 7}}, "day": DAY, "lines": LINES, "pair": PAIR}
+    facts = {"bill": {**BILL, "refresh": {**BILL["refresh"], "max_keys": 7}}, "day": DAY, "lines": LINES, "pair": PAIR,
+             "total": TOTAL}
     made = Refreshed(make_pipeline(facts=facts, plugin="pgoutput", refresh={"workers": 3}).publish())
     pipeline = made.pipeline
 
@@ -71,6 +73,6 @@ def test_every_derived_table_is_its_query(source, mirror, make_pipeline):
     pipeline.start()
     traffic(10)
     made.settle(deadline=90)
-    for fact in ("bill", "pair"):
+    for fact in ("bill", "pair", "total"):
         assert pipeline.ok("refresh", fact, "--full", "--verify", "--json").json()["drift"] == 0
     pipeline.settle()
