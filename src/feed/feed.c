@@ -66,6 +66,8 @@
 #define FIRST_MS    20    /* from an empty window to the next look, then doubled … */
 #define LONGEST_MS  5000
 #define PAUSED_MS   5000
+#define RECORD_MS   60000 /* a stop does not interrupt the record of what was accepted … */
+#define LAST_MS     8000  /* … and it has so long once that is asked for */
 
 /* ---- opening ---- */
 
@@ -224,8 +226,11 @@ static bool deliver(struct feed *feed, struct slice *slice, struct error *err)
         return true;
     if (feed->ops->is_in_mirror)
         return feed_deliver_slice(feed, slice, err);
-    return pg_exec(feed->mirror, "commit", err) && FAULT(feed_after_intend, err) &&
-           feed_deliver_slice(feed, slice, err) && pg_exec(feed->mirror, "begin", err);
+    if (!pg_exec(feed->mirror, "commit", err) || !FAULT(feed_after_intend, err) ||
+        !feed_deliver_slice(feed, slice, err))
+        return false;
+    pg_limit(feed->mirror, *feed->options->stop ? LAST_MS : RECORD_MS, -1);
+    return pg_exec(feed->mirror, "begin", err);
 }
 
 /* Reads, sends and records one slice.  A transaction may be open already; none is at the end. */
@@ -243,6 +248,7 @@ static bool send_slice(struct feed *feed, struct slice *slice, bool is_open,
         return false;
     if (!FAULT(feed_before_commit, err) || !pg_exec(feed->mirror, "commit", err))
         return false;
+    pg_limit(feed->mirror, -1, feed->options->wake_fd);
     outcome->state = FEED_WORKED;
     if (slice->is_blocked)
         block(feed, &slice->answer, outcome);

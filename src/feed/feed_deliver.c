@@ -62,12 +62,13 @@ static bool take_turn(struct feed *feed, struct slice *slice, struct error *err)
 {
     if (!feed_deliver_wait(feed, err))
         return false;
-    if (slice->requests > 0 && !feed->ops->is_in_mirror) {
-        if (!pg_exec(feed->mirror, "select", err))
+    slice->is_cut = *feed->options->stop;
+    if (slice->requests > 0 && !slice->is_cut && !feed->ops->is_in_mirror) {
+        /* A stop may interrupt this: what was accepted is recorded all the same. */
+        if (!pg_exec(feed->mirror, "select", err) && !*feed->options->stop)
             return error_wrap(err, "looking after the lock");
-        slice->is_cut = clock_tick_us() - slice->read_us > OLDEST_US;
+        slice->is_cut = *feed->options->stop || clock_tick_us() - slice->read_us > OLDEST_US;
     }
-    slice->is_cut |= *feed->options->stop;
     if (!slice->is_cut && feed->config->interval_us > 0)
         feed->next_request_us = clock_tick_us() + feed->config->interval_us;
     return true;
