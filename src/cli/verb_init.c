@@ -40,6 +40,7 @@ static const char tables_rest[] =
     "# purge: {after: 0}           # how long deleted rows are kept, unseen, as in 7d\n"
     "# apply: {max_rows: 20000, max_bytes: 32MB}   # the limits of a batch\n"
     "# copy: {workers: 2}          # connections of the initial copy\n"
+    "http: {listen: \"127.0.0.1:8432\"}   # status page and metrics; each pipeline a port\n"
     "# log: {format: text, level: info}\n";
 
 static bool add_conninfo(const char *option, const char *conninfo, const char *prefix,

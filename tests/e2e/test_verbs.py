@@ -52,8 +52,9 @@ def test_init_writes_what_runs(source, mirror, table, pipeline):
                          mirror.conninfo())
     assert "s3cret" not in result.text
     assert "${TAILWATER_SOURCE_PASSWORD}" in result.out
-    pipeline.write_config(result.out.replace("pipeline: main", f"pipeline: {pipeline.name}"))
-    assert pipeline.name in open(pipeline.file).read() or True
+    pipeline.write_config(result.out.replace("# pipeline: main", f"pipeline: {pipeline.name}"))
+    with open(pipeline.file) as file:
+        assert f"\npipeline: {pipeline.name} " in file.read()
     checked = pipeline.verb("check", env={"TAILWATER_SOURCE_PASSWORD": "x"})
     assert checked.code != USAGE, repr(checked)
 
