@@ -243,6 +243,23 @@ static void say_ended(const struct duty *duty, const struct backfill_outcome *ou
               outcome->kind, is_done ? "done" : "ended, with chunks that failed");
 }
 
+/* Of a fact one backfill runs at a time: one that nobody else works on, since no replicator runs, would
+ * be waited for without end. */
+static bool clear_the_way(const struct refresher *refresher, struct refresh *refresh,
+                          struct target *target, struct backfill_outcome *outcome,
+                          struct error *err)
+{
+    struct backfill_outcome other;
+
+    if (refresher->backfill == 0 || outcome->is_found || !outcome->is_waiting)
+        return true;
+    if (!refresh_chunk(refresh, target, 0, &other, err))
+        return false;
+    if (other.is_found)
+        *outcome = other;
+    return true;
+}
+
 static bool do_chunk(struct crew *crew, struct refresh *refresh, struct duty *duty,
                      struct error *err)
 {
@@ -251,7 +268,8 @@ static bool do_chunk(struct crew *crew, struct refresh *refresh, struct duty *du
     struct target *target;
 
     if (!open_target(refresh, duty, &target, err) ||
-        !refresh_chunk(refresh, target, refresher->backfill, &outcome, err))
+        !refresh_chunk(refresh, target, refresher->backfill, &outcome, err) ||
+        !clear_the_way(refresher, refresh, target, &outcome, err))
         return false;
     refresher->chunks += outcome.is_found;
     refresher->took_us += outcome.took_us;

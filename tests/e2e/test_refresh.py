@@ -188,6 +188,21 @@ def test_backfill(shop):
     assert made.pipeline.verb("backfill", "bill").code == 2, "of how much"
 
 
+def test_a_backfill_that_was_left(shop):
+    """Whoever asks for another one finishes it first, where no replicator does."""
+    made = shop({"bill": BILL}, refresh=BY_HAND)
+    made.once("bill")
+    made.mirror.sql("update report.bill set paid = -1")
+    made.mirror.sql("with b as (insert into tailwater.backfill (fact, generation, kind, reason, parallel) "
+                    "select name, generation, 'backfill', 'left', 1 from tailwater.fact returning id), "
+                    "c as (insert into tailwater.backfill_chunk (backfill, nr) select id, 1 from b) "
+                    "update tailwater.refresh set current_backfill = b.id from b")
+    then = made.pipeline.ok("backfill", "bill", "--from", "1", "--to", "5", "--json", timeout=30).json()
+    assert then["state"] == "done"
+    assert made.mirror.value("select count(*) from tailwater.backfill where state <> 'done'") == 0
+    made.settle()
+
+
 def test_full(shop):
     made = shop({"bill": BILL}, refresh=BY_HAND)
     made.once("bill")
