@@ -80,9 +80,10 @@ struct table {
     const char *label;                       /* "public.orders", for messages */
     uint32_t relid;                          /* pg_class.oid on the source */
     bool is_partitioned;
-    bool is_derived; /* kept by a fact's refresh, not by the stream: without _lsn and _deleted_at, and
+    bool
+        is_derived; /* kept by a fact's refresh, not by the stream: without _lsn and _deleted_at, and
                         in no list of mirrored tables (src/ledger/chain.h) */
-    char identity; /* pg_class.relreplident: d, i or f */
+    char identity;  /* pg_class.relreplident: d, i or f */
     int64_t estimated_rows, estimated_bytes;
     int64_t relpages; /* for ctid ranges; 0 for a partitioned root */
 
