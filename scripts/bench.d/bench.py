@@ -6,7 +6,7 @@ changing order, each contender alone consumes it, from a copy of its slot into a
 database; the time is from its start until the backlog's last transaction is visible in the mirror.
 Reported are medians over the rounds.  A mirror that is complete is compared with the source.
 
-Both servers: fsync on, shared_buffers 1 GB, no checkpoint and no autovacuum in a timed part, unix
+Both servers: fsync on, shared_buffers 1 GB (--refresh: 4 GB on the mirror), no checkpoint and no autovacuum in a timed part, unix
 sockets.  Every target table has its primary key and one more index.
 """
 
@@ -60,6 +60,8 @@ class Bench:
                     "checkpoint_timeout": "1h", "max_wal_size": "32GB", "wal_buffers": "16MB",
                     "max_replication_slots": "40", "max_wal_senders": "20"}
         self.source_cluster = Cluster(os.path.join(self.folder, "source"), **settings)
+        if options.refresh:
+            settings["shared_buffers"] = "4GB"
         self.mirror_cluster = Cluster(os.path.join(self.folder, "mirror"), **settings)
         self.source = None
         self.sentinel = 1

@@ -778,6 +778,8 @@ class Events:
 
         def lose():
             try:
+                # A transaction of the traffic may have emptied the table, and waits for us to go on.
+                self.world.database.sql("set lock_timeout = '20ms'")
                 keys = [row[0] for row in self.world.database.sql(
                     f"select {key}::text from {name} where length(big) > 2000 order by 1 limit 5")]
                 one.database.sql("set statement_timeout = '3s'", user=SUPERUSER)
