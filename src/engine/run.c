@@ -65,6 +65,7 @@ struct life {
     int64_t nsame; /* times the last error came in a row, at the same cursor */
     int64_t said_us;
     int64_t held_since_us; /* clock_tick_us(): somebody holds the lock or the slot; 0: no */
+    bool is_locked_out;    /* it is the lock: the pipeline has another replicator */
     lsn_t cursor;          /* after the last session */
     lsn_t error_cursor;    /* at the last error */
     lsn_t looked_lsn;    /* at a change up to here that was refused the source was looked at anew */
@@ -305,9 +306,13 @@ static bool try_once(struct life *life, struct error *err)
     _cleanup_pg_ struct pg *lock = NULL;
     struct culprit culprit;
 
-    if ((life->until == 0 && !find_until(life, err)) ||
-        !control_lock(config->mirror.conninfo, config->pipeline, &lock, err) ||
-        !start_http(life, err))
+    if (life->until == 0 && !find_until(life, err))
+        return false;
+    if (!control_lock(config->mirror.conninfo, config->pipeline, &lock, err)) {
+        life->is_locked_out = err->kind == ERROR_BUSY;
+        return false;
+    }
+    if (!start_http(life, err))
         return false;
     supervisor_ready();
     supervisor_say(life->has_streamed ? "connecting anew" : "preparing, copying what is missing");
@@ -359,6 +364,9 @@ static bool is_worth_waiting(struct life *life, const struct error *err)
                            err->kind == ERROR_RETRY;
 
     if (!is_passing(err) || (!life->has_streamed && pg_error_is_permanent(err)))
+        return false;
+    /* A job is for whoever is the replicator: one that has just begun has it. */
+    if (life->is_locked_out && life->options->job != 0 && !life->has_streamed)
         return false;
     if (err->kind != ERROR_BUSY)
         life->held_since_us = 0;

@@ -30,7 +30,8 @@
 #define MAX_CONNECT_TIMEOUT_S     86400
 #define DEFAULT_TCP_USER_TIMEOUT  "30000"
 #define MIN_PIN_MS                1000
-#define CANCELLED_MS              2000 /* for a server to answer that it cancelled */
+#define CANCELLED_MS              500 /* for a server to answer that it cancelled … */
+#define CANCELS                   4   /* … and so often it is asked to */
 
 static const struct setting {
     const char *name;
@@ -586,14 +587,20 @@ static bool wait_result(struct pg *pg, int timeout_ms, int wake_fd)
     return true;
 }
 
-/* The result of what was sent.  Who does not answer the cancel either is gone. */
+/*
+ * The result of what was sent.  A cancel that comes before the server has begun the statement is lost
+ * (one that comes after its end is, too), so it is repeated; who does not answer then is gone.
+ */
 static PGresult *watched_result(struct pg *pg, int timeout_ms, int wake_fd)
 {
-    if (!wait_result(pg, timeout_ms, wake_fd)) {
+    bool is_there = wait_result(pg, timeout_ms, wake_fd);
+
+    for (int i = 0; !is_there && i < CANCELS; i++) {
         pg_cancel(pg);
-        if (!wait_result(pg, CANCELLED_MS, -1))
-            pg_break(pg);
+        is_there = wait_result(pg, CANCELLED_MS, -1);
     }
+    if (!is_there)
+        pg_break(pg);
     return last_result(pg);
 }
 

@@ -63,8 +63,8 @@ def test_unknown_key(table, pipeline):
 
 def test_key_of_a_later_release(table, pipeline):
     """A key that is not built yet is unknown, not ignored."""
-    line = with_line(pipeline, "http: {}\n")
-    fails(pipeline, USAGE, f"tailwater.yaml:{line}:1", "http")
+    line = with_line(pipeline, "hooks: {}\n")
+    fails(pipeline, USAGE, f"tailwater.yaml:{line}:1", "hooks")
 
 
 @pytest.mark.parametrize("text, word", [
