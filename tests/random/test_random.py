@@ -49,20 +49,20 @@ class Deaf(Workload):
     closed = False
 
 
-STEPS = 30000  # a truncate that cascades is rare
+TALK = 30000  # steps; a truncate that cascades is rare
 
 
 def test_the_same_seed_says_the_same():
     one, again, other = Deaf(7), Deaf(7), Deaf(8)
     for workload in (one, again, other):
-        for _ in range(STEPS):
+        for _ in range(TALK):
             workload.step()
     assert one.said == again.said
     assert one.said != other.said
     text = " ".join(str(sql) for _, sql in one.said)
     for word in ("truncate", "rollback to", "prepare transaction", "commit prepared", "merge", "copy", "do $do$",
                  "vacuum full", "parts_r2", "pg_logical_emit_message", "generate_series", "cascade"):
-        assert word in text, f"{STEPS} steps without {word}"
+        assert word in text, f"{TALK} steps without {word}"
 
 
 def test_binary_rows_of_copy():
