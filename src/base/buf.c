@@ -101,6 +101,15 @@ void buf_add_json(struct buf *buf, const char *text)
     buf_add_char(buf, '"');
 }
 
+void buf_add_json_member(struct buf *buf, const char *name, const char *value)
+{
+    buf_printf(buf, "\"%s\": ", name);
+    if (value != NULL)
+        buf_add_json(buf, value);
+    else
+        buf_add(buf, "null");
+}
+
 void buf_add_shown(struct buf *buf, const char *text)
 {
     for (const unsigned char *p = (const unsigned char *) text; *p != '\0'; p++) {

@@ -84,6 +84,9 @@ void buf_vprintf(struct buf *buf, const char *format, va_list args)
  * encoding) become U+FFFD: a line of the log is always JSON. */
 void buf_add_json(struct buf *buf, const char *text);
 
+/* A member of an object, "name": "value"; NULL is null.  What stands before it is the caller's. */
+void buf_add_json_member(struct buf *buf, const char *name, const char *value);
+
 /* The length of the multi-byte character (UTF-8) at p, in a text that a NUL byte ends; 0 where there is
  * none. */
 size_t buf_multibyte_length(const unsigned char *p);

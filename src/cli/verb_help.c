@@ -46,27 +46,18 @@ void verb_help_verb(FILE *out, const struct cli_verb *verb)
 
 /* ---- as JSON: what manual pages and completions are made of (scripts/package) ---- */
 
-static void add_text(struct buf *json, const char *name, const char *value)
-{
-    buf_printf(json, "\"%s\": ", name);
-    if (value != NULL)
-        buf_add_json(json, value);
-    else
-        buf_add(json, "null");
-}
-
 static void add_option(struct buf *json, const struct cli_option *option, bool is_first)
 {
     const char letter[] = {option->letter, '\0'};
 
     buf_add(json, is_first ? "{" : ", {");
-    add_text(json, "name", option->name);
+    buf_add_json_member(json, "name", option->name);
     buf_add(json, ", ");
-    add_text(json, "letter", option->letter ? letter : NULL);
+    buf_add_json_member(json, "letter", option->letter ? letter : NULL);
     buf_add(json, ", ");
-    add_text(json, "value", option->value);
+    buf_add_json_member(json, "value", option->value);
     buf_add(json, ", ");
-    add_text(json, "help", option->help);
+    buf_add_json_member(json, "help", option->help);
     buf_add_char(json, '}');
 }
 
@@ -75,13 +66,13 @@ static void add_verb(struct buf *json, const struct cli_verb *verb)
     const struct cli_option *option;
 
     buf_add_char(json, '{');
-    add_text(json, "name", verb->name);
+    buf_add_json_member(json, "name", verb->name);
     buf_add(json, ", ");
-    add_text(json, "summary", verb->summary);
+    buf_add_json_member(json, "summary", verb->summary);
     buf_add(json, ", ");
-    add_text(json, "operand", verb->operand);
+    buf_add_json_member(json, "operand", verb->operand);
     buf_add(json, ", ");
-    add_text(json, "help", verb->help);
+    buf_add_json_member(json, "help", verb->help);
     buf_add(json, ", \"options\": [");
     for (int i = 0; i < verb->noptions; i++)
         add_option(json, &verb->options[i], i == 0);

@@ -36,11 +36,8 @@ static void add_table_text(struct buf *out, const struct job *job, const struct 
 
 static void add_text(struct buf *json, const char *name, const char *value)
 {
-    buf_printf(json, ", \"%s\": ", name);
-    if (value[0] != '\0')
-        buf_add_json(json, value);
-    else
-        buf_add(json, "null");
+    buf_add(json, ", ");
+    buf_add_json_member(json, name, value[0] != '\0' ? value : NULL);
 }
 
 static void add_table_json(struct buf *json, const struct job_table *table)

@@ -31,7 +31,6 @@ static void add_label_value(struct buf *out, const char *value)
             buf_add_char(out, *c);
 }
 
-/* labels: names, then values; NULL names end them. */
 struct label {
     const char *name, *value;
 };

@@ -13,11 +13,8 @@
 
 static void add_text(struct buf *json, const char *name, const char *value)
 {
-    buf_printf(json, ", \"%s\": ", name);
-    if (value != NULL)
-        buf_add_json(json, value);
-    else
-        buf_add(json, "null");
+    buf_add(json, ", ");
+    buf_add_json_member(json, name, value);
 }
 
 static void add_columns(struct buf *json, const struct table *table)

@@ -7,15 +7,6 @@
 static const char *const levels[] = {
     [STATUS_FINE] = "ok", [STATUS_WATCH] = "warning", [STATUS_BROKEN] = "error"};
 
-static void add_text(struct buf *json, const char *name, const char *value)
-{
-    buf_printf(json, "\"%s\": ", name);
-    if (value != NULL)
-        buf_add_json(json, value);
-    else
-        buf_add(json, "null");
-}
-
 static void add_count(struct buf *json, const char *name, int64_t value)
 {
     if (value >= 0)
@@ -36,14 +27,14 @@ static void add_time(struct buf *json, const char *name, int64_t us)
 {
     char text[CLOCK_TEXT_SIZE];
 
-    add_text(json, name, us > 0 ? clock_text(us, text) : NULL);
+    buf_add_json_member(json, name, us > 0 ? clock_text(us, text) : NULL);
 }
 
 static void add_lsn(struct buf *json, const char *name, lsn_t lsn)
 {
     char text[LSN_TEXT_SIZE];
 
-    add_text(json, name, lsn != 0 ? lsn_text(lsn, text) : NULL);
+    buf_add_json_member(json, name, lsn != 0 ? lsn_text(lsn, text) : NULL);
 }
 
 static void add_flag(struct buf *json, const char *name, bool value)
@@ -56,10 +47,10 @@ static void add_flag(struct buf *json, const char *name, bool value)
 static void add_server(struct buf *json, const char *name, const struct status_server *server)
 {
     buf_printf(json, "\"%s\": {", name);
-    add_text(json, "conninfo", server->where), NEXT();
+    buf_add_json_member(json, "conninfo", server->where), NEXT();
     add_flag(json, "reachable", server->is_up), NEXT();
     add_count(json, "server_version", server->version > 0 ? server->version : -1), NEXT();
-    add_text(json, "error", server->is_up ? NULL : server->error.message);
+    buf_add_json_member(json, "error", server->is_up ? NULL : server->error.message);
     buf_add_char(json, '}');
 }
 
@@ -72,11 +63,11 @@ static void add_replicator(struct buf *json, const struct status *status)
     add_time(json, "connected_since", status->holder.since_us);
     if (status->has_heartbeat) {
         NEXT(), add_seconds(json, "heartbeat_age_seconds", heartbeat->age_us);
-        NEXT(), add_text(json, "state", heartbeat->state);
-        NEXT(), add_text(json, "host", heartbeat->host);
+        NEXT(), buf_add_json_member(json, "state", heartbeat->state);
+        NEXT(), buf_add_json_member(json, "host", heartbeat->host);
         NEXT(), add_count(json, "pid", heartbeat->pid);
-        NEXT(), add_text(json, "version", heartbeat->version);
-        NEXT(), add_text(json, "plugin", heartbeat->plugin);
+        NEXT(), buf_add_json_member(json, "version", heartbeat->version);
+        NEXT(), buf_add_json_member(json, "plugin", heartbeat->plugin);
         NEXT(), add_time(json, "started_at", heartbeat->started_at_us);
         NEXT(), add_time(json, "streaming_since", heartbeat->streaming_since_us);
         NEXT(), add_lsn(json, "received", heartbeat->received_lsn);
@@ -89,7 +80,7 @@ static void add_replicator(struct buf *json, const struct status *status)
         NEXT(), add_count(json, "copy_tables", heartbeat->copy_tables);
         NEXT(), add_count(json, "copy_bytes_done", heartbeat->copy_bytes_done);
         NEXT(), add_count(json, "copy_bytes", heartbeat->copy_bytes);
-        NEXT(), add_text(json, "last_error", heartbeat->last_error);
+        NEXT(), buf_add_json_member(json, "last_error", heartbeat->last_error);
         NEXT(), add_time(json, "last_error_at", heartbeat->last_error_at_us);
     }
     buf_add_char(json, '}');
@@ -101,12 +92,12 @@ static void add_slot(struct buf *json, const struct status *status)
     const struct config *config = status->config;
 
     buf_add(json, "\"slot\": {");
-    add_text(json, "name", config->source.slot), NEXT();
+    buf_add_json_member(json, "name", config->source.slot), NEXT();
     add_flag(json, "exists", slot->exists);
     if (slot->exists) {
-        NEXT(), add_text(json, "plugin", slot->plugin);
+        NEXT(), buf_add_json_member(json, "plugin", slot->plugin);
         NEXT(), add_flag(json, "active", slot->active_pid != 0);
-        NEXT(), add_text(json, "wal_status", slot->wal_status);
+        NEXT(), buf_add_json_member(json, "wal_status", slot->wal_status);
         NEXT(), add_flag(json, "lost", slot->is_lost);
         NEXT(), add_lsn(json, "restart", slot->restart_lsn);
         NEXT(), add_lsn(json, "confirmed_flush", slot->confirmed_flush);
@@ -122,7 +113,7 @@ static void add_slot(struct buf *json, const struct status *status)
 static void add_quarantine(struct buf *json, const struct control_quarantine *quarantine)
 {
     if (quarantine->lsn == 0) {
-        add_text(json, "quarantine", NULL);
+        buf_add_json_member(json, "quarantine", NULL);
         return;
     }
     buf_add(json, "\"quarantine\": {");
@@ -130,8 +121,9 @@ static void add_quarantine(struct buf *json, const struct control_quarantine *qu
     add_time(json, "since", quarantine->since_us), NEXT();
     add_time(json, "commit_time", quarantine->commit_time_us), NEXT();
     add_count(json, "xid", quarantine->xid > 0 ? quarantine->xid : -1), NEXT();
-    add_text(json, "sqlstate", quarantine->sqlstate[0] ? quarantine->sqlstate : NULL), NEXT();
-    add_text(json, "reason", quarantine->reason);
+    buf_add_json_member(json, "sqlstate", quarantine->sqlstate[0] ? quarantine->sqlstate : NULL),
+        NEXT();
+    buf_add_json_member(json, "reason", quarantine->reason);
     buf_add_char(json, '}');
 }
 
@@ -142,9 +134,9 @@ void status_add_tables(const struct status *status, struct buf *json)
         const struct control_table *table = &status->tables[i];
 
         buf_add(json, i > 0 ? ", {" : "{");
-        add_text(json, "schema", table->schema), NEXT();
-        add_text(json, "name", table->name), NEXT();
-        add_text(json, "state", control_table_state_name(table->state)), NEXT();
+        buf_add_json_member(json, "schema", table->schema), NEXT();
+        buf_add_json_member(json, "name", table->name), NEXT();
+        buf_add_json_member(json, "state", control_table_state_name(table->state)), NEXT();
         add_count(json, "estimated_rows", table->estimated_rows), NEXT();
         add_count(json, "bytes", table->total_bytes), NEXT();
         add_lsn(json, "copied_as_of", table->copy_lsn), NEXT();
@@ -194,12 +186,12 @@ static void add_pipeline(struct buf *json, const struct status *status)
 void status_add_json(const struct status *status, struct buf *json)
 {
     buf_add_char(json, '{');
-    add_text(json, "pipeline", status->config->pipeline), NEXT();
+    buf_add_json_member(json, "pipeline", status->config->pipeline), NEXT();
     add_time(json, "time", status->taken_at_us), NEXT();
-    add_text(json, "level", levels[status->level]), NEXT();
-    add_text(json, "state", status->state), NEXT();
-    add_text(json, "message", status->words), NEXT();
-    add_text(json, "next", status->next[0] ? status->next : NULL), NEXT();
+    buf_add_json_member(json, "level", levels[status->level]), NEXT();
+    buf_add_json_member(json, "state", status->state), NEXT();
+    buf_add_json_member(json, "message", status->words), NEXT();
+    buf_add_json_member(json, "next", status->next[0] ? status->next : NULL), NEXT();
     add_server(json, "source", &status->source), NEXT();
     add_server(json, "mirror", &status->mirror);
     if (status->has_slot)
