@@ -71,7 +71,11 @@ def test_changes_made_while_stopped(both_plugins, source, mirror, make_pipeline)
 
 
 def test_both_plugins_make_the_same_mirror(servers, source, make_pipeline, request):
-    """To the byte: _deleted_at included, and _lsn of every row that was streamed."""
+    """To the byte: _deleted_at included, and _lsn of every row that was streamed.
+
+    Of a tombstone only what does not depend on where batches are cut: its key and its time, not what
+    it still shows of the row.  And none of a truncated table: a row that was born and truncated in
+    one batch leaves none."""
     make_shop(source)
     other = servers.mirror.create_mirror("other_" + source.name)
     request.addfinalizer(other.drop)
@@ -84,13 +88,17 @@ def test_both_plugins_make_the_same_mirror(servers, source, make_pipeline, reque
     for pipeline in (first, second):
         pipeline.run_until_now()
         pipeline.compare()
-    for table in ("customers", "orders", "order_items", "settings"):
+    for table, key, is_truncated in (("customers", "id", False), ("orders", "id", False),
+                                     ("order_items", "order_id, line", False),
+                                     ("settings", "t.name", True)):
         # Copied rows have their copy's consistent point as _lsn, and each pipeline made a copy of
         # its own.
         stored = [sorted(pipeline.mirror.sql(f"""
-            select (to_jsonb(t) - '_lsn')::text,
+            select case when _deleted_at is null then (to_jsonb(t) - '_lsn')::text
+                        else row({key}, _deleted_at)::text end,
                    case when _lsn > m.copy_lsn then _lsn::text else 'copied' end
-              from mirror_public.{table} t, tailwater.mirror_table m where m.name = %s""", table))
+              from mirror_public.{table} t, tailwater.mirror_table m
+             where m.name = %s and (_deleted_at is null or not %s)""", table, is_truncated))
             for pipeline in (first, second)]
         assert stored[0] == stored[1]
 

@@ -202,7 +202,7 @@ class Pipeline:
         try:
             return self.process.wait(timeout=deadline)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"run did not end within {deadline} s\n{self.log_tail()}") from None
+            raise wait.Deadline(f"run did not end within {deadline} s\n{self.log_tail()}") from None
 
     def stop(self, deadline=30):
         """End it as an operator would; it must say 0."""
