@@ -149,8 +149,12 @@ static void read_definitions(struct tool *tool)
             tool->schemas[tool->catalog.nschemas++] = field[1];
         else if (strcmp(field[0], "enum") == 0 || strcmp(field[0], "composite") == 0)
             add_type(tool, field, nfields);
-        else
+        else if (table != NULL)
             add_to_table(table, field);
+        else {
+            fprintf(stderr, "%s without a table before it\n", field[0]);
+            exit(99);
+        }
     }
     free(line);
 }

@@ -206,8 +206,8 @@ static void waiting_ends(void **state)
 
 #define take(result)                                                                               \
     do {                                                                                           \
-        result = NULL;                                                                             \
-        succeed(pg_pipeline_next(pg, &result, &err));                                              \
+        (result) = NULL;                                                                           \
+        succeed(pg_pipeline_next(pg, &(result), &err));                                            \
     } while (0)
 
 /* Megabytes in both directions between two syncs: no deadlock. */
