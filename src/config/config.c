@@ -31,6 +31,7 @@
 #define FEEDS          "feeds{}."              /* of what a feed may hold … */
 #define DESTINATION    "feeds{}.destination."  /* … and where it sends to */
 
+#define CHANGES           "schema_changes."
 #define AT(member)        offsetof(struct config, member)
 #define ENTRY(member)     offsetof(struct config_table, member)
 #define FACT(member)      offsetof(struct config_fact, member)
@@ -54,7 +55,8 @@ static const char *const levels[] = {"debug", "info", "warning", "error", NULL};
 static const char *const deletes[] = {"soft", "ignore", NULL};
 static const char *const truncates[] = {"apply", "ignore", "stop", NULL};
 static const char *const on_losts[] = {"stop", "resync", NULL};
-static const char *const schema_changes[] = {"apply", "stop", NULL};
+static const char *const schema_changes[] = {"apply", "stop", "keep", NULL};
+static const char *const schema_follow[] = {"apply", "stop", NULL}; /* where nothing can be kept */
 static const char *const on_errors[] = {"quarantine", "stop", NULL};
 
 static const char *const fan_outs[] = {"auto", "defer", NULL};
@@ -69,6 +71,7 @@ static VALUE_READER(facts);
 static VALUE_READER(dimensions);
 static VALUE_READER(feeds);
 static VALUE_READER(verify);
+static VALUE_READER(schema_changes);
 
 /* decode_memory: the limits are those of logical_decoding_work_mem. */
 static const struct value_key keys[] = {
@@ -206,8 +209,28 @@ static const struct value_key keys[] = {
     {"apply.on_error", value_read_word, AT(apply.on_error), .words = on_errors,
      .fallback = "quarantine"},
 
-    {"schema_changes", value_read_word, AT(schema_changes), .words = schema_changes,
+    {"schema_changes", value_read_schema_changes, AT(schema_default), .words = schema_changes,
      .fallback = "stop"},
+    {CHANGES "default", value_read_word, AT(schema_default), .words = schema_changes},
+    {CHANGES "add_column", value_read_word, AT(schema_changes[CHANGE_ADD_COLUMN]),
+     .words = schema_changes},
+    {CHANGES "drop_column", value_read_word, AT(schema_changes[CHANGE_DROP_COLUMN]),
+     .words = schema_changes},
+    {CHANGES "rename_column", value_read_word, AT(schema_changes[CHANGE_RENAME_COLUMN]),
+     .words = schema_follow},
+    {CHANGES "widen_type", value_read_word, AT(schema_changes[CHANGE_WIDEN_TYPE]),
+     .words = schema_follow},
+    {CHANGES "change_type", value_read_word, AT(schema_changes[CHANGE_TYPE]),
+     .words = schema_follow},
+    {CHANGES "change_key", value_read_word, AT(schema_changes[CHANGE_KEY]), .words = schema_follow},
+    {CHANGES "recreate_table", value_read_word, AT(schema_changes[CHANGE_RECREATE_TABLE]),
+     .words = schema_follow},
+    {CHANGES "partitions", value_read_word, AT(schema_changes[CHANGE_PARTITIONS]),
+     .words = schema_follow},
+    {CHANGES "new_table", value_read_word, AT(schema_changes[CHANGE_NEW_TABLE]),
+     .words = schema_changes},
+    {CHANGES "drop_table", value_read_word, AT(schema_changes[CHANGE_DROP_TABLE]),
+     .words = schema_follow},
     {"resync.max_delete_fraction", value_read_fraction, AT(resync.max_delete_fraction),
      .fallback = "0.5"},
 
@@ -609,6 +632,62 @@ static VALUE_READER(facts)
 /* ---- feeds ---- */
 
 /* Written the way round that people think of it. */
+/* ---- changes of the source's tables ---- */
+
+static const struct {
+    const char *name; /* as a key */
+    bool can_keep;
+} changes[CHANGE_COUNT] = {[CHANGE_ADD_COLUMN] = {"add_column", true},
+                           [CHANGE_DROP_COLUMN] = {"drop_column", true},
+                           [CHANGE_RENAME_COLUMN] = {"rename_column", false},
+                           [CHANGE_WIDEN_TYPE] = {"widen_type", false},
+                           [CHANGE_TYPE] = {"change_type", false},
+                           [CHANGE_KEY] = {"change_key", false},
+                           [CHANGE_RECREATE_TABLE] = {"recreate_table", false},
+                           [CHANGE_PARTITIONS] = {"partitions", false},
+                           [CHANGE_NEW_TABLE] = {"new_table", true},
+                           [CHANGE_DROP_TABLE] = {"drop_table", false}};
+
+/* One word for all kinds, or a mapping with "default" for those that it does not name. */
+static VALUE_READER(schema_changes)
+{
+    struct config *config = base;
+    struct config_place place;
+    const struct tree *all = node->kind == TREE_MAPPING ? find_node(node, "default", &place) : node;
+
+    if (all != NULL && !value_read_word(reader, key, all, base, err))
+        return false;
+    for (int i = 0; i < CHANGE_COUNT; i++)
+        config->schema_changes[i] = config->schema_default == SCHEMA_CHANGES_KEEP &&
+                                            !changes[i].can_keep
+                                        ? SCHEMA_CHANGES_STOP
+                                        : config->schema_default;
+    return node->kind != TREE_MAPPING || read_mapping(reader, CHANGES, node, base, err);
+}
+
+const char *config_change_name(enum config_change change)
+{
+    return changes[change].name;
+}
+
+bool config_is_followed(const struct config *config)
+{
+    for (int i = 0; i < CHANGE_COUNT; i++)
+        if (config->schema_changes[i] != SCHEMA_CHANGES_STOP)
+            return true;
+    return false;
+}
+
+const struct config_known *config_find_known(const struct config *config, const char *schema,
+                                             const char *name)
+{
+    for (int i = 0; i < config->nknown; i++)
+        if (strcmp(config->known[i].name, name) == 0 &&
+            strcmp(config->known[i].schema, schema) == 0)
+            return &config->known[i];
+    return NULL;
+}
+
 static VALUE_READER(verify)
 {
     if (!value_read_bool(reader, key, node, base, err))

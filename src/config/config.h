@@ -205,8 +205,33 @@ enum config_nan_check { NAN_CHECK_AUTO, NAN_CHECK_OFF };
 /* What is done when the slot is of no use any more. */
 enum config_on_lost { ON_LOST_STOP, ON_LOST_RESYNC };
 
-/* Changes of the source's tables: the mirror follows, or the table stops. */
-enum config_schema_changes { SCHEMA_CHANGES_APPLY, SCHEMA_CHANGES_STOP };
+/*
+ * Changes of the source's tables, by kind: the mirror follows; the table stops; or the mirror keeps what
+ * it has and goes on without following, which is possible for three kinds only.
+ */
+enum config_schema_changes { SCHEMA_CHANGES_APPLY, SCHEMA_CHANGES_STOP, SCHEMA_CHANGES_KEEP };
+
+enum config_change {
+    CHANGE_ADD_COLUMN,  /* keep: the column is not mirrored */
+    CHANGE_DROP_COLUMN, /* keep: the live view goes on showing what was there last */
+    CHANGE_RENAME_COLUMN,
+    CHANGE_WIDEN_TYPE, /* every value of the old type is one of the new, written alike */
+    CHANGE_TYPE,       /* any other */
+    CHANGE_KEY,
+    CHANGE_RECREATE_TABLE,
+    CHANGE_PARTITIONS, /* attached, detached, dropped */
+    CHANGE_NEW_TABLE, /* one that only a pattern takes; keep: it is not mirrored until it is named */
+    CHANGE_DROP_TABLE,
+    CHANGE_COUNT
+};
+
+/* What the mirror has of a source's table, so that keep can tell what is new. */
+struct config_known {
+    const char *schema, *name;
+    uint32_t relid;
+    int ncolumns; /* 0: not known */
+    const int *attnums;
+};
 
 enum config_heartbeat { HEARTBEAT_AUTO, HEARTBEAT_OFF, HEARTBEAT_ON };
 
@@ -245,7 +270,11 @@ struct config {
         const char **readers;
         int fillfactor; /* 10…100; 0 where not said: the default of src/mirror */
     } mirror;
-    enum config_schema_changes schema_changes; /* default stop */
+    enum config_schema_changes schema_changes[CHANGE_COUNT]; /* default stop */
+    enum config_schema_changes schema_default; /* what the file says for all of them */
+    bool is_known; /* not the file's, as known: a pipeline that streams already */
+    int nknown;
+    const struct config_known *known;
     int ntables;
     struct config_table *tables;
     struct {
@@ -324,6 +353,16 @@ bool config_parse_size(const char *text, int64_t *ret_bytes, struct error *err);
 
 /* The candidate nearest to word by edit distance, NULL where none is near enough to suggest. */
 const char *config_nearest(const char *word, const char *const *candidates, int count);
+
+/* "add_column": the kind's key in schema_changes. */
+const char *config_change_name(enum config_change change);
+
+/* Are changes of any kind followed, or kept out, and not all of them refused? */
+bool config_is_followed(const struct config *config);
+
+/* NULL: the mirror has none of that name. */
+const struct config_known *config_find_known(const struct config *config, const char *schema,
+                                             const char *name);
 
 /* Does this entry's pattern take schema.name? */
 bool config_table_matches(const struct config_table *entry, const char *schema, const char *name);

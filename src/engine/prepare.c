@@ -25,6 +25,7 @@
 #include "sync/copy.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -201,9 +202,9 @@ static bool make_later_snapshot(const struct preparation *p, struct snapshot **r
 
 /* ---- tables ---- */
 
-static bool is_following(const struct preparation *p)
+static bool is_applied(const struct preparation *p, enum config_change change)
 {
-    return p->config->schema_changes == SCHEMA_CHANGES_APPLY;
+    return p->config->schema_changes[change] == SCHEMA_CHANGES_APPLY;
 }
 
 static bool is_quarantined(const struct preparation *p, int i)
@@ -217,8 +218,10 @@ static bool isolate_table(const struct preparation *p, int i, struct error *err)
 {
     const struct table *table = &p->result->catalog.tables.tables[i];
     const lsn_t cursor = p->result->pipeline.cursor;
-    const struct culprit culprit = {
-        .table = table, .first_lsn = cursor, .last_lsn = cursor, .is_followed = is_following(p)};
+    const struct culprit culprit = {.table = table,
+                                    .first_lsn = cursor,
+                                    .last_lsn = cursor,
+                                    .is_followed = config_is_followed(p->config)};
     const struct error reason = *err;
 
     if (p->result->pipeline.state != CONTROL_STREAMING || err->kind != ERROR_CONFIG ||
@@ -283,10 +286,12 @@ static bool refuse_added(const struct table *table, const char *file, struct err
     error_set(err, ERROR_CONFIG,
               "table %s was added to a pipeline that streams already, and only a pattern takes it",
               table->label);
-    return error_hint(err,
-                      "to mirror it: tailwater table add -c %s %s; else exclude it (!%s), or set "
-                      "schema_changes: apply, which takes such tables by itself",
-                      file, human_table(table->schema, table->name, name), table->label);
+    return error_hint(
+        err,
+        "to mirror it: tailwater table add -c %s %s; else exclude it (!%s), or set "
+        "schema_changes: {new_table: apply}, which takes such tables by itself (keep: "
+        "leaves them out)",
+        file, human_table(table->schema, table->name, name), table->label);
 }
 
 static bool add_table(const struct preparation *p, int i, struct notes *notes, struct error *err)
@@ -295,7 +300,7 @@ static bool add_table(const struct preparation *p, int i, struct notes *notes, s
     const char *pipeline = p->config->pipeline;
     const lsn_t cursor = p->result->pipeline.cursor;
 
-    if (!is_following(p) && !is_named(p->config, table))
+    if (!is_applied(p, CHANGE_NEW_TABLE) && !is_named(p->config, table))
         return refuse_added(table, p->config->file, err);
     log_event(LOG_INFO, "table_added", "%s is new: it is filled while the rest streams",
               table->label);
@@ -319,7 +324,8 @@ static bool publish_added(const struct preparation *p, struct error *err)
     struct table_list added = {.tables = arena_new(p->arena, struct table, list->count + 1)};
 
     for (int i = 0; i < list->count; i++)
-        if (is_added(p, i) && (is_following(p) || is_named(p->config, &list->tables[i])))
+        if (is_added(p, i) &&
+            (is_applied(p, CHANGE_NEW_TABLE) || is_named(p->config, &list->tables[i])))
             added.tables[added.count++] = list->tables[i];
     if (added.count == 0 || ensure_publication(p, &added, err))
         return true;
@@ -334,12 +340,12 @@ static bool reshape_tables(const struct preparation *p, struct error *err)
 {
     const struct table_list *list = &p->result->catalog.tables;
 
-    if (!is_following(p))
+    if (!config_is_followed(p->config))
         return true;
     for (int i = 0; i < list->count; i++) {
         _cleanup_buf_ struct buf what = {0};
 
-        if (reshape_table(p->lock, p->config->pipeline, &list->tables[i], &what, err)) {
+        if (reshape_table(p->lock, p->config, &list->tables[i], &what, err)) {
             if (what.len > 0)
                 log_event(LOG_WARNING, "table_changed", "%s: %s; it is resynced",
                           list->tables[i].label, buf_text(&what));
@@ -517,36 +523,75 @@ static bool make_views(const struct preparation *p, struct error *err)
 
 /* ---- all of it ---- */
 
-/*
- * Where the source is followed a table that is dropped there is no mistake of the configuration: it
- * stays as it is, and everything else goes on.  *ret_config is p->config but for that.
- */
+static void add_known(const struct pg_result *rows, int row, struct arena *arena,
+                      struct config_known *known)
+{
+    char *list = arena_strdup(arena, pg_text(rows, row, 3)), *rest;
+    int *attnums = arena_new(arena, int, strlen(list) + 1);
+
+    *known = (struct config_known){.schema = arena_strdup(arena, pg_text(rows, row, 0)),
+                                   .name = arena_strdup(arena, pg_text(rows, row, 1)),
+                                   .relid = (uint32_t) pg_int(rows, row, 2),
+                                   .attnums = attnums};
+    for (char *one = strtok_r(list, ",", &rest); one != NULL; one = strtok_r(NULL, ",", &rest))
+        attnums[known->ncolumns++] = atoi(one);
+}
+
+/* A table that is dropped on the source is no mistake of the configuration, where that is followed: it
+ * stays as it is, and everything else goes on. */
+static void mark_mirrored(const struct preparation *p, const struct pg_result *rows, int row,
+                          struct config *config)
+{
+    if (!is_applied(p, CHANGE_DROP_TABLE) || strcmp(pg_text(rows, row, 4), "ready") != 0)
+        return;
+    for (int i = 0; i < config->ntables; i++)
+        config->tables[i].is_mirrored |= strcmp(config->tables[i].schema, pg_text(rows, row, 0)) ==
+                                             0 &&
+                                         strcmp(config->tables[i].name, pg_text(rows, row, 1)) == 0;
+}
+
+/* *ret_config is p->config and what the mirror has, of a pipeline that streams. */
 static bool note_mirrored(const struct preparation *p, struct config *ret_config, struct error *err)
 {
     _cleanup_result_ struct pg_result *rows = NULL;
-    struct config config = *p->config;
-    int version, known;
+    struct config_known *known;
+    int version, last;
 
-    *ret_config = config;
-    if (!is_following(p) || !control_version(p->lock, &version, &known, err))
-        return !is_following(p);
+    *ret_config = *p->config;
+    if (!config_is_followed(p->config))
+        return true;
+    if (!control_version(p->lock, &version, &last, err))
+        return false;
     if (version == 0)
         return true;
-    if (!pg_query(p->lock,
-                  "SELECT schema, name FROM tailwater.mirror_table WHERE pipeline = $1 "
-                  "AND state = 'ready'",
-                  1, &config.pipeline, &rows, err))
-        return error_wrap(err, "reading the tables of pipeline %s", config.pipeline);
-    config.tables = arena_memdup(p->arena, config.tables,
-                                 (size_t) config.ntables * sizeof(*config.tables));
-    for (int row = 0; row < pg_rows(rows); row++)
-        for (int i = 0; i < config.ntables; i++)
-            config.tables[i].is_mirrored |= strcmp(config.tables[i].schema,
-                                                   pg_text(rows, row, 0)) == 0 &&
-                                            strcmp(config.tables[i].name, pg_text(rows, row, 1)) ==
-                                                0;
-    *ret_config = config;
+    if (!pg_query(
+            p->lock,
+            "SELECT schema, name, relid, (SELECT string_agg(c ->> 'attnum', ',') FROM "
+            "jsonb_array_elements(shape -> 'columns') c), state FROM "
+            "tailwater.mirror_table WHERE pipeline = $1 AND state <> 'new' AND EXISTS (SELECT "
+            "FROM tailwater.pipeline WHERE name = $1 AND state = 'streaming')",
+            1, &p->config->pipeline, &rows, err))
+        return error_wrap(err, "reading the tables of pipeline %s", p->config->pipeline);
+    ret_config->tables = arena_memdup(p->arena, ret_config->tables,
+                                      (size_t) ret_config->ntables * sizeof(*ret_config->tables));
+    known = arena_new(p->arena, struct config_known, pg_rows(rows));
+    for (int row = 0; row < pg_rows(rows); row++) {
+        add_known(rows, row, p->arena, &known[row]);
+        mark_mirrored(p, rows, row, ret_config);
+    }
+    ret_config->known = known;
+    ret_config->nknown = pg_rows(rows);
+    ret_config->is_known = pg_rows(rows) > 0;
     return true;
+}
+
+/* What a policy leaves out was said to be left out: but nobody may have to guess it. */
+static void log_kept(const struct finding_list *findings)
+{
+    for (int i = 0; i < findings->count; i++)
+        if (strcmp(findings->items[i].name, "schema_kept") == 0)
+            log_event(LOG_WARNING, "schema_kept", "%s; to take it: %s", findings->items[i].what,
+                      findings->items[i].remedy);
 }
 
 static bool load_catalog(const struct preparation *p, struct error *err)
@@ -565,6 +610,7 @@ static bool load_catalog(const struct preparation *p, struct error *err)
                       0, NULL, &row, err))
         return false;
     *p->source_lsn = pg_lsn(row, 0, 0);
+    log_kept(&p->result->catalog.findings);
     return watch_hash(pg, p->config, &p->result->catalog.tables, &p->result->hash, err);
 }
 
@@ -610,8 +656,9 @@ static bool prepare_steps(const struct preparation *p, struct error *err)
     return pg_check_version(p->lock, err) && load_catalog(p, err) &&
            control_migrate(p->lock, err) && load_pipeline(p, &snapshot, err) &&
            make_tables(p, err) &&
-           prepare_facts_examine(p->lock, p->config, &p->result->catalog.tables, is_following(p),
-                                 p->arena, &chain, &p->result->facts, err) &&
+           prepare_facts_examine(p->lock, p->config, &p->result->catalog.tables,
+                                 config_is_followed(p->config), p->arena, &chain, &p->result->facts,
+                                 err) &&
            copy_tables(p, &snapshot, err) &&
            (p->result->pipeline.state == CONTROL_STREAMING || reshape_tables(p, err)) &&
            prepare_facts_store(p->lock, p->config, p->arena, &p->result->facts, err) &&

@@ -207,7 +207,7 @@ static bool isolate(struct life *life, struct pg *lock, const struct culprit *cu
     struct culprit marked = *culprit;
     struct error failure;
 
-    marked.is_followed = config->schema_changes == SCHEMA_CHANGES_APPLY;
+    marked.is_followed = config_is_followed(config);
     if (stop_is_raised() || config->apply.on_error != ON_ERROR_QUARANTINE || culprit->last_lsn == 0)
         return false;
     if (pg_is_broken(lock)) { /* the mark waits: the next session meets the same change */
@@ -224,8 +224,7 @@ static bool isolate(struct life *life, struct pg *lock, const struct culprit *cu
         return false;
     /* The source's table may have changed since we looked: then that is to be followed first.  Rows of
      * a snapshot have been read in the table's present shape. */
-    if (config->schema_changes == SCHEMA_CHANGES_APPLY && !culprit->is_side &&
-        life->looked_lsn != culprit->last_lsn) {
+    if (config_is_followed(config) && !culprit->is_side && life->looked_lsn != culprit->last_lsn) {
         life->looked_lsn = culprit->last_lsn;
         log_error(LOG_DEBUG, "refused", err);
         life->is_prepared = false;

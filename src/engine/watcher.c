@@ -155,7 +155,7 @@ static bool look_for_changes(struct watch *watch, struct error *err)
     struct pg *pg = source(watch, err);
     uint64_t hash = 0;
 
-    if (watcher->config->schema_changes == SCHEMA_CHANGES_STOP)
+    if (!config_is_followed(watcher->config))
         return true;
     if (pg == NULL || !watch_hash(pg, watcher->config, watcher->list, &hash, err))
         return false;

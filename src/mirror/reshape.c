@@ -50,12 +50,28 @@ static void add_columns(struct buf *json, const struct table *table)
     buf_add_char(json, ']');
 }
 
-static void add_definition(struct buf *json, const struct table *table)
+static void add_policies(struct buf *json, const struct config *config)
+{
+    static const char *const words[] = {[SCHEMA_CHANGES_APPLY] = "apply",
+                                        [SCHEMA_CHANGES_STOP] = "stop",
+                                        [SCHEMA_CHANGES_KEEP] = "keep"};
+
+    buf_add(json, ", \"policies\": {");
+    for (int i = 0; i < CHANGE_COUNT; i++) {
+        buf_add(json, i > 0 ? ", " : "");
+        buf_add_json_member(json, config_change_name((enum config_change) i),
+                            words[config->schema_changes[i]]);
+    }
+    buf_add_char(json, '}');
+}
+
+static void add_definition(struct buf *json, const struct config *config, const struct table *table)
 {
     buf_printf(json, "{\"relid\": %u", table->relid);
     add_text(json, "schema", table->schema);
     add_text(json, "name", table->name);
     add_columns(json, table);
+    add_policies(json, config);
     buf_add(json, ", \"leaves\": [");
     for (int i = 0; i < table->nleaves; i++) {
         _cleanup_buf_ struct buf name = {0};
@@ -93,13 +109,13 @@ static bool is_passing(const struct error *err)
     return err->kind == ERROR_MIRROR || err->kind == ERROR_RETRY;
 }
 
-bool reshape_table(struct pg *mirror, const char *pipeline, const struct table *table,
+bool reshape_table(struct pg *mirror, const struct config *config, const struct table *table,
                    struct buf *ret_what, struct error *err)
 {
     _cleanup_buf_ struct buf json = {0};
-    struct reshaping reshaping = {.params = {pipeline}, .what = ret_what};
+    struct reshaping reshaping = {.params = {config->pipeline}, .what = ret_what};
 
-    add_definition(&json, table);
+    add_definition(&json, config, table);
     reshaping.params[1] = buf_text(&json);
     if (ddl_attempt(mirror, step, &reshaping, err))
         return true;

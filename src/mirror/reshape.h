@@ -8,6 +8,7 @@
 
 #include "base/buf.h"
 #include "batch/table.h"
+#include "config/config.h"
 #include "pg/pg.h"
 #include "tailwater/error.h"
 
@@ -18,10 +19,11 @@
  * (reshape_ask()).  *ret_what says in words what changed, and stays empty where nothing did; a table
  * that is not yet copied is left alone.  mirror holds the pipeline's lock, and no session runs.
  *
- * Dropped columns stay in the table (as NAME_dropped_N where another takes the name), nullable.
- * ERROR_CONFIG: it cannot be done and nothing has changed; a view in the way is named.
+ * Dropped columns stay in the table (as NAME_dropped_N where another takes the name), nullable; in the live
+ * view only where the policy keeps them.  ERROR_CONFIG: it cannot be done, or the policy of such changes is
+ * stop, and nothing has changed; a view in the way is named.
  */
-bool reshape_table(struct pg *mirror, const char *pipeline, const struct table *table,
+bool reshape_table(struct pg *mirror, const struct config *config, const struct table *table,
                    struct buf *ret_what, struct error *err);
 
 /* A table that is there, empty, and to be filled by a resync while the rest streams. */

@@ -240,5 +240,9 @@ bool pg_fail(struct pg *pg, const PGresult *result, const char *doing, struct er
     pg_fail_text(pg->side, sqlstate ? sqlstate : "", message, doing, err);
     if (is_showing_values && result != NULL)
         add_detail(result, err);
+    /* Ours; the server's own are of no use here (DROP … CASCADE). */
+    message = result ? PQresultErrorField(result, PG_DIAG_MESSAGE_HINT) : NULL;
+    if (message != NULL && err->hint[0] == '\0' && strncmp(err->sqlstate, "TW", 2) == 0)
+        error_hint(err, "%s", message);
     return false;
 }

@@ -191,6 +191,38 @@ static bool choose(const struct config *config, struct source_relation *relation
     return is_taken;
 }
 
+/* A new one that only a pattern takes, where the policy leaves these out. */
+static bool is_kept_out(const struct config *config, const struct choice *choice,
+                        struct finding_list *findings)
+{
+    const struct source_relation *relation = choice->relation;
+    struct finding *finding;
+
+    if (!config->is_known || choice->is_named ||
+        config->schema_changes[CHANGE_NEW_TABLE] != SCHEMA_CHANGES_KEEP ||
+        config_find_known(config, relation->schema, relation->name) != NULL)
+        return false;
+    finding = finding_add(findings, "schema_kept", FINDING_WARNING,
+                          "the table %s is new on the source, and is not mirrored "
+                          "(schema_changes.new_table: keep)",
+                          relation->label);
+    finding_remedy(findings, finding, "tailwater table add %s", relation->label);
+    return true;
+}
+
+/* What the mirror has of it; not of another relation of that name, whose columns have other numbers. */
+static const struct config_known *known_columns(const struct config *config,
+                                                const struct source_relation *relation)
+{
+    const struct config_known *known = config->schema_changes[CHANGE_ADD_COLUMN] ==
+                                               SCHEMA_CHANGES_KEEP
+                                           ? config_find_known(config, relation->schema,
+                                                               relation->name)
+                                           : NULL;
+
+    return known != NULL && known->ncolumns > 0 && known->relid == relation->oid ? known : NULL;
+}
+
 void catalog_choice_make(const struct config *config, const struct source_catalog *source,
                          struct finding_list *findings, struct choice_list *ret_choices)
 {
@@ -203,10 +235,11 @@ void catalog_choice_make(const struct config *config, const struct source_catalo
 
         if (!choose(config, &source->relations[i], matched, choice))
             continue;
-        if (is_mirrorable(choice->relation, arena))
-            choices.count++;
-        else
+        choice->known = known_columns(config, choice->relation);
+        if (!is_mirrorable(choice->relation, arena))
             report_obstacle(config, choice, findings);
+        else if (!is_kept_out(config, choice, findings))
+            choices.count++;
     }
     for (int i = 0; i < config->ntables; i++) {
         if (!matched[i])

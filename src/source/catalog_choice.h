@@ -22,6 +22,7 @@ struct choice {
     enum table_deletes deletes;
     enum table_truncate truncate;
     int64_t purge_after_us;
+    const struct config_known *known; /* columns that are not there are left out; NULL: none is */
 };
 
 struct choice_list {

@@ -24,8 +24,36 @@ static bool refuse(struct catalog_refusal *ret_refusal, const char *why, const c
 
 /* ---- which columns ---- */
 
+static bool is_of_key(const struct source_relation *relation, int attnum)
+{
+    for (int i = 0; i < relation->nindexes; i++) {
+        const struct source_index *index = &relation->indexes[i];
+
+        for (int j = 0; (index->is_primary || index->is_identity) && j < index->nkeys; j++)
+            if (index->attnums[j] == attnum)
+                return true;
+    }
+    return false;
+}
+
+/* It came after the mirror table was made, and the policy leaves such columns out.  Not one of a key:
+ * without it rows could not be told apart. */
+static bool is_kept_out(const struct choice *choice, const struct source_column *column)
+{
+    if (choice->known == NULL || column->generated != '\0')
+        return false;
+    for (int i = 0; i < choice->known->ncolumns; i++)
+        if (choice->known->attnums[i] == column->attnum)
+            return false;
+    return !is_of_key(choice->relation, column->attnum);
+}
+
 static bool is_excluded(const struct choice *choice, const char *name)
 {
+    for (int i = 0; choice->known != NULL && i < choice->relation->ncolumns; i++)
+        if (strcmp(choice->relation->columns[i].name, name) == 0 &&
+            is_kept_out(choice, &choice->relation->columns[i]))
+            return true;
     for (int i = 0; choice->exclude != NULL && i < choice->exclude->nexclude; i++) {
         if (strcmp(choice->exclude->exclude[i], name) == 0)
             return true;
@@ -241,6 +269,27 @@ static void want_types(struct catalog_builder *builder, const struct choice *cho
     }
 }
 
+/* Of these the configuration says nothing by name. */
+static void report_kept_out(struct catalog_builder *builder, const struct choice *choice)
+{
+    struct choice declared = *choice;
+
+    declared.known = NULL;
+    for (int i = 0; i < choice->relation->ncolumns; i++) {
+        const struct source_column *column = &choice->relation->columns[i];
+        struct finding *finding;
+
+        if (!is_kept_out(choice, column) || is_excluded(&declared, column->name))
+            continue;
+        finding = finding_add(builder->findings, "schema_kept", FINDING_WARNING,
+                              "the column %s.%s is new on the source, and is not mirrored "
+                              "(schema_changes.add_column: keep)",
+                              choice->relation->label, column->name);
+        finding_remedy(builder->findings, finding,
+                       "set schema_changes.add_column to apply, and reload (SIGHUP) or restart");
+    }
+}
+
 bool catalog_table_check(struct catalog_builder *builder, const struct choice *choice)
 {
     const struct config *config = builder->config;
@@ -260,6 +309,7 @@ bool catalog_table_check(struct catalog_builder *builder, const struct choice *c
                            &refusal) &&
                 check_name(builder, "live view", config->mirror.view_schema, relation, &refusal)) {
                 want_types(builder, choice);
+                report_kept_out(builder, choice);
                 return true;
             }
         }

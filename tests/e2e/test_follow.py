@@ -52,7 +52,8 @@ def running(source, mirror, make_pipeline, plugin):
 def healed(pipeline):
     wait.until(lambda: pipeline.mirror.value(
         "select count(*) = 0 from tailwater.mirror_table where quarantine_lsn is not null or "
-        "resync_job is not null or needs_resync_lsn is not null or state <> 'ready'"),
+        "resync_job is not null or needs_resync_lsn is not null or state <> 'ready'") and pipeline.mirror.value(
+            "select count(*) = 0 from tailwater.job where state in ('asked', 'running')"),
         pipeline.log_tail, deadline=60)
     pipeline.wait_until_caught_up()
 
@@ -96,6 +97,40 @@ def test_by_itself(both_plugins, source, mirror, running):
                                     "and attname = 'z'"), running.log_tail, deadline=40)
     healed(running)
     assert mirror.value("select count(*) from t where z = 7") == 20
+    running.settle()
+
+
+def test_a_materialized_view(source, mirror, running):
+    """It is made again with all it had, filled if it was; and so is a plain view over it."""
+    mirror.sql("""
+        create materialized view public.mv as select a, count(*) as n, max(c) as c from public.t group by a;
+        create unique index mv_a on public.mv (a);
+        create statistics mv_s on a, n from public.mv;
+        comment on index public.mv_a is 'the key';
+        comment on materialized view public.mv is 'mine';
+        comment on column public.mv.n is 'how many';
+        grant select on public.mv to public;
+        create view public.over as select n from public.mv;
+        grant select (n) on public.over to public;
+        create rule over_rule as on insert to public.over do instead nothing;
+        create materialized view public.empty as select id from public.t with no data
+        """, user="tailwater")
+    change(running, "alter table t alter c type numeric(12,4); insert into t values (21, 21, 'x', 123456, 'ok')")
+    reload(running)
+    healed(running)
+    running.compare()
+    # As the live view was then; as with any materialized view the rest comes with a REFRESH.
+    assert mirror.value("select count(*) from public.over") == 20
+    mirror.sql("refresh materialized view concurrently public.mv", user="tailwater")
+    assert mirror.value("select c from public.mv where a = 21") == 123456
+    assert mirror.value("select not relispopulated from pg_class where oid = 'public.empty'::regclass")
+    assert mirror.sql("""
+        select obj_description('public.mv'::regclass), obj_description('public.mv_a'::regclass),
+               col_description('public.mv'::regclass, 2), has_table_privilege('pg_monitor', 'public.mv', 'select'),
+               has_column_privilege('pg_monitor', 'public.over', 'n', 'select'),
+               (select count(*) from pg_statistic_ext where stxname = 'mv_s'),
+               (select count(*) from pg_rules where rulename = 'over_rule')
+        """)[0] == ("mine", "the key", "how many", True, True, 1, 1)
     running.settle()
 
 
@@ -154,6 +189,119 @@ def test_p61_partitions(both_plugins, source, mirror, make_pipeline):
         healed(pipeline)
         pipeline.compare(["p"])
     pipeline.settle(["p"])
+
+
+def reason(pipeline):
+    return pipeline.mirror.value("select quarantine_reason from tailwater.mirror_table where name = 't'") or ""
+
+
+def columns(pipeline, relation):
+    return [row[0] for row in pipeline.mirror.sql(
+        f"select attname::text from pg_attribute where attrelid = '{relation}'::regclass and attnum > 0 and not attisdropped "
+        "and attname not in ('_lsn', '_deleted_at') order by attnum")]
+
+
+def test_p55_p57_what_is_kept(both_plugins, source, mirror, make_pipeline):
+    """A new column and a new table are left out; what was dropped goes on being shown; nothing else stops."""
+    source.sql(SCHEMA)
+    pipeline = make_pipeline(schema_changes={"default": "apply", "add_column": "keep", "drop_column": "keep", "new_table": "keep"},
+                             resync={"max_delete_fraction": 1}).publish()
+    pipeline.start().wait_until_caught_up()
+    change(pipeline, "alter table t add secret text default 's'; alter table t drop a; create table late (id int primary key); "
+                     "insert into t (id, b, c, m, secret) values (21, 'b21', 21, 'ok', 'x')")
+    reload(pipeline)
+    healed(pipeline)
+    change(pipeline, "update t set b = 'later', secret = 'y' where id = 1; insert into late values (1)")
+    pipeline.wait_until_caught_up()
+    assert columns(pipeline, "public.t") == ["id", "a", "b", "c", "m"]
+    assert mirror.sql("select id, a, b, c, m::text from t where id in (1, 21) order by id") == [
+        (1, 1, "later", 1, "ok"), (21, None, "b21", 21, "ok")]
+    assert mirror.value("select to_regclass('public.late') is null")
+    for what in ("column public.t.secret is new", "table public.late is new"):
+        assert f"{what} on the source" in pipeline.this_run()
+    # The name is needed by another column: then that one is shown.
+    change(pipeline, "alter table t rename c to a")
+    reload(pipeline)
+    healed(pipeline)
+    assert columns(pipeline, "public.t") == ["id", "b", "a", "m"]
+    assert mirror.value("select a from t where id = 2") == 2
+    pipeline.stop()
+    # And with another policy everything is as on the source.
+    pipeline.keys["schema_changes"] = "apply"
+    pipeline.write_config()
+    if pipeline.plugin == "pgoutput":
+        source.sql(f"alter publication {pipeline.publication} add table late", user="postgres")
+    pipeline.start()
+    wait.until(lambda: mirror.value("select to_regclass('public.late') is not null"), pipeline.log_tail)
+    healed(pipeline)
+    pipeline.compare()
+    pipeline.settle()
+
+
+def test_a_dropped_column_leaves_the_view_after_all(source, mirror, make_pipeline, plugin):
+    source.sql(SCHEMA)
+    pipeline = make_pipeline(schema_changes={"default": "apply", "drop_column": "keep"}).publish()
+    pipeline.run_until_now()
+    source.sql("alter table t drop a")
+    pipeline.start()
+    wait.until(lambda: mirror.value("select cardinality(dropped_columns) from tailwater.mirror_table where name = 't'"),
+               pipeline.log_tail)
+    healed(pipeline)
+    assert columns(pipeline, "public.t") == ["id", "a", "b", "c", "m"]
+    pipeline.keys["schema_changes"] = "apply"
+    pipeline.write_config()
+    reload(pipeline)
+    healed(pipeline)
+    assert columns(pipeline, "public.t") == ["id", "b", "c", "m"]
+    pipeline.settle()
+
+
+STOPS = {
+    "add_column": "alter table t add z int",
+    "drop_column": "alter table t drop b",
+    "rename_column": "alter table t rename b to bb",
+    "widen_type": "alter table t alter a type bigint",
+    "change_type": "alter table t alter a type text",
+    "change_key": "alter table t drop constraint t_pkey; alter table t add primary key (id, a)",
+    "recreate_table": "drop table t; create table t (id int primary key, a int, b text, c numeric(6,2), m mood)",
+}
+
+
+def test_p55_p56_p57_p59_p61_each_kind_stops_alone(source, mirror, make_pipeline, plugin):
+    """The table is quarantined with the kind's name and the remedy, which works; a change of another kind is followed."""
+    source.sql(SCHEMA + "create table pp (id int, k int, primary key (id, k)) partition by list (k);"
+                        "create table pp1 partition of pp for values in (1); create table pp2 (k int not null, id int not null);")
+    pipeline = make_pipeline(schema_changes="apply", resync={"max_delete_fraction": 1}).publish()
+    pipeline.run_until_now()
+
+    def stopped(kind, name):
+        """At the next start the one kind is refused, and followed at the one after with another word for it."""
+        pipeline.keys["schema_changes"] = {"default": "apply", kind: "stop"}
+        pipeline.write_config()
+        pipeline.run_until_now()
+        because = mirror.value(f"select quarantine_reason from tailwater.mirror_table where name = '{name}'") or ""
+        assert f"schema_changes.{kind} is stop" in because and f"set schema_changes.{kind} to apply" in because, (kind, because)
+        pipeline.keys["schema_changes"] = {"default": "stop", kind: "apply"}
+        pipeline.write_config()
+        pipeline.start()
+        healed(pipeline)
+        pipeline.compare()
+        pipeline.stop()
+
+    for kind, statements in STOPS.items():
+        change(pipeline, statements)
+        stopped(kind, "t")
+        source.sql("drop table t; create table t (id int primary key, a int, b text, c numeric(6,2), m mood);"
+                   "insert into t select i, i, 'b' || i, i, 'ok' from generate_series(1, 20) i")
+        pipeline.keys["schema_changes"] = "apply"
+        pipeline.write_config()
+        pipeline.start()
+        wait.until(lambda: mirror.value("select relid::bigint from tailwater.mirror_table where name = 't'") ==
+                   source.value("select 't'::regclass::oid::bigint"), pipeline.log_tail)
+        healed(pipeline)
+        pipeline.stop()
+    source.sql("alter table pp attach partition pp2 for values in (2)")
+    stopped("partitions", "pp")
 
 
 @pytest.mark.parametrize("tables", [["public.*"], ["public.t", "public.other"]], ids=["pattern", "named"])

@@ -396,6 +396,57 @@ static void hints_say_what_to_do(void **state)
     }
 }
 
+static void changes_of_the_source(void **state)
+{
+    static const struct {
+        const char *text;
+        enum config_schema_changes added, renamed, gone;
+        bool is_followed;
+    } cases[] = {
+        {"", SCHEMA_CHANGES_STOP, SCHEMA_CHANGES_STOP, SCHEMA_CHANGES_STOP, false},
+        {"schema_changes: apply\n", SCHEMA_CHANGES_APPLY, SCHEMA_CHANGES_APPLY,
+         SCHEMA_CHANGES_APPLY, true},
+        {"schema_changes: keep\n", SCHEMA_CHANGES_KEEP, SCHEMA_CHANGES_STOP, SCHEMA_CHANGES_STOP,
+         true},
+        {"schema_changes: {add_column: keep}\n", SCHEMA_CHANGES_KEEP, SCHEMA_CHANGES_STOP,
+         SCHEMA_CHANGES_STOP, true},
+        /* The default first, wherever it stands. */
+        {"schema_changes: {add_column: stop, default: apply, drop_table: stop}\n",
+         SCHEMA_CHANGES_STOP, SCHEMA_CHANGES_APPLY, SCHEMA_CHANGES_STOP, true},
+    };
+    static const char *const wrong[] = {
+        "schema_changes: follow\n", "schema_changes: {rename_column: keep}\n",
+        "schema_changes: {added: apply}\n", "schema_changes: [apply]\n",
+        "schema_changes: {default: apply, default: stop}\n"};
+
+    (void) state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct arena arena = {0};
+        struct config config;
+        struct error err = {0};
+        char text[512];
+
+        snprintf(text, sizeof(text), "%stables: [public.*]\n%s", SMALL, cases[i].text);
+        assert_true(parse(text, &arena, &config, &err));
+        assert_int_equal(config.schema_changes[CHANGE_ADD_COLUMN], cases[i].added);
+        assert_int_equal(config.schema_changes[CHANGE_RENAME_COLUMN], cases[i].renamed);
+        assert_int_equal(config.schema_changes[CHANGE_DROP_TABLE], cases[i].gone);
+        assert_int_equal(config_is_followed(&config), cases[i].is_followed);
+        arena_release(&arena);
+    }
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        struct arena arena = {0};
+        struct config config;
+        struct error err = {0};
+        char text[512];
+
+        snprintf(text, sizeof(text), "%stables: [public.*]\n%s", SMALL, wrong[i]);
+        assert_false(parse(text, &arena, &config, &err));
+        assert_true(strstr(err.message, "schema_changes") || strstr(err.message, "twice"));
+        arena_release(&arena);
+    }
+}
+
 /* Whatever is wrong around it, a password in a conninfo comes out nowhere. */
 static void passwords_stay_inside(void **state)
 {
@@ -863,6 +914,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(refuses),
         cmocka_unit_test(hints_say_what_to_do),
+        cmocka_unit_test(changes_of_the_source),
         cmocka_unit_test(passwords_stay_inside),
         cmocka_unit_test(smallest_has_the_defaults),
         cmocka_unit_test(every_key_is_read),
