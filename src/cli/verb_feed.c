@@ -108,8 +108,8 @@ static bool do_pause(void *arg, struct error *err)
 static bool do_resume(void *arg, struct error *err)
 {
     struct work *work = arg;
-    return call(work, "select tailwater.feed_resume($1)", NULL, "resumed", "it was not paused",
-                err);
+    return call(work, "select tailwater.feed_resume($1)", NULL, "resumed",
+                "it was not paused; a receiver that takes nothing is tried at once", err);
 }
 
 static bool do_drop(void *arg, struct error *err)

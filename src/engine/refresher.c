@@ -411,11 +411,11 @@ static bool hear(struct crew *crew, struct error *err)
         !listen_all(crew, pg, err))
         return false;
     while (!is_ended(crew)) {
-        bool is_told;
+        enum pg_told told;
 
-        if (!pg_wait_notify(pg, LISTEN_MS, refresher->wake_fd, &is_told, err))
+        if (!pg_wait_notify(pg, LISTEN_MS, refresher->wake_fd, "", &told, err))
             return false;
-        if (is_told)
+        if (told != PG_TOLD_NOTHING)
             note_news(crew);
     }
     return true;

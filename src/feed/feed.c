@@ -449,17 +449,20 @@ bool feed_wait(struct feed *feed, const struct feed_outcome *outcome, struct err
 {
     const int64_t until_us = clock_tick_us() + (int64_t) outcome->wait_ms * 1000;
     const bool is_news = outcome->state != FEED_BLOCKED && !outcome->is_lingering;
+    const char *name = arena_printf(&feed->step, "feed/%s", feed->config->name);
+    enum pg_told told = PG_TOLD_NOTHING;
     int64_t left_us;
-    bool is_told = false;
 
     while ((left_us = until_us - clock_tick_us()) > 0 && !*feed->options->stop) {
-        if (!pg_wait_notify(feed->mirror, (int) (left_us / 1000) + 1, feed->options->wake_fd,
-                            &is_told, err))
+        if (!pg_wait_notify(feed->mirror, (int) (left_us / 1000) + 1, feed->options->wake_fd, name,
+                            &told, err))
             return false;
-        if (is_told && is_news)
+        if (told == PG_TOLD_BY_NAME)
+            feed->retry_us = 0;
+        if (told == PG_TOLD_BY_NAME || (told == PG_TOLD && is_news))
             break;
     }
-    if (is_told)
+    if (told != PG_TOLD_NOTHING)
         feed->idle_ms = FIRST_MS;
     return true;
 }

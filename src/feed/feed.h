@@ -56,8 +56,8 @@ bool feed_step(struct feed *feed, struct feed_outcome *ret_outcome, struct error
 
 /*
  * After a step that was not FEED_WORKED: until its wait_ms have passed, there may be something new
- * (only where it was idle or paused: news do not change what a receiver wants), or it is told to
- * stop.
+ * (only where it was idle or paused: news do not change what a receiver wants), somebody has resumed
+ * this feed or asked it to try again, or it is told to stop.
  */
 bool feed_wait(struct feed *feed, const struct feed_outcome *outcome, struct error *err);
 

@@ -11,6 +11,13 @@
  * The count belongs to the parcel: what the receiver accepts of other windows, or of feed_todo, does
  * not clear it, or a document in doubt would hold up its window for as long as there is traffic.
  *
+ * **A receiver that refuses everything** is no document's fault either, and halving 500 documents would cost it
+ * 999 requests.  So when MAX_ALIKE documents in a row were refused alone with one and the same
+ * answer, the last one of the parcel is tried; where that is refused likewise, it is the receiver
+ * that everything waits for, and none of them is blamed.  After retry.attempts such rounds of one
+ * parcel all its documents are asked for alone: it may be they that are all wrong.  Those
+ * that were refused before, each alone, have that answer again without being asked for.
+ *
  * Documents that were at fault before come apart from the others.  When these are in doubt once more
  * nobody waits for them: they are blamed, or postponed where it may be the receiver.
  *
@@ -31,6 +38,7 @@
 #include <string.h>
 
 #define MAX_BLAMED 3
+#define MAX_ALIKE  8
 #define OLDEST_US  5000000
 
 /* A request with changes of that age leaves now. */
@@ -47,12 +55,12 @@ static void note_latency(struct feed *feed, struct slice *slice)
 
 bool feed_deliver_wait(struct feed *feed, struct error *err)
 {
+    enum pg_told told;
     int64_t left_us;
-    bool is_told;
 
     while (!*feed->options->stop && (left_us = feed->next_request_us - clock_tick_us()) > 0)
-        if (!pg_wait_notify(feed->mirror, (int) (left_us / 1000) + 1, feed->options->wake_fd,
-                            &is_told, err))
+        if (!pg_wait_notify(feed->mirror, (int) (left_us / 1000) + 1, feed->options->wake_fd, "",
+                            &told, err))
             return false;
     return true;
 }
@@ -115,6 +123,14 @@ static void set_fate(struct feed *feed, struct slice *slice, const struct docume
                                                                    slice->answer.text);
 }
 
+/* All documents of the slice that have the one fate get the other. */
+static void set_rest(struct feed *feed, struct slice *slice, enum fate from, enum fate to)
+{
+    for (int i = 0; i < slice->nwanted; i++)
+        if (slice->fates[slice->wanted[i] - slice->documents] == from)
+            set_fate(feed, slice, slice->wanted[i], to);
+}
+
 static bool has_key(struct document *const *documents, int count, const char *key)
 {
     for (int i = 0; i < count && key != NULL; i++)
@@ -132,6 +148,8 @@ static void take_accepted(struct feed *feed, struct slice *slice, struct documen
         set_fate(feed, slice, documents[i], FATE_ACCEPTED);
     if (!slice->is_halving && has_key(documents, count, doubt->key))
         doubt->count = 0;
+    slice->is_thorough = true; /* not everything is refused */
+    slice->nalike = 0;
     feed->nblamed = 0;
     feed->retry_us = 0;
 }
@@ -169,10 +187,78 @@ static bool is_blamed(struct feed *feed, struct slice *slice, struct document *c
     }
     slice->is_blocked = !slice->is_again;
     slice->is_cut = slice->is_again;
-    for (int i = 0; i < slice->nwanted && slice->is_again; i++)
-        if (slice->fates[slice->wanted[i] - slice->documents] == FATE_WANTED)
-            set_fate(feed, slice, slice->wanted[i], FATE_POSTPONED);
+    if (slice->is_again)
+        set_rest(feed, slice, FATE_WANTED, FATE_POSTPONED);
     return false;
+}
+
+/* ---- is it all of them? ---- */
+
+/* How many documents in a row were refused alone, with the answer of the last one. */
+static void note_alone(struct feed *feed, struct slice *slice)
+{
+    const bool is_alike = slice->nalike > 0 && strcmp(slice->alike, slice->answer.text) == 0;
+
+    slice->nalike = is_alike ? slice->nalike + 1 : 1;
+    if (!is_alike)
+        slice->alike = arena_strdup(&feed->slice, slice->answer.text);
+}
+
+/* The last document of the parcel, which nobody has asked for alone yet. */
+static bool try_last(struct feed *feed, struct slice *slice, struct error *err)
+{
+    struct document **last = slice->parcel + slice->nparcel - 1;
+
+    if (!take_turn(feed, slice, err))
+        return false;
+    if (slice->is_cut)
+        return true;
+    if (!send_parcel(feed, slice, last, 1, err))
+        return false;
+    if (slice->answer.verdict == DESTINATION_ACCEPTED)
+        take_accepted(feed, slice, last, 1);
+    else if (slice->answer.verdict == DESTINATION_REFUSED)
+        note_alone(feed, slice);
+    else
+        slice->nalike = 0; /* it says nothing of the others */
+    return true;
+}
+
+static void say_everything(struct destination_answer *answer)
+{
+    static const char words[] = "it refuses every document: ";
+    const size_t len = sizeof(words) - 1, room = sizeof(answer->text) - len - 1;
+
+    memmove(answer->text + len, answer->text, strnlen(answer->text, room) + 1);
+    answer->text[sizeof(answer->text) - 1] = '\0';
+    memcpy(answer->text, words, len);
+    answer->own_len = answer->own_len + (int) len < (int) sizeof(answer->text)
+                          ? answer->own_len + (int) len
+                          : (int) sizeof(answer->text) - 1;
+}
+
+/* So many were refused alike that the next one will be, too? */
+static bool suspect(struct feed *feed, struct slice *slice, struct error *err)
+{
+    if (slice->nalike < MAX_ALIKE || slice->is_thorough)
+        return true;
+    if (slice->is_again) {
+        set_rest(feed, slice, FATE_WANTED, FATE_FAILED);
+        slice->is_cut = true;
+        return true;
+    }
+    slice->is_thorough = true; /* until the next parcel */
+    if (!try_last(feed, slice, err))
+        return false;
+    if (slice->nalike <= MAX_ALIKE || slice->is_cut ||
+        is_doubted_enough(feed, slice, slice->parcel, slice->nparcel))
+        return true;
+    for (int i = 0; i < slice->nparcel; i++)
+        if (slice->fates[slice->parcel[i] - slice->documents] == FATE_FAILED)
+            slice->fates[slice->parcel[i] - slice->documents] = FATE_WANTED;
+    say_everything(&slice->answer);
+    slice->is_blocked = true;
+    return true;
 }
 
 /* Sends documents[0…count-1], in halves where one of them is at fault. */
@@ -207,7 +293,9 @@ static bool deliver(struct feed *feed, struct slice *slice, struct document **do
     }
     if (count == 1) {
         set_fate(feed, slice, documents[0], FATE_FAILED);
-        return true;
+        if (slice->answer.verdict == DESTINATION_REFUSED)
+            note_alone(feed, slice);
+        return suspect(feed, slice, err);
     }
     return deliver(feed, slice, documents, half, err) &&
            deliver(feed, slice, documents + half, count - half, err);
@@ -225,11 +313,16 @@ bool feed_deliver_slice(struct feed *feed, struct slice *slice, struct error *er
         for (count = 1; count < max && at + count < slice->nwanted; count++)
             if (documents[count]->version != documents[0]->version)
                 break;
+        slice->parcel = documents;
+        slice->nparcel = count;
+        slice->nalike = 0;
+        slice->is_thorough = count <= MAX_ALIKE + 1;
         if (!deliver(feed, slice, documents, count, err))
             return false;
         if (slice->is_blocked || slice->is_cut)
             break;
-        if (slice->is_halving)
+        if (slice->is_halving ||
+            has_key(slice->parcel, slice->nparcel, feed->doubts[slice->is_todo].key))
             feed->doubts[slice->is_todo].count = 0;
     }
     return true;

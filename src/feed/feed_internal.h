@@ -38,9 +38,14 @@ struct slice {
     int64_t requests;
 
     struct destination_answer answer; /* the last one */
-    bool is_halving;                  /* for a document that may be at fault */
-    bool is_blocked;                  /* the receiver takes nothing now; why is in answer */
-    bool is_cut;                      /* what is left is to be read anew */
+    struct document **parcel;         /* of wanted: what one request was to send */
+    int nparcel;
+    const char *alike; /* the answer of the last documents that were refused alone … */
+    int nalike;        /* … in a row */
+    bool is_thorough;  /* all of the parcel's are asked for, if need be */
+    bool is_halving;   /* for a document that may be at fault */
+    bool is_blocked;   /* the receiver takes nothing now; why is in answer */
+    bool is_cut;       /* what is left is to be read anew */
 };
 
 /* The same parcel in doubt again and again?  It is told by the key of its first document. */

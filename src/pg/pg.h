@@ -127,11 +127,12 @@ bool pg_query_wait(struct pg *pg, const char *sql, int timeout_ms, int wake_fd,
 
 /*
  * Waits until a NOTIFY has come on a channel that this session listens to, timeout_ms have passed
- * or wake_fd (-1: none) is readable.  *ret_is_told: there was one; several that came together count
- * once.
+ * or wake_fd (-1: none) is readable.  *ret_told: was there one, and one whose payload is name?  Several
+ * that came together count once.
  */
-bool pg_wait_notify(struct pg *pg, int timeout_ms, int wake_fd, bool *ret_is_told,
-                    struct error *err);
+enum pg_told { PG_TOLD_NOTHING, PG_TOLD, PG_TOLD_BY_NAME };
+bool pg_wait_notify(struct pg *pg, int timeout_ms, int wake_fd, const char *name,
+                    enum pg_told *ret_told, struct error *err);
 
 /* ---- prepared statements in a pipeline: the apply path ---- */
 

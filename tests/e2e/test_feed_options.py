@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -14,7 +15,8 @@ import time
 import pytest
 
 from lib import wait
-from lib.cluster import REPLICATOR
+from lib.cluster import REPLICATOR, ROOT
+from lib.proxy import Proxy
 from lib.receiver import Receiver
 from lib.shop import lines
 
@@ -209,6 +211,14 @@ def test_start_now_and_a_query_for_what_vanished(shop, receiver):
     shop.run()
     assert sorted(receiver.documents, key=lambda d: d["id"]) == [
         {"id": 1, "name": "x"}, {"id": 2, "_deleted": True, "reason": "gone 2"}, {"id": 3, "_deleted": True, "reason": "gone 3"}]
+    # Once: whatever changes of it while it is gone.
+    shop.change("update customers set note = 'again' where id = 3")
+    shop.run()
+    assert len(receiver.documents) == 3
+    for name in ("back", "hidden"):
+        shop.change(f"update customers set name = '{name}' where id = 3")
+        shop.run()
+    assert receiver.documents[3:] == [{"id": 3, "name": "back"}, {"id": 3, "_deleted": True, "reason": "gone 3"}]
 
 
 def test_vanished_keys_of_which_nobody_is_told(shop, receiver):
@@ -275,7 +285,15 @@ def test_a_document_that_breaks_the_receiver(shop, receiver):
     assert late <= 6, "it holds up its own window a few times, and nobody else's"
 
 
-REFUSED, AWAY_FOR_NOW, EITHER = (400, 404, 409, 413, 422), (301, 401, 403, 407, 425, 429, 502, 503, 504), (408, 500, 501)
+def statuses_of_the_page():
+    """The table of docs/feeds.md that says what an answer means: refused, away, either."""
+    with open(os.path.join(ROOT, "docs", "feeds.md"), encoding="utf-8") as page:
+        rows = page.read().split("| answer | means |")[1].split("\n\n")[0].splitlines()[2:]
+    accepted, away, refused, either = (row.split("|")[1] for row in rows)
+    away, either = ([int(status) for status in re.findall(r"\b\d{3}\b", row)] for row in (away, either))
+    assert accepted.strip() == "2xx" and "a redirect" in rows[1] and "any other 4xx" in refused and "any other 5xx" in rows[3]
+    others = [status for status in (400, 404, 409, 413, 422, 451) if status not in away + either]
+    return others, [301, *away], [*either, 500, 501]
 
 
 def test_what_each_status_means(shop, receiver):
@@ -285,18 +303,76 @@ def test_what_each_status_means(shop, receiver):
     shop.run()
     shop.start()
     shop.wait_until_sent()
-    for number, status in enumerate(REFUSED + AWAY_FOR_NOW + EITHER):
+    refusing, away, either = statuses_of_the_page()
+    assert (refusing, len(away), len(either)) == ([400, 404, 409, 413, 422, 451], 9, 3)
+    for number, status in enumerate(refusing + away + either):
         before, count, name = shop.status(), len(receiver.requests), f"n{number}"
         receiver.behave = lambda i, documents, count=count, status=status: status if i <= count + 2 else None
         shop.source.sql("update customers set name = %s where id = 1", name)
         wait.until(lambda: receiver.table[1]["name"] == name, lambda: f"{status}: {shop.status()}")
         wait.until(lambda: shop.status()["sent"] > before["sent"], lambda: str(shop.status()))
         refused = shop.status()["refused"] - before["refused"]
-        assert (refused, len(receiver.requests) - count) == (2 if status in REFUSED else 0, 3), status
+        assert (refused, len(receiver.requests) - count) == (2 if status in refusing else 0, 3), status
     receiver.behave = lambda number, documents: 500
     shop.source.sql("update customers set name = 'last' where id = 1")
     wait.until(lambda: shop.status()["dead"] == 1, lambda: str(shop.status()))
     assert shop.dead()[0]["answer"] == "HTTP 500: {}"
+
+
+def test_who_blocks_is_tried_when_asked(shop, receiver):
+    """A receiver says "in an hour"; an operator who knows better does not wait for that.  News of other keys do."""
+    wait_an_hour = lambda number, documents: (503, "later", {"Retry-After": "3600"})  # noqa: E731
+    shop.feed({"url": receiver.url}, "other")
+    shop.feed({"url": receiver.url})
+    shop.run("other")
+    shop.run()
+    shop.start()
+    shop.wait_until_sent()
+    for number, command in enumerate(("retry", "resume")):
+        receiver.behave = wait_an_hour
+        shop.change(f"update customers set name = 'blocked {number}' where id = 1")
+        wait.until(lambda: shop.status()["state"] == "blocked", lambda: str(shop.status()))
+        count = len(receiver.requests)
+        shop.change(f"update customers set name = 'blocked {number}' where id = 2")
+        shop.pipeline.ok("feed", command, "other")
+        shop.pipeline.ok("feed", command, "crm")
+        wait.until(lambda: len(receiver.requests) == count + 1, "it is tried at once, and refuses again")
+        receiver.behave = lambda number, documents: None
+        shop.pipeline.ok("feed", command, "crm")
+        wait.until(lambda: {receiver.table[i]["name"] for i in (1, 2)} == {f"blocked {number}"}, lambda: str(shop.status()))
+        shop.wait_until_sent()
+
+
+def test_a_receiver_that_refuses_everything(shop, receiver):
+    """It is left alone after a few documents, nobody is blamed, and it is said why.  Where it is the documents after all each
+    has its own answer."""
+    shop.source.sql("insert into customers select i, 'c' || i from generate_series(21, 300) i")
+    shop.pipeline.wait_until_caught_up()
+    receiver.behave = lambda number, documents: (422, "no such list", {})
+    shop.feed({"url": receiver.url}, retry={"attempts": 5, "first": "2s", "longest": "2s"})
+    shop.start()
+    wait.until(lambda: shop.status()["state"] == "blocked", lambda: str(shop.status()))
+    found = shop.status()
+    assert found["reason"] == "it refuses every document: HTTP 422: no such list" and found["requests"] <= 30
+    assert (found["dead"], found["retrying"], found["refused"]) == (0, 0, 0)
+    # A few good ones among them: then it is not everything, and all others are refused alone, some rounds later.
+    good = {290, 291, 299}
+    receiver.behave = lambda number, documents: None if {d["id"] for d in documents} <= good else (422, "no such list", {})
+
+    def is_seen_through():
+        if shop.status()["state"] == "blocked":
+            shop.pipeline.ok("feed", "resume", "crm")
+        return shop.status()["refused"] >= 297
+
+    wait.until(is_seen_through, lambda: str(shop.status()))
+    assert set(receiver.table) == good and shop.status()["refused"] < 2 * 297
+    count = shop.status()["requests"]
+    # What was refused alone is not asked for one by one again.
+    wait.until(lambda: shop.status()["refused"] >= 2 * 297, lambda: str(shop.status()))
+    assert shop.status()["requests"] - count < 450
+    receiver.behave = lambda number, documents: None
+    shop.pipeline.ok("feed", "retry", "crm")
+    wait.until(lambda: receiver.table == shop.documents(), lambda: str(shop.status()))
 
 
 def test_a_broken_receiver_makes_no_dead_letters(shop, receiver):
@@ -324,6 +400,28 @@ def test_what_a_stop_interrupts_is_nobodys_fault(shop, receiver, tmp_path):
     assert process.wait(20) == 0
     found = shop.status()
     assert (found["dead"], found["retrying"], found["refused"]) == (0, 0, 0)
+
+
+def test_a_cancel_that_is_lost_is_repeated(shop, folder):
+    """As one is that comes before the server has begun the statement: it would go on for nobody."""
+    network = Proxy(os.path.join(folder, "net"), shop.mirror.cluster.folder).start()
+    shop.pipeline.keys["mirror"] = {"conninfo": shop.mirror.conninfo(host=network.folder)}
+    shop.feed({"stdout": True}, query="select id, pg_sleep(600)::text as x from customers where id = 1")
+    process = shop.start()
+
+    def count():
+        return shop.mirror.value("select count(*) from pg_stat_activity where state = 'active' and query like '%pg_sleep%' "
+                                 "and datname = current_database() and pid <> pg_backend_pid()")
+
+    try:
+        wait.until(lambda: count() == 1, "the query")
+        network.lose_cancels(1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        wait.until(lambda: count() == 0, "nobody sleeps")
+        assert network.cancels_to_lose == 0
+    finally:
+        network.close()
 
 
 def test_a_command_that_does_not_end(shop, tmp_path):

@@ -10,6 +10,7 @@ through to a server's.  Connections are told apart by their application_name, wh
     abandon   our end is closed at once, the server's end stays open for a while: a lost session
     slow      a delay for every piece, or so many bytes a second, or both
     refuse    new connections are closed before they are put through
+    lose_cancels  so many of the next cancel requests do not arrive
 """
 
 import asyncio
@@ -49,6 +50,7 @@ class Proxy:
         self.server = os.path.join(server_folder, SOCKET)
         self.links = set()
         self.is_refusing = False
+        self.cancels_to_lose = 0
         self.accepted = 0
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -110,6 +112,11 @@ class Proxy:
             self.is_refusing = is_on
         self._do(set_refusing)
 
+    def lose_cancels(self, count):
+        def lose():
+            self.cancels_to_lose = count
+        self._do(lose)
+
     # ---- the loop's thread ----
 
     def _run(self):
@@ -155,6 +162,9 @@ class Proxy:
             if self.is_refusing:
                 return
             first, name = await self._read_startup(reader)
+            if name == "cancel" and self.cancels_to_lose > 0:
+                self.cancels_to_lose -= 1
+                return
             server_reader, server_writer = await asyncio.open_unix_connection(self.server)
             link = Link(name)
             link.writers = [writer, server_writer]
