@@ -60,6 +60,7 @@ struct cli {
     const char *chunk, *parallel, *share;
     const char *pause, *resume, *cancel; /* … ids */
     bool is_keys;                        /* --keys: backfill */
+    const char *format;                  /* --format: lineage; NULL where not given */
 
     const struct cli_option *given[CLI_MAX_OPTIONS]; /* the options that were there */
     int ngiven;
@@ -117,6 +118,7 @@ int verb_check(struct cli *cli);
 int verb_status(struct cli *cli);
 int verb_purge(struct cli *cli);
 int verb_ledger(struct cli *cli);
+int verb_lineage(struct cli *cli);
 int verb_resync(struct cli *cli);
 int verb_verify(struct cli *cli);
 int verb_table(struct cli *cli);

@@ -101,6 +101,21 @@ static const struct cli_option ledger_options[] = {
     {"json", 0, NULL, "as JSON", cli_read_flag, FIELD(is_json)},
 };
 
+static const char lineage_help[] =
+    "    tailwater lineage\n"
+    "    tailwater lineage order --format dot | dot -Tsvg > order.svg\n"
+    "\n"
+    "What leads where: source tables, the facts that they reach and by which joins, derived "
+    "tables,\n"
+    "feeds, and the views over live views and derived tables that the mirror has.  Of one fact: "
+    "what\n"
+    "it is made of, and what is made of it.\n";
+
+static const struct cli_option lineage_options[] = {
+    {"format", 0, "text|json|dot", "how; dot is for Graphviz", cli_read_text, FIELD(format)},
+    {"json", 0, NULL, "as JSON", cli_read_flag, FIELD(is_json)},
+};
+
 static const char verify_help[] =
     "    tailwater verify\n"
     "    tailwater verify public.orders --values\n"
@@ -298,6 +313,8 @@ const struct cli_verb verbs_all[] = {
      .run = verb_purge},
     {"ledger", "look at affected keys and their consumers", ledger_help, OPTIONS(ledger_options),
      true, .operand = "ACTION …", .max_operands = CLI_MAX_OPERANDS, .run = verb_ledger},
+    {"lineage", "show what leads where", lineage_help, OPTIONS(lineage_options), true, true,
+     .operand = "[FACT]", .max_operands = 1, .run = verb_lineage},
     {"verify", "compare tables with the source", verify_help, OPTIONS(verify_options), true,
      .operand = "[TABLE …]", .max_operands = CLI_MAX_OPERANDS, .run = verb_verify},
     {"feed", "send changed rows to a receiver", feed_help, OPTIONS(feed_options), true, true,

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/human.h"
 #include "base/memory.h"
+#include "feed/lineage.h"
 #include "http/metrics.h"
 #include "http/overview.h"
 #include "mirror/status.h"
@@ -17,7 +18,8 @@
 #include <string.h>
 #include <time.h>
 
-#define FRESH_US 1000000
+#define FRESH_US   1000000
+#define LINEAGE_US 60000000 /* it changes with the configuration, and with users' views */
 
 struct shared_look {
     struct monitor_look look; /* first: what callers have a pointer to */
@@ -36,6 +38,9 @@ struct monitor {
     pthread_mutex_t mutex;
     struct status_connections connections;
     struct shared_look *newest; /* has one user: this */
+
+    struct buf lineage; /* JSON; empty: not read yet */
+    int64_t lineage_us; /* clock_tick_us() */
 
     struct sample samples[MONITOR_KEPT]; /* a ring */
     int nsamples, next;
@@ -183,6 +188,38 @@ void monitor_add_history(struct monitor *monitor, struct buf *json)
     buf_add(json, "]}\n");
 }
 
+/* ---- lineage ---- */
+
+/* With the mutex held.  What cannot be read leaves what was read before. */
+static void read_lineage(struct monitor *monitor)
+{
+    _cleanup_(arena_release) struct arena arena = {0};
+    struct lineage lineage;
+    struct error err = {0};
+
+    if (monitor->newest == NULL || clock_tick_us() - monitor->newest->taken_at_us >= FRESH_US)
+        refresh(monitor); /* which connects */
+    if (monitor->connections.mirror == NULL ||
+        !lineage_read(monitor->connections.mirror, monitor->config, NULL, &arena, &lineage, &err))
+        return;
+    buf_clear(&monitor->lineage);
+    lineage_add_json(&lineage, &monitor->lineage);
+    buf_add_char(&monitor->lineage, '\n');
+    monitor->lineage_us = clock_tick_us();
+}
+
+void monitor_add_lineage(struct monitor *monitor, struct buf *json)
+{
+    pthread_mutex_lock(&monitor->mutex);
+    if (monitor->lineage.len == 0 || clock_tick_us() - monitor->lineage_us >= LINEAGE_US)
+        read_lineage(monitor);
+    if (monitor->lineage.len > 0)
+        buf_add_bytes(json, monitor->lineage.data, monitor->lineage.len);
+    else
+        buf_add(json, "{\"nodes\": [], \"edges\": []}\n");
+    pthread_mutex_unlock(&monitor->mutex);
+}
+
 /* ---- the thread, from here to the end ---- */
 
 static void *sample_all(void *arg)
@@ -229,6 +266,7 @@ void monitor_stop(struct monitor *monitor)
     pthread_cond_signal(&monitor->wake);
     pthread_mutex_unlock(&monitor->mutex);
     pthread_join(monitor->thread, NULL);
+    buf_release(&monitor->lineage);
     release(monitor->newest);
     status_disconnect(&monitor->connections);
     pthread_cond_destroy(&monitor->wake);

@@ -43,4 +43,7 @@ void monitor_release(struct monitor *monitor, const struct monitor_look *look);
  */
 void monitor_add_history(struct monitor *monitor, struct buf *json);
 
+/* What leads where (feed/lineage.h), a minute old at most while the mirror can be asked. */
+void monitor_add_lineage(struct monitor *monitor, struct buf *json);
+
 #endif

@@ -102,6 +102,12 @@ static void answer_history(struct server *server, struct answer *answer)
     monitor_add_history(server->monitor, &answer->body);
 }
 
+static void answer_lineage(struct server *server, struct answer *answer)
+{
+    answer->type = JSON;
+    monitor_add_lineage(server->monitor, &answer->body);
+}
+
 static void answer_events(struct server *server, struct answer *answer)
 {
     (void) server;
@@ -122,9 +128,10 @@ static const struct path {
     bool is_open; /* without a token */
     void (*answer)(struct server *server, struct answer *answer);
 } paths[] = {{"/", true, answer_page}, /* it has nothing in it, and asks the others */
-             {"/livez", true, answer_alive},    {"/readyz", true, answer_ready},
-             {"/status", false, answer_status}, {"/history", false, answer_history},
-             {"/events", false, answer_events}, {"/metrics", false, answer_metrics}};
+             {"/livez", true, answer_alive},     {"/readyz", true, answer_ready},
+             {"/status", false, answer_status},  {"/history", false, answer_history},
+             {"/events", false, answer_events},  {"/metrics", false, answer_metrics},
+             {"/lineage", false, answer_lineage}};
 
 static void refuse(struct answer *answer, unsigned code, const char *text)
 {

@@ -91,6 +91,7 @@ def test_a_pipeline_that_is_well(site, source):
     events = [e["event"] for e in json.loads(site.get("/events")[1])]
     assert events.index("streaming") < events.index("copy_done"), "the newest first"
     assert "<title>Tailwater" in site.get("/")[1]
+    assert json.loads(site.get("/lineage")[1]) == site.pipeline.ok("lineage", "--json").json()
 
     before = site.metrics()
     assert before[("tailwater_ready",)] == 1 and before[("tailwater_tables",)] == 2
@@ -150,7 +151,7 @@ def test_a_token(site):
     wait.until(lambda: "[streaming]" in pipeline.this_run(), pipeline.log_tail)
     assert site.get("/livez")[0] == 200 and site.get("/readyz")[0] in (200, 503)
     assert "replicator" in site.get("/")[1], "the page itself has nothing in it"
-    for path in ("/status", "/metrics", "/history", "/events"):
+    for path in ("/status", "/metrics", "/history", "/events", "/lineage"):
         assert site.get(path)[0] == 401
         for wrong in ("Bearer s3cre", "Bearer s3crets", "Bearer S3cret", "Basic s3cret", "s3cret", "Bearer "):
             assert site.get(path, Authorization=wrong)[0] == 401, wrong

@@ -111,7 +111,7 @@ def test_the_page(site, source, mirror, folder):
     document, console = browse(folder, address)
     assert console == []
     for text in ("streaming", "public.orders", "public.&lt;b&gt;odd&lt;/b&gt;", f"fact_{source.name}", "copy_done",
-                 "Retained WAL"):
+                 "Retained WAL", f"What leads where: public.orders to fact_{source.name}"):
         assert text in document, text
     assert "<b>odd" not in document
     mirror.sql("alter table mirror_public.orders add check (total < 100000)")
