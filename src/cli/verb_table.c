@@ -27,6 +27,7 @@ struct table_run {
     struct follow follow;
     int count; /* tables that the command names */
     const char **schemas, **names;
+    int code; /* the exit code, once the action has run */
 };
 
 /* ---- what the command names ---- */
@@ -331,59 +332,66 @@ static int unquarantine(struct table_run *run)
 
 /* ---- the verb ---- */
 
-static const struct action {
-    const char *name;
-    bool is_naming; /* tables */
-    int (*run)(struct table_run *run);
-} actions[] = {
-    {"add", true, add},
-    {"remove", true, remove_tables},
-    {"list", false, list},
-    {"unquarantine", true, unquarantine},
+static bool do_add(void *work, struct error *err)
+{
+    struct table_run *run = work;
+
+    (void) err; /* these say what is wrong themselves, and have a code for it */
+    run->code = add(run);
+    return true;
+}
+
+static bool do_remove(void *work, struct error *err)
+{
+    struct table_run *run = work;
+
+    (void) err;
+    run->code = remove_tables(run);
+    return true;
+}
+
+static bool do_list(void *work, struct error *err)
+{
+    struct table_run *run = work;
+
+    (void) err;
+    run->code = list(run);
+    return true;
+}
+
+static bool do_unquarantine(void *work, struct error *err)
+{
+    struct table_run *run = work;
+
+    (void) err;
+    run->code = unquarantine(run);
+    return true;
+}
+
+static const struct cli_action actions[] = {
+    {"add", "tailwater table add TABLE…", 1, CLI_MAX_OPERANDS - 1, "json", do_add},
+    {"remove", "tailwater table remove TABLE… [--keep-tables] [--yes]", 1, CLI_MAX_OPERANDS - 1,
+     "yes keep-tables json", do_remove},
+    {"list", "tailwater table list", 0, 0, "json", do_list},
+    {"unquarantine", "tailwater table unquarantine TABLE…", 1, CLI_MAX_OPERANDS - 1, "json",
+     do_unquarantine},
 };
 #define NACTIONS ((int) (sizeof(actions) / sizeof(actions[0])))
-
-static const struct action *find_action(const struct cli *cli, struct error *err)
-{
-    const char *names[NACTIONS], *near;
-
-    for (int i = 0; i < NACTIONS; i++) {
-        names[i] = actions[i].name;
-        if (cli->noperands == 0 || strcmp(cli->operands[0], names[i]) != 0)
-            continue;
-        if (actions[i].is_naming == (cli->noperands > 1))
-            return &actions[i];
-        error_set(err, ERROR_CONFIG, "table %s: %s", names[i],
-                  actions[i].is_naming ? "which tables?" : "something is too much");
-        error_hint(err, "run: tailwater help table");
-        return NULL;
-    }
-    if (cli->noperands == 0) {
-        error_set(err, ERROR_CONFIG, "table: say what: add, remove, list or unquarantine");
-    } else {
-        near = config_nearest(cli->operands[0], names, NACTIONS);
-        error_set(err, ERROR_CONFIG, "table: unknown action \"%s\"; did you mean \"%s\"?",
-                  cli->operands[0], near ? near : "list");
-    }
-    error_hint(err, "run: tailwater help table");
-    return NULL;
-}
 
 int verb_table(struct cli *cli)
 {
     struct table_run run = {.cli = cli};
-    const struct action *action;
+    const struct cli_action *action;
+    const char *const *operands;
     struct error err = {0};
-    int code;
 
-    action = find_action(cli, &err);
-    if (action == NULL)
+    if (!cli_find_action(cli, actions, NACTIONS, &action, &operands, &err))
         return cli_fail(cli, &err);
     run.follow = (struct follow){.cli = cli, .config = &run.config, .arena = &run.arena};
-    code = cli_load_config(cli, &run.arena, &run.config, &err) && read_names(&run, &err)
-               ? action->run(&run)
-               : cli_fail(cli, &err);
+    if (!cli_load_config(cli, &run.arena, &run.config, &err) || !read_names(&run, &err) ||
+        !action->run(&run, &err))
+        run.code = cli_fail(cli, &err);
     follow_release(&run.follow);
     arena_release(&run.arena);
-    return code;
+    return run.code;
 }

@@ -180,7 +180,7 @@ def test_refused(source, mirror, running):
     source.sql("create table no_key (a int)")
     before = open(running.file).read()
     for args, word in ((["add", "public.no_key"], "no_key"), (["add", "public.nothing"], "nothing"),
-                       (["add", "public.*"], "pattern"), (["add"], "which"), (["ad", "x.y"], "add"),
+                       (["add", "public.*"], "pattern"), (["add"], "TABLE"), (["ad", "x.y"], "add"),
                        (["remove", "public.other", "--yes"], "taken out"), (["list", "public.t"], "too much")):
         result = running.verb("table", *args)
         assert result.code != DONE and word in result.text, repr(result)
