@@ -5,7 +5,7 @@
 # cluster that is already there is left alone.
 
 build_packages=(build-essential meson ninja-build pkg-config libpq-dev libssl-dev libyaml-dev libcurl4-openssl-dev zlib1g-dev libmicrohttpd-dev libsystemd-dev libcmocka-dev)
-test_packages=(python3 python3-psycopg2 python3-yaml python3-pytest python3-pytest-timeout python3-pytest-xdist openssl)
+test_packages=(python3 python3-psycopg2 python3-yaml python3-jinja2 python3-pytest python3-pytest-timeout python3-pytest-xdist openssl)
 
 as_root() {
     if [ "$(id -u)" = 0 ]; then

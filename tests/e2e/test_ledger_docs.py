@@ -10,8 +10,10 @@ import os
 import re
 import subprocess
 
+import jinja2
 import psycopg2
 import pytest
+import yaml
 
 from lib import wait
 from lib.cluster import READER, REPLICATOR, ROOT
@@ -301,47 +303,65 @@ def test_the_declaration(source, make_pipeline):
 # ---- dbt ----
 
 
-def render(text, is_incremental):
-    """The model's SQL, and its hooks, as dbt would send them."""
-    config = re.search(r"{{ config\((.*?)\) }}", text, re.S)
-    model = text[config.end():].replace("{{ this }}", "report.model")
-    model = re.sub(r"{% if is_incremental\(\) %}(.*?){% endif %}", r"\1" if is_incremental else "", model,
-                   flags=re.S)
-    pre = re.search(r'pre_hook="(.*?)"', config.group(1), re.S).group(1)
-    post = re.findall(r'"(.*?)"', config.group(1).split("post_hook=")[1], re.S)
-    assert len(post) == 3 and "{" not in model
-    return pre, model, [hook.replace("{{ this }}", "report.model") for hook in post]
+DBT_FOLDER = os.path.join(ROOT, "docs", "dbt")
 
 
-def run_dbt(shop, text):
-    """What dbt-postgres does with an incremental model whose strategy is delete+insert."""
+def read(*path):
+    with open(os.path.join(DBT_FOLDER, *path), encoding="utf-8") as stream:
+        return stream.read()
+
+
+class Dbt:
+    """As much of dbt as it takes: the package's macros and a model, rendered by what dbt renders with."""
+
+    def __init__(self, is_incremental):
+        self.config = {}
+        environment = jinja2.Environment(undefined=jinja2.StrictUndefined, extensions=["jinja2.ext.do"])
+        environment.globals.update(this="report.model", is_incremental=lambda: is_incremental,
+                                   config=lambda **keys: self.config.update(keys) or "")
+        package = environment.from_string(read("macros", "tailwater.sql")).module
+        environment.globals["tailwater"] = package
+        self.render = lambda text: environment.from_string(text).render()
+
+    def model(self, name):
+        return self.render(read("example", "models", name))
+
+
+def run_dbt(shop):
+    """What dbt-postgres does with an incremental model whose strategy is append."""
     exists = shop.mirror.value("select to_regclass('report.model') is not null")
-    pre, model, post = render(text, exists)
+    dbt = Dbt(exists)
+    model = dbt.model("open_bills.sql")
+    assert (dbt.config["materialized"], dbt.config["incremental_strategy"]) == ("incremental", "append")
     with shop.mirror.transaction(READER) as cursor:
-        cursor.execute(pre)
+        cursor.execute(dbt.render(dbt.config["pre_hook"]))
         if exists:
             cursor.execute(f"create temporary table model__tmp on commit drop as ({model})")
-            cursor.execute("delete from report.model where id in (select id from model__tmp)")
-            cursor.execute("insert into report.model select * from model__tmp")
+            cursor.execute("insert into report.model (id, customer, open) (select id, customer, open from model__tmp)")
             cursor.execute("select count(*) from model__tmp")
         else:
             cursor.execute(f"create table report.model as ({model})")
             cursor.execute("select count(*) from report.model")
         written = cursor.fetchone()[0]
-        for hook in post:
-            cursor.execute(hook)
+        cursor.execute(dbt.render(dbt.config["post_hook"]))
     return written
 
 
 def test_dbt(shop):
+    """The package's macros and the example's model, which the page shows."""
     (text,) = blocks(DBT, "dbt")
+    assert text.strip() == read("example", "models", "open_bills.sql").strip()
+    for file in ("dbt_project.yml", "example/dbt_project.yml", "example/packages.yml"):
+        assert yaml.safe_load(read(file))
     right = "select b.id, b.customer, b.amount - coalesce(sum(p.paid), 0) from bills b left join payments p on " \
             "p.bill_id = b.id group by b.id, b.customer, b.amount order by 1"
-    shop.reports("select tailwater.subscribe('dbt', 'bill', start => 'all')")
+    begin = Dbt(False).render(yaml.safe_load(read("example", "dbt_project.yml"))["on-run-start"])
+    shop.reports(begin)
     for change, written in (("select 1", 3), ("select 1", 0), ("insert into payments values (3, 3, 20)", 1),
                             ("delete from bills where id = 1", 0), ("truncate payments", 2),
                             ("update bills set id = 9 where id = 2", 1)):
         shop.change(change)
-        assert run_dbt(shop, text) == written, change
+        assert run_dbt(shop) == written, change
+        shop.reports(begin)
         assert shop.reports("select * from report.model order by id") == shop.source.sql(right), change
         assert shop.reports("select * from tailwater.claim('dbt', 'bill')") == []
