@@ -59,6 +59,7 @@ static const struct setting {
     {"idle_session_timeout", "0", .since = FEATURE_IDLE_SESSION},
     {"transaction_timeout", "0", .since = FEATURE_TRANSACTION_TIMEOUT},
     {"jit", "off"},
+    {"client_min_messages", "warning"},
     /* The other half of libpq's own: a server that lost us lets go of locks and slots. */
     {"tcp_keepalives_idle", "30"},
     {"tcp_keepalives_interval", "10"},
@@ -291,10 +292,18 @@ static bool connect_failed(enum pg_side side, PGconn *conn, bool is_timeout, str
     return false;
 }
 
-static void ignore_notice(void *arg, const PGresult *result)
+/* A statement's notices say nothing that its result does not.  A stream has no results. */
+static void take_notice(void *arg, const PGresult *result)
 {
-    (void) arg;
-    (void) result;
+    struct pg *pg = arg;
+    const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
+    const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+    const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+
+    if (!pg->is_replication || severity == NULL || strcmp(severity, "WARNING") != 0)
+        return;
+    snprintf(pg->warning.sqlstate, sizeof(pg->warning.sqlstate), "%s", sqlstate ? sqlstate : "");
+    snprintf(pg->warning.message, sizeof(pg->warning.message), "%s", message ? message : "");
 }
 
 /* Compare what matters, and set what differs or could not be in the startup packet. */
@@ -368,7 +377,7 @@ bool pg_connect(const struct pg_options *options, struct pg **ret_pg, struct err
         return error_set(err, ERROR_FAILED, "out of memory while connecting");
     pg_list_add(pg);
     PQsetErrorVerbosity(pg->conn, PQERRORS_VERBOSE);
-    PQsetNoticeReceiver(pg->conn, ignore_notice, NULL);
+    PQsetNoticeReceiver(pg->conn, take_notice, pg);
     deadline_us = connect_deadline(options, &keywords);
     if (PQstatus(pg->conn) != CONNECTION_BAD && !wait_connected(pg->conn, deadline_us))
         return connect_failed(options->side, pg->conn, true, err);

@@ -195,6 +195,16 @@ bool pg_stream_start(struct pg *pg, const char *command, struct error *err);
 bool pg_stream_next(struct pg *pg, int timeout_ms, int wake_fd, const char **ret_data,
                     size_t *ret_len, struct error *err);
 
+/*
+ * The last WARNING that the server sent in the stream; its sqlstate is empty before the first one.  It
+ * is known at latest when pg_stream_next() gives the message that was sent behind it.
+ */
+struct pg_warning {
+    char sqlstate[6];
+    char message[256]; /* cut */
+};
+const struct pg_warning *pg_stream_warning(const struct pg *pg);
+
 bool pg_stream_send(struct pg *pg, const void *data, size_t len, struct error *err);
 
 /* ---- names and literals ---- */

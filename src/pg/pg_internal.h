@@ -28,6 +28,9 @@ struct pg {
     int *lengths;
     int *formats;
 
+    /* Of a stream: the last WARNING that came in it. */
+    struct pg_warning warning;
+
     char *chunk;         /* what pg_copy_out_next() or pg_stream_next() gave last; libpq's memory */
     int64_t nap_from_us; /* stream: since when nap_messages are counted */
     int64_t nap_messages;

@@ -140,6 +140,11 @@ bool pg_stream_next(struct pg *pg, int timeout_ms, int wake_fd, const char **ret
     return true;
 }
 
+const struct pg_warning *pg_stream_warning(const struct pg *pg)
+{
+    return &pg->warning;
+}
+
 bool pg_stream_send(struct pg *pg, const void *data, size_t len, struct error *err)
 {
     if (PQputCopyData(pg->conn, data, (int) len) != 1 || PQflush(pg->conn) < 0)

@@ -165,16 +165,20 @@ static bool is_too_large(const struct error *err)
            strstr(err->message, "invalid memory alloc request size") != NULL;
 }
 
+static bool hint_publication(struct error *err)
+{
+    return error_hint(
+        err, "the slot needs the publication as it was when the change was made, so making "
+             "it again does not help: tailwater resync --all --new-slot makes the slot anew and "
+             "repairs the mirror");
+}
+
 /* The stream broke off.  Some of its errors come again at the same place for ever. */
 static bool read_failed(const struct stream *stream, struct error *err)
 {
     if (strcmp(err->sqlstate, "42704") == 0) {
         err->kind = ERROR_SLOT;
-        error_hint(
-            err,
-            "the slot needs the publication as it was when the change was made, so making "
-            "it again does not help: tailwater resync --all --new-slot makes the slot anew and "
-            "repairs the mirror");
+        hint_publication(err);
     } else if (strcmp(err->sqlstate, "55000") == 0 || strcmp(err->sqlstate, "58P01") == 0) {
         err->kind = ERROR_SLOT;
         error_hint(
@@ -188,6 +192,26 @@ static bool read_failed(const struct stream *stream, struct error *err)
                    "(only as one of at most 20, each by name, is it passed over); or shorten the "
                    "row, then tailwater resync --all --new-slot repairs the mirror");
     }
+    return error_wrap(err, "slot %s", stream->slot);
+}
+
+/*
+ * From PostgreSQL 18 on pgoutput goes on where the publication did not exist when the change was made,
+ * warns (LoadPublications() in pgoutput.c), and leaves the change out (P44).  The warning comes before
+ * anything that was decoded behind it.
+ */
+static bool check_complete(const struct stream *stream, struct error *err)
+{
+    const struct pg_warning *warning = pg_stream_warning(stream->pg);
+
+    if (stream->ops != &decoder_pgoutput || strcmp(warning->sqlstate, "55000") != 0 ||
+        strstr(warning->message, stream->config.publication) == NULL)
+        return true;
+    error_set(
+        err, ERROR_SLOT,
+        "the source left changes out that were made when the publication %s did not exist: %s",
+        stream->config.publication, warning->message);
+    hint_publication(err);
     return error_wrap(err, "slot %s", stream->slot);
 }
 
@@ -232,6 +256,8 @@ bool stream_next(struct stream *stream, int timeout_ms, int wake_fd, struct stre
 
     if (!pg_stream_next(stream->pg, timeout_ms, wake_fd, &data, &len, err))
         return read_failed(stream, err);
+    if (!check_complete(stream, err))
+        return false;
     if (data == NULL) {
         *ret_event = event;
         return true;
