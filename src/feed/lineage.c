@@ -188,7 +188,7 @@ static const char views_sql[] =
     "UNION ALL SELECT c.oid, 'view', n.nspname || '.' || c.relname, c.relkind = 'm' FROM pg_class "
     "c "
     "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('v', 'm') "
-    "AND c.oid IN (SELECT upper FROM walk)) "
+    "AND c.relpersistence <> 't' AND c.oid IN (SELECT upper FROM walk)) "
     "SELECT DISTINCT a.kind, a.name, a.is_materialized, b.name, b.is_materialized FROM walk w "
     "JOIN named a ON a.oid = w.lower JOIN named b ON b.oid = w.upper ORDER BY 1, 2, 4";
 
