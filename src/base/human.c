@@ -119,3 +119,65 @@ const char *human_table(const char *schema, const char *name, char text[static H
     *out = '\0';
     return text;
 }
+
+/* ---- commands ---- */
+
+#define PROGRAM "tailwater "
+
+/* The length of the verb that text begins with, of those that read a configuration; 0: none does. */
+static size_t verb_length(const char *text)
+{
+    static const char *const verbs[] = {"backfill", "check",  "destroy", "feed",
+                                        "ledger",   "purge",  "refresh", "resync",
+                                        "run",      "status", "table",   "verify"};
+    const size_t len = strspn(text, "abcdefghijklmnopqrstuvwxyz");
+
+    for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++)
+        if (strlen(verbs[i]) == len && strncmp(verbs[i], text, len) == 0)
+            return len;
+    return 0;
+}
+
+static void add_file(const char *file, struct buf *out)
+{
+    bool is = true;
+
+    for (const char *p = file; *p != '\0'; p++)
+        is &= is_plain(*p) || *p == '/';
+    buf_add(out, " -c ");
+    if (!is)
+        buf_add_char(out, '\'');
+    for (const char *p = file; *p != '\0'; p++)
+        if (*p == '\'')
+            buf_add(out, "'\\''");
+        else
+            buf_add_char(out, *p);
+    if (!is)
+        buf_add_char(out, '\'');
+}
+
+/* Does the rest of the command name a file? */
+static bool has_file(const char *rest)
+{
+    const size_t len = strcspn(rest, ";,()\n");
+    const char *option = strstr(rest, " -c ");
+
+    return option != NULL && (size_t) (option - rest) < len;
+}
+
+void human_commands(const char *text, const char *file, struct buf *out)
+{
+    const char *command;
+
+    while (file != NULL && (command = strstr(text, PROGRAM)) != NULL) {
+        const char *verb = command + strlen(PROGRAM);
+        const size_t len = verb_length(verb);
+        const bool is_word = command == text || strchr(" \n(\"'`", command[-1]) != NULL;
+
+        buf_add_bytes(out, text, (size_t) (verb - text) + len);
+        text = verb + len;
+        if (is_word && len > 0 && !has_file(text))
+            add_file(file, out);
+    }
+    buf_add(out, text);
+}

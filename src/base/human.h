@@ -3,6 +3,8 @@
 #ifndef TAILWATER_HUMAN_H
 #define TAILWATER_HUMAN_H
 
+#include "base/buf.h"
+
 #include <stdint.h>
 
 #define HUMAN_TEXT_SIZE 32
@@ -18,5 +20,11 @@ const char *human_estimate(int64_t count, char text[static HUMAN_TEXT_SIZE]);
  * it needs them.  Names are PostgreSQL's: up to 63 bytes. */
 #define HUMAN_TABLE_SIZE 640
 const char *human_table(const char *schema, const char *name, char text[static HUMAN_TABLE_SIZE]);
+
+/*
+ * A text with commands in it, which then read that file: "run: tailwater resync --all" becomes "run:
+ * tailwater resync -c FILE --all".  Commands that name a file already stay; file NULL: all do.
+ */
+void human_commands(const char *text, const char *file, struct buf *out);
 
 #endif

@@ -7,6 +7,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/human.h"
 
 #include <pthread.h>
 #include <stdarg.h>
@@ -16,18 +17,23 @@ static struct {
     enum log_format format;
     enum log_level level;
     char pipeline[64];
+    char file[4096]; /* "": none */
 } settings = {.level = LOG_INFO};
 
 static const char *const text_levels[] = {"DEBUG  ", "INFO   ", "WARNING", "ERROR  "};
 static const char *const json_levels[] = {"debug", "info", "warning", "error"};
 
-void log_configure(enum log_format format, enum log_level level, const char *pipeline)
+void log_configure(enum log_format format, enum log_level level, const char *pipeline,
+                   const char *file)
 {
     settings.format = format;
     settings.level = level;
     settings.pipeline[0] = '\0';
     if (pipeline)
         strncat(settings.pipeline, pipeline, sizeof(settings.pipeline) - 1);
+    settings.file[0] = '\0';
+    if (file != NULL && strlen(file) < sizeof(settings.file))
+        strcpy(settings.file, file);
 }
 
 bool log_is_on(enum log_level level)
@@ -44,14 +50,15 @@ static void add_field(struct buf *line, const char *name, const char *value)
 }
 
 static void add_json_line(struct buf *line, const char *time, enum log_level level,
-                          const char *event, const char *message, const struct error *err)
+                          const char *event, const char *message, const char *sqlstate,
+                          const char *hint)
 {
     buf_printf(line, "{\"time\":\"%s\",\"level\":\"%s\",\"event\":\"%s\"", time, json_levels[level],
                event);
     add_field(line, "pipeline", settings.pipeline);
     add_field(line, "message", message);
-    add_field(line, "sqlstate", err ? err->sqlstate : NULL);
-    add_field(line, "hint", err ? err->hint : NULL);
+    add_field(line, "sqlstate", sqlstate);
+    add_field(line, "hint", hint);
     buf_add_char(line, '}');
 }
 
@@ -64,7 +71,7 @@ static struct {
 } recent = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
 static void keep(const char *time, enum log_level level, const char *event, const char *message,
-                 const struct error *err)
+                 const char *sqlstate, const char *hint)
 {
     struct buf *line;
 
@@ -72,7 +79,7 @@ static void keep(const char *time, enum log_level level, const char *event, cons
     line = &recent.lines[recent.next];
     recent.next = (recent.next + 1) % LOG_RECENT;
     buf_clear(line);
-    add_json_line(line, time, level, event, message, err);
+    add_json_line(line, time, level, event, message, sqlstate, hint);
     pthread_mutex_unlock(&recent.mutex);
 }
 
@@ -96,20 +103,25 @@ void log_add_recent(struct buf *json)
 
 /* ---- a line ---- */
 
-static void write_line(enum log_level level, const char *event, const char *message,
+static void write_line(enum log_level level, const char *event, const char *text,
                        const struct error *err)
 {
-    _cleanup_buf_ struct buf line = {0};
+    _cleanup_buf_ struct buf line = {0}, words = {0}, remedy = {0};
+    const char *file = settings.file[0] ? settings.file : NULL;
+    const char *sqlstate = err ? err->sqlstate : NULL, *message, *hint;
     char time[CLOCK_TEXT_SIZE];
-    const char *hint = err ? err->hint : "";
 
+    human_commands(text, file, &words);
+    human_commands(err ? err->hint : "", file, &remedy);
+    message = buf_text(&words);
+    hint = buf_text(&remedy);
     clock_text(clock_now_us(), time);
     if (level >= LOG_INFO)
-        keep(time, level, event, message, err);
+        keep(time, level, event, message, sqlstate, hint);
     if (!log_is_on(level))
         return;
     if (settings.format == LOG_JSON) {
-        add_json_line(&line, time, level, event, message, err);
+        add_json_line(&line, time, level, event, message, sqlstate, hint);
         buf_add_char(&line, '\n');
     } else {
         buf_printf(&line, "%s %s ", time, text_levels[level]);

@@ -13,8 +13,10 @@
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARNING, LOG_ERROR };
 enum log_format { LOG_TEXT, LOG_JSON };
 
-/* Set once, before the threads start.  pipeline may be NULL. */
-void log_configure(enum log_format format, enum log_level level, const char *pipeline);
+/* Set once, before the threads start.  pipeline and file, the configuration's, may be NULL; commands in
+ * what is logged name the file (human_commands()). */
+void log_configure(enum log_format format, enum log_level level, const char *pipeline,
+                   const char *file);
 
 bool log_is_on(enum log_level level);
 

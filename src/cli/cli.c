@@ -8,6 +8,7 @@
  */
 #include "cli/cli.h"
 
+#include "base/human.h"
 #include "base/log.h"
 #include "pg/conninfo.h"
 #include "pg/pg.h"
@@ -323,7 +324,8 @@ bool cli_load_config(struct cli *cli, struct arena *arena, struct config *ret_co
         return false;
     }
     pg_show_values(ret_config->log.values);
-    log_configure(ret_config->log.format, ret_config->log.level, ret_config->pipeline);
+    log_configure(ret_config->log.format, ret_config->log.level, ret_config->pipeline,
+                  ret_config->file);
     return (ret_config->source.conninfo == NULL ||
             check_conninfo(ret_config, "source.conninfo", ret_config->source.conninfo,
                            ret_config->source.conninfo_place, err)) &&
@@ -333,7 +335,7 @@ bool cli_load_config(struct cli *cli, struct arena *arena, struct config *ret_co
 
 int cli_fail(const struct cli *cli, const struct error *err)
 {
-    _cleanup_buf_ struct buf message = {0};
+    _cleanup_buf_ struct buf message = {0}, remedy = {0};
 
     if (cli->is_logged) {
         log_error(LOG_ERROR, "failed", err);
@@ -344,7 +346,9 @@ int cli_fail(const struct cli *cli, const struct error *err)
     if (strstr(err->message, err->sqlstate) == NULL) /* what a server said has it already */
         fprintf(stderr, " (SQLSTATE %s)", err->sqlstate);
     fputc('\n', stderr);
-    for (const char *line = err->hint; *line != '\0';) {
+    human_commands(err->hint, cli->verb && cli->verb->uses_config ? cli->config_file : NULL,
+                   &remedy);
+    for (const char *line = buf_text(&remedy); *line != '\0';) {
         size_t len = strcspn(line, "\n");
         _cleanup_buf_ struct buf raw = {0}, shown = {0};
 

@@ -35,6 +35,7 @@ struct cli {
 
     bool is_json;           /* --json: check, status, purge, verify, resync, ledger, version */
     bool is_watching;       /* --watch: status */
+    const char *listen;     /* --listen: status; NULL where not given */
     bool is_dry_run;        /* --dry-run: purge, resync, destroy */
     bool is_all;            /* --all: resync, backfill */
     bool is_forced;         /* --force: resync */

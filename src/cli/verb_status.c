@@ -9,11 +9,16 @@
 #include "base/human.h"
 #include "cli/cli.h"
 #include "cli/table_text.h"
+#include "cli/version.h"
+#include "engine/stop.h"
+#include "engine/supervisor.h"
 #include "http/overview.h"
+#include "http/server.h"
 #include "ledger/ledger_status.h"
 #include "mirror/status.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <time.h>
 #include <unistd.h>
@@ -79,6 +84,19 @@ static void add_verdict(struct buf *out, const struct status *status)
         add_line(out, "next", "%s", status->next);
     add_line(out, "time", "%s", clock_text(status->taken_at_us, now));
     buf_add_char(out, '\n');
+}
+
+/* Those that the verdict does not name. */
+static void add_troubles(struct buf *out, const struct status *status)
+{
+    for (int i = 0; i < status->ntroubles; i++) {
+        const struct control_trouble *trouble = &status->troubles[i];
+
+        if (i == 0 && status->next == trouble->next)
+            continue;
+        add_line(out, i <= 1 ? "to look at" : "", "%s; %s [%s]", trouble->words, trouble->next,
+                 trouble->event);
+    }
 }
 
 static void add_server(struct buf *out, const char *label, const struct status_server *server)
@@ -291,6 +309,7 @@ static void add_text(struct buf *out, const struct status *status, struct pg *mi
 {
     add_verdict(out, status);
     if (status->is_known) {
+        add_troubles(out, status);
         add_lag(out, status);
         add_cursor(out, status);
         add_replicator(out, status);
@@ -358,6 +377,28 @@ static int watch(const struct cli *cli, const struct config *config,
     return 0;
 }
 
+/* Page, probes and metrics from a process of its own: they are there when the replicator is not. */
+static int serve(const struct cli *cli, struct config *config, struct arena *arena)
+{
+    struct pollfd stop = {.events = POLLIN};
+    struct server *server = NULL;
+    struct error err = {0};
+
+    if (!config_parse_listen(cli->listen, arena, &config->http.host, &config->http.port, &err)) {
+        error_wrap(&err, "--listen");
+        return cli_fail(cli, &err);
+    }
+    if (!stop_catch(&err) || !server_start(config, TAILWATER_VERSION, &server, &err))
+        return cli_fail(cli, &err);
+    stop.fd = stop_fd();
+    supervisor_ready();
+    while (!stop_is_raised())
+        poll(&stop, 1, -1);
+    supervisor_stopping();
+    server_stop(server);
+    return 0;
+}
+
 int verb_status(struct cli *cli)
 {
     _cleanup_(arena_release) struct arena arena = {0};
@@ -368,7 +409,9 @@ int verb_status(struct cli *cli)
 
     if (!cli_load_config(cli, &arena, &config, &err))
         return cli_fail(cli, &err);
-    if (cli->is_watching)
+    if (cli->listen != NULL)
+        code = serve(cli, &config, &arena);
+    else if (cli->is_watching)
         code = watch(cli, &config, &connections);
     else
         print_once(cli, &config, &connections, &code);

@@ -57,15 +57,19 @@ static const struct cli_option run_options[] = {
 };
 
 static const char status_help[] = "    tailwater status --watch\n"
+                                  "    tailwater status --listen 127.0.0.1:8433\n"
                                   "\n"
                                   "Shows how far the mirror is behind, what the slot makes "
                                   "the source keep, and the state of each\n"
-                                  "table.\n";
+                                  "table.  --listen serves what http.listen has the replicator "
+                                  "serve, also while there is none.\n";
 
 static const struct cli_option status_options[] = {
     {"json", 0, NULL, "as JSON", cli_read_flag, FIELD(is_json)},
     {"watch", 0, NULL, "again every two seconds, until interrupted", cli_read_flag,
      FIELD(is_watching)},
+    {"listen", 0, "ADDRESS:PORT", "serve the status page and metrics, until interrupted",
+     cli_read_text, FIELD(listen)},
 };
 
 static const char purge_help[] =

@@ -351,6 +351,10 @@ bool config_check_value(const char *path, const char *text, struct error *err);
 bool config_parse_duration(const char *text, int64_t *ret_us, struct error *err);
 bool config_parse_size(const char *text, int64_t *ret_bytes, struct error *err);
 
+/* "127.0.0.1:8432", "[::1]:8432", "8432"; the host, as inet_pton() has it, lives in arena. */
+bool config_parse_listen(const char *text, struct arena *arena, const char **ret_host,
+                         int *ret_port, struct error *err);
+
 /* The candidate nearest to word by edit distance, NULL where none is near enough to suggest. */
 const char *config_nearest(const char *word, const char *const *candidates, int count);
 

@@ -474,29 +474,33 @@ static const char *read_address(struct arena *arena, const char *text, size_t le
     return inet_pton(is_v6 ? AF_INET6 : AF_INET, address, bytes) == 1 ? address : NULL;
 }
 
+bool config_parse_listen(const char *text, struct arena *arena, const char **ret_host,
+                         int *ret_port, struct error *err)
+{
+    const char *colon = strrchr(text, ':'), *digits = colon ? colon + 1 : text;
+    char *end;
+    const long port = strtol(digits, &end, 10);
+    const char *host = colon ? read_address(arena, text, (size_t) (colon - text)) : "127.0.0.1";
+
+    if (host == NULL || digits[0] < '0' || digits[0] > '9' || *end != '\0' || port < 1 ||
+        port > UINT16_MAX) {
+        error_set(err, ERROR_CONFIG, "%s is not an address and a port", value_quote(arena, text));
+        return error_hint(err, "write 127.0.0.1:8432, [::1]:8432, or 0.0.0.0:8432 for everybody");
+    }
+    *ret_host = host;
+    *ret_port = (int) port;
+    return true;
+}
+
 /* A name could be of several addresses, or of another one tomorrow: who opens a port says which. */
 VALUE_READER(listen)
 {
     struct config *config = base;
-    const char *text = scalar_text(reader, key, node, err), *colon, *digits;
-    char *end;
-    long port;
+    const char *text = scalar_text(reader, key, node, err);
 
-    if (text == NULL)
-        return false;
-    colon = strrchr(text, ':');
-    digits = colon ? colon + 1 : text;
-    port = strtol(digits, &end, 10);
-    config->http.host = colon ? read_address(reader->arena, text, (size_t) (colon - text))
-                              : "127.0.0.1";
-    if (config->http.host == NULL || digits[0] < '0' || digits[0] > '9' || *end != '\0' ||
-        port < 1 || port > UINT16_MAX) {
-        value_fail(reader, key, node, err, "%s is not an address and a port",
-                   value_quote(reader->arena, text));
-        return error_hint(err, "write 127.0.0.1:8432, [::1]:8432, or 0.0.0.0:8432 for everybody");
-    }
-    config->http.port = (int) port;
-    return true;
+    return text != NULL &&
+           (config_parse_listen(text, reader->arena, &config->http.host, &config->http.port, err) ||
+            fail_with(reader, key, node, err));
 }
 
 /* ---- lists ---- */

@@ -444,7 +444,7 @@ static bool show_progress(void *context, const struct copy_progress *progress, s
         if (!guard_copy(copying, &failure))
             log_error(LOG_DEBUG, "wal_guard_failed", &failure);
     }
-    if (control_heartbeat(p->lock, p->config->pipeline, &heartbeat, &failure))
+    if (control_heartbeat(p->lock, p->config->pipeline, &heartbeat, NULL, &failure))
         return true;
     if (pg_is_broken(p->lock)) {
         *err = failure;

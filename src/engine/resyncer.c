@@ -180,6 +180,22 @@ static bool show(const struct work_place *place, const struct table *table, stru
                         config->mirror.nreaders, &notes, err));
 }
 
+/*
+ * The job is for a configuration that may be newer than ours: read again, once for each job, and the
+ * next session goes on with it.
+ */
+static bool ask_for_reload(const struct work_place *place)
+{
+    struct resyncer *resyncer = place->resyncer;
+
+    if (resyncer->reload->job == place->job->id)
+        return false;
+    resyncer->reload->job = place->job->id;
+    resyncer->reload->is_from_file = resyncer->reload->is_due = true;
+    handover_wake(resyncer->handover);
+    return true;
+}
+
 static bool resync(struct work_place *place, const struct table *table, struct error *err)
 {
     const struct resyncer *resyncer = place->resyncer;
@@ -209,28 +225,15 @@ static bool resync(struct work_place *place, const struct table *table, struct e
             *err = failure;
             return false;
         }
+        /* The source may have changed, or what kept its change from being followed be gone. */
+        if (config_is_followed(resyncer->config) && ask_for_reload(place))
+            return true;
         return give_up(place, &options, &last, &failure, err);
     }
     take_progress(place->table, &last);
     /* What a quarantine kept on the repair list is due again. */
     resyncer->statistics->repairs_wanted++;
     return purge(&options, &last, err) && show(place, table, err) && end_table(place, NULL, err);
-}
-
-/*
- * The job is for a configuration that may be newer than ours: read again, once for each job, and the
- * next session goes on with it.
- */
-static bool ask_for_reload(const struct work_place *place)
-{
-    struct resyncer *resyncer = place->resyncer;
-
-    if (resyncer->reload->job == place->job->id)
-        return false;
-    resyncer->reload->job = place->job->id;
-    resyncer->reload->is_from_file = resyncer->reload->is_due = true;
-    handover_wake(resyncer->handover);
-    return true;
 }
 
 /* A table that the configuration was to let go. */

@@ -20,6 +20,7 @@
 #include "mirror/quarantine.h"
 #include "mirror/statement.h"
 #include "source/slot.h"
+#include "source/watch.h"
 
 #include <inttypes.h>
 #include <poll.h>
@@ -167,26 +168,37 @@ static bool prepare(struct life *life, struct pg *lock, struct error *err)
     return start_feeders(life, err);
 }
 
+/* What the heartbeat says meanwhile. */
+static const char *state_after(const struct error *err)
+{
+    return err->kind == ERROR_SOURCE   ? "waiting for the source"
+           : err->kind == ERROR_MIRROR ? "waiting for the mirror"
+                                       : "waiting to try again";
+}
+
 static bool run_session(struct life *life, struct pg *lock, struct culprit *ret_culprit,
                         struct error *err)
 {
     struct session_outcome outcome;
     const bool is_ok = session_run(
-        &(struct session_options){.config = life->config,
-                                  .version = life->options->version,
-                                  .prepared = &life->prepared,
-                                  .is_guarded = &life->is_guarded,
-                                  .lock = lock,
-                                  .stop = stop_flag(),
-                                  .reload = &reload_asked,
-                                  .until = life->until,
-                                  .careful_until = life->careful_until,
-                                  .job = life->options->job,
-                                  .started_at_us = life->started_at_us,
-                                  .reconnects = life->reconnects,
-                                  .last_error = life->last_error_at_us ? life->last_error.message
-                                                                       : NULL,
-                                  .last_error_at_us = life->last_error_at_us},
+        &(struct session_options){
+            .config = life->config,
+            .version = life->options->version,
+            .prepared = &life->prepared,
+            .is_guarded = &life->is_guarded,
+            .lock = lock,
+            .stop = stop_flag(),
+            .reload = &reload_asked,
+            .until = life->until,
+            .careful_until = life->careful_until,
+            .job = life->options->job,
+            .started_at_us = life->started_at_us,
+            .reconnects = life->reconnects,
+            .last_error = life->last_error_at_us ? life->last_error.message : NULL,
+            .last_hint = life->last_error_at_us && life->last_error.hint[0] ? life->last_error.hint
+                                                                            : NULL,
+            .last_state = life->last_error_at_us ? state_after(&life->last_error) : NULL,
+            .last_error_at_us = life->last_error_at_us},
         &outcome, err);
 
     life->has_streamed |= outcome.has_streamed;
@@ -276,6 +288,47 @@ static bool read_config(struct life *life)
     return true;
 }
 
+/*
+ * A table that lost its replica identity: updates and deletes of it may not be sent any more, and nobody
+ * would be told.  So it is left out from here on, whatever becomes of the rest.
+ */
+static bool leave_out_unkeyed(struct life *life, struct pg *lock, struct error *err)
+{
+    const struct config *config = life->config;
+    const struct pg_options options = {
+        .side = PG_SOURCE, .conninfo = config->source.conninfo, .application = "tailwater prepare"};
+    const struct table_list *list = &life->prepared.catalog.tables;
+    _cleanup_(arena_release) struct arena arena = {0};
+    _cleanup_pg_ struct pg *source = NULL;
+    const struct table **unkeyed;
+    int count;
+
+    if (config->apply.on_error != ON_ERROR_QUARANTINE)
+        return true;
+    if (!pg_connect(&options, &source, err) ||
+        !watch_find_unkeyed(source, list, &arena, &count, &unkeyed, err))
+        return false;
+    for (int i = 0; i < count; i++) {
+        const struct culprit culprit = {
+            .table = unkeyed[i], .first_lsn = life->cursor, .last_lsn = life->cursor};
+        struct error reason = {0};
+
+        if (life->prepared.states[unkeyed[i] - list->tables].quarantine.lsn != 0)
+            continue;
+        error_set(
+            &reason, ERROR_CONFIG,
+            "%s has no replica identity any more, so that updates and deletes may be missing; on "
+            "the source: ALTER TABLE %s REPLICA IDENTITY DEFAULT; (which needs its primary key)",
+            unkeyed[i]->label, unkeyed[i]->label);
+        if (!quarantine_begin(lock, config->pipeline, &culprit, &reason, err))
+            return false;
+        life->prepared.states[unkeyed[i] - list->tables].quarantine.lsn = life->cursor;
+        quarantine_hint(unkeyed[i], config->file, &reason);
+        log_error(LOG_ERROR, "quarantined", &reason);
+    }
+    return true;
+}
+
 /* Prepares anew, between two sessions.  What cannot be followed is said, and everything goes on as it
  * was before. */
 static bool reload(struct life *life, struct pg *lock, struct error *err)
@@ -287,6 +340,8 @@ static bool reload(struct life *life, struct pg *lock, struct error *err)
     if (atomic_exchange(&reload_asked.is_from_file, false) && read_config(life))
         feeder_finish_all(
             &life->feeders); /* prepare() starts them again, as they are declared now */
+    if (!leave_out_unkeyed(life, lock, err))
+        return false;
     life->is_prepared = false;
     if (prepare(life, lock, err))
         return true;
@@ -311,6 +366,7 @@ static bool try_once(struct life *life, struct error *err)
         life->is_locked_out = err->kind == ERROR_BUSY;
         return false;
     }
+    life->is_locked_out = false;
     if (!start_http(life, err))
         return false;
     supervisor_ready();
@@ -389,6 +445,27 @@ static bool is_hopeless(const struct life *life, struct error *err)
     return true;
 }
 
+/*
+ * On the mirror, for whoever asks there how the pipeline is: it waits, or has ended, and why.  Where that
+ * cannot be written nobody can read it either; the log has it.
+ */
+static void note_on_mirror(const struct life *life, const struct error *err, int exit_code)
+{
+    const struct config *config = life->config;
+    struct error ignored;
+
+    if (err->kind == ERROR_BUSY) {
+        if (life->is_locked_out && life->options->job == 0 &&
+            !control_note_rival(config->mirror.conninfo, config->pipeline, &ignored))
+            log_error(LOG_DEBUG, "heartbeat_failed", &ignored);
+        return;
+    }
+    if (!control_note_failure(config->mirror.conninfo, config->pipeline, life->options->version,
+                              exit_code > 0 ? "failed" : state_after(err), err, exit_code,
+                              &ignored))
+        log_error(LOG_DEBUG, "heartbeat_failed", &ignored);
+}
+
 static void note_failure(struct life *life, const struct error *err)
 {
     const bool is_same = life->last_error_at_us != 0 && life->error_cursor == life->cursor &&
@@ -406,6 +483,7 @@ static void note_failure(struct life *life, const struct error *err)
     life->error_cursor = life->cursor;
     life->last_error = *err;
     life->last_error_at_us = clock_now_us();
+    note_on_mirror(life, err, 0);
 }
 
 /* The slot is of no use any more, and that is to be lived with. */
@@ -518,6 +596,8 @@ bool run_pipeline(const struct run_options *options, struct error *err)
     if (failed != 0)
         return error_set(err, ERROR_FAILED, "cannot start a thread: %s", strerror(failed));
     is_ok = live(&life, err);
+    if (!is_ok && !stop_is_raised())
+        note_on_mirror(&life, err, error_exit_code(err->kind));
     stop_raise(); /* the stop is ours where live() has failed: feeds have as long to end */
     feeder_finish_all(&life.feeders);
     server_stop(life.http);

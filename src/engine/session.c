@@ -260,6 +260,7 @@ static bool run_threads(struct session *s, struct error *err)
                               .statistics = &s->statistics,
                               .stop = &s->is_over,
                               .stop_fd = s->over_fd,
+                              .left_out_from = s->left_out_from,
                               .prefix = s->prefix,
                               .hash = o->prepared->hash,
                               .is_reloading = &o->reload->is_due,
@@ -267,6 +268,8 @@ static bool run_threads(struct session *s, struct error *err)
                               .streaming_since_us = clock_now_us(),
                               .reconnects = o->reconnects,
                               .last_error = o->last_error,
+                              .last_hint = o->last_hint,
+                              .last_state = o->last_state,
                               .last_error_at_us = o->last_error_at_us};
     struct nan_checker nan_checker = {o->config, list, &s->statistics, &s->is_over, s->over_fd};
     struct repairer repairer = {o->config,      list,        &o->prepared->facts,

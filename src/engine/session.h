@@ -29,6 +29,8 @@ struct session_options {
     int64_t job;       /* ends once this job is done; 0: none */
     int64_t started_at_us;
     int64_t reconnects;
+    const char *last_hint;  /* of last_error; NULL: none */
+    const char *last_state; /* watcher.h */
     const char *last_error;
     int64_t last_error_at_us;
 };

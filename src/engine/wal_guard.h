@@ -7,10 +7,9 @@
 
 #include "config/config.h"
 #include "pg/pg.h"
+#include "source/slot.h"
 
 #define WAL_GUARD_US 10000000 /* how often to look */
-
-enum wal_level { WAL_FINE, WAL_WARNING, WAL_CRITICAL };
 
 /* *level is what was said last; WAL_FINE at first.  Logs. */
 bool wal_guard(struct pg *source, const struct config *config, enum wal_level *level,

@@ -10,15 +10,20 @@
 #include "engine/watcher.h"
 
 #include "base/clock.h"
+#include "base/human.h"
 #include "base/log.h"
 #include "base/pulse.h"
+#include "batch/batch.h"
 #include "engine/wal_guard.h"
 #include "mirror/control.h"
 #include "mirror/ddl.h"
+#include "mirror/status.h"
 #include "mirror/sweep.h"
 #include "source/watch.h"
 
 #include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define SAY_US         1000000
@@ -35,7 +40,12 @@
 #define SAY_TIMEOUT_MS   20000
 #define SWEEP_TIMEOUT_MS 60000
 
+#define PROVEN_US 15000000 /* nothing to get past, perhaps */
+
 #define LOOK_US 10000000 /* between looks at the source's definitions */
+
+#define ASK_US          3000000
+#define CLOCK_STEADY_US 1000000
 
 #define SOURCE_TIMEOUT_MS 5000
 #define CONNECT_TIMEOUT_S 5
@@ -48,7 +58,11 @@
 struct watch {
     struct watcher *watcher;
     struct pg *source; /* opened when needed, dropped when it breaks */
-    bool is_message_off;
+    bool is_proven;
+    lsn_t began_at; /* the cursor when the session began; 0: not looked at yet */
+    bool is_message_off, is_clock_wrong;
+    int64_t mirror_before_us, source_before_us; /* the clocks, at the look before */
+    char blocker[256]; /* the remedy that was said last, which names the transaction */
     enum wal_level wal;
     bool is_source_down;
     int64_t
@@ -58,7 +72,68 @@ struct watch {
     int64_t sweep_due_us; /* when the next slice, or round, is due */
 };
 
+/* ---- clocks ---- */
+
+/* The answer was made between the question and now. */
+static int64_t ahead(int64_t asked_us, int64_t answer_us)
+{
+    return answer_us - (asked_us + clock_now_us()) / 2;
+}
+
+/* Both clocks as found twice: one that is being set is not a wrong one of somebody else's. */
+static void note_clocks(struct watch *watch, int64_t source_us)
+{
+    struct watcher *watcher = watch->watcher;
+    const int64_t mirror_us = watcher->mirror_seen_us;
+
+    if (llabs(source_us - watch->source_before_us) < CLOCK_STEADY_US &&
+        llabs(mirror_us - watch->mirror_before_us) < CLOCK_STEADY_US) {
+        watcher->source_ahead_us = source_us;
+        watcher->mirror_ahead_us = mirror_us;
+    }
+    watch->source_before_us = source_us;
+    watch->mirror_before_us = mirror_us;
+}
+
+/* Said once, until it is over. */
+static void judge_clocks(struct watch *watch)
+{
+    const struct watcher *watcher = watch->watcher;
+    char off[HUMAN_TEXT_SIZE];
+    const char *whose;
+    int64_t ahead_us;
+    const bool is_wrong = status_clock_is_wrong(watcher->source_ahead_us, watcher->mirror_ahead_us,
+                                                &whose, &ahead_us);
+
+    if (is_wrong && !watch->is_clock_wrong)
+        log_event(
+            LOG_WARNING, "clock_wrong",
+            "the clock of %s is %s %s the others': ages and lag are wrong by as much; set that "
+            "clock (timedatectl set-ntp true, or chronyc makestep there)",
+            whose ? whose : "this machine", human_duration(llabs(ahead_us) + 500000, off),
+            ahead_us > 0 ? "ahead of" : "behind");
+    else if (!is_wrong && watch->is_clock_wrong)
+        log_event(LOG_INFO, "clock_right", "the clocks agree again");
+    watch->is_clock_wrong = is_wrong;
+}
+
 /* ---- the duties ---- */
+
+/*
+ * A session after a failure has to get past the place first: until then it is the same failure's next
+ * try, and is called so.
+ */
+static bool is_proven(struct watch *watch)
+{
+    const struct watcher *watcher = watch->watcher;
+
+    if (watch->began_at == 0)
+        watch->began_at = watcher->statistics->cursor;
+    watch->is_proven |= watcher->last_state == NULL ||
+                        watcher->statistics->cursor > watch->began_at ||
+                        clock_now_us() - watcher->last_error_at_us > PROVEN_US;
+    return watch->is_proven;
+}
 
 static bool say(struct watch *watch, struct error *err)
 {
@@ -67,7 +142,7 @@ static bool say(struct watch *watch, struct error *err)
     const struct control_heartbeat heartbeat = {
         .version = watcher->version,
         .plugin = watcher->plugin,
-        .state = "streaming",
+        .state = is_proven(watch) ? "streaming" : watcher->last_state,
         .started_at_us = watcher->started_at_us,
         .streaming_since_us = watcher->streaming_since_us,
         .received_lsn = statistics->received_lsn,
@@ -82,15 +157,23 @@ static bool say(struct watch *watch, struct error *err)
         .copy_bytes = -1,
         .reconnects = watcher->reconnects,
         .last_error = watcher->last_error,
+        .last_hint = watcher->last_hint,
         .last_error_at_us = watcher->last_error_at_us,
+        .source_ahead_us = watcher->source_ahead_us,
+        .mirror_ahead_us = watcher->mirror_ahead_us,
     };
+    const int64_t asked_us = clock_now_us();
+    int64_t now_us = 0;
     bool is_said;
 
     pg_limit(watcher->lock, SAY_TIMEOUT_MS, watcher->stop_fd);
-    is_said = control_heartbeat(watcher->lock, watcher->config->pipeline, &heartbeat, err);
+    is_said = control_heartbeat(watcher->lock, watcher->config->pipeline, &heartbeat, &now_us, err);
     pg_limit(watcher->lock, SWEEP_TIMEOUT_MS, watcher->stop_fd);
-    if (is_said)
+    if (is_said) {
+        watcher->mirror_seen_us = ahead(asked_us, now_us);
+        judge_clocks(watch);
         return true;
+    }
     error_wrap(err, "the connection that holds the pipeline's lock");
     if (*watcher->stop)
         return true;
@@ -147,6 +230,55 @@ static bool guard_wal(struct watch *watch, struct error *err)
     struct pg *pg = source(watch, err);
 
     return pg != NULL && wal_guard(pg, watch->watcher->config, &watch->wal, err);
+}
+
+static bool compare_clock(struct watch *watch, struct error *err)
+{
+    struct pg *pg = source(watch, err);
+    _cleanup_result_ struct pg_result *row = NULL;
+    const int64_t asked_us = clock_now_us();
+
+    if (pg == NULL ||
+        !pg_query_row(pg, "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint", 0,
+                      NULL, &row, err))
+        return false;
+    note_clocks(watch, ahead(asked_us, pg_int(row, 0, 0)));
+    return true;
+}
+
+/* Said once for each transaction that is waited for. */
+static bool look_for_blocker(struct watch *watch, struct error *err)
+{
+    _cleanup_(arena_release) struct arena arena = {0};
+    struct pg *pg = source(watch, err);
+    const char *words, *next;
+
+    if (pg == NULL ||
+        !watch_find_blocker(pg, watch->watcher->config->pipeline, &arena, &words, &next, err))
+        return false;
+    if (words != NULL && strcmp(next, watch->blocker) != 0)
+        log_event(LOG_WARNING, "snapshot_waiting", "%s; %s", words, next);
+    snprintf(watch->blocker, sizeof(watch->blocker), "%s", words != NULL ? next : "");
+    return true;
+}
+
+/* A table that lost its replica identity has to be left out (run.c), whatever else is followed. */
+static bool look_for_identities(struct watch *watch, struct error *err)
+{
+    const struct watcher *watcher = watch->watcher;
+    _cleanup_(arena_release) struct arena arena = {0};
+    struct pg *pg = source(watch, err);
+    const struct table **unkeyed;
+    int count;
+
+    if (watcher->config->apply.on_error != ON_ERROR_QUARANTINE)
+        return true;
+    if (pg == NULL || !watch_find_unkeyed(pg, watcher->list, &arena, &count, &unkeyed, err))
+        return false;
+    for (int i = 0; i < count; i++)
+        if (watcher->left_out_from[unkeyed[i]->index] == BATCH_NEVER)
+            *watcher->is_reloading = true;
+    return true;
 }
 
 static bool look_for_changes(struct watch *watch, struct error *err)
@@ -321,6 +453,9 @@ void *watcher_run_source(void *arg)
     struct duty duties[] = {
         {.run = send_message, .every_us = watch.watcher->config->source.heartbeat_interval_us},
         {.run = guard_wal, .every_us = WAL_GUARD_US},
+        {.run = compare_clock, .every_us = ASK_US},
+        {.run = look_for_blocker, .every_us = ASK_US},
+        {.run = look_for_identities, .every_us = LOOK_US},
         {.run = look_for_changes, .every_us = LOOK_US}};
 
     run_duties(&watch, PULSE_SOURCE_WATCHER, duties, sizeof(duties) / sizeof(duties[0]));

@@ -22,15 +22,22 @@ struct watcher {
     struct pg *lock; /* the watcher's alone while it runs */
     struct handover *handover;
     struct statistics *statistics;
-    const atomic_bool *stop; /* of the session */
-    int stop_fd;             /* readable once stop is raised */
-    const char *prefix;      /* of the heartbeat message */
+    const atomic_bool *stop;            /* of the session */
+    int stop_fd;                        /* readable once stop is raised */
+    const _Atomic lsn_t *left_out_from; /* of the session, by table->index: quarantined ones */
+    const char *prefix;                 /* of the heartbeat message */
     uint64_t hash; /* of the source's definitions, as prepared (watch.h); 0: as first seen … */
     atomic_bool *is_reloading; /* … set once it is another one */
     int64_t started_at_us, streaming_since_us;
     int64_t reconnects;
     const char *last_error; /* NULL: none */
+    const char *last_hint;
+    const char
+        *last_state; /* what was said while it waited: "waiting for the mirror"; NULL: no error */
     int64_t last_error_at_us;
+    /* Written by the watcher: how far the servers' clocks are ahead of ours. */
+    _Atomic int64_t source_ahead_us, mirror_ahead_us;
+    _Atomic int64_t mirror_seen_us; /* the same, as just seen */
 };
 
 /* Threads' functions: the argument is a struct watcher.  They end soon after stop is set; the first

@@ -111,6 +111,11 @@ static void add_pipeline(const struct metrics *metrics, struct buf *out)
          "The verdict: 0 fine, 1 to be watched, 2 broken.",
          {0},
          s->level},
+        {"tailwater_exit_code",
+         "gauge",
+         "0; what the replicator ended with, where nobody replicates since it failed.",
+         {0},
+         s->has_heartbeat && s->holder.pid == 0 ? count(h->exit_code) : 0},
         {"tailwater_server_up",
          "gauge",
          "Whether the server answers.",
@@ -193,6 +198,16 @@ static void add_pipeline(const struct metrics *metrics, struct buf *out)
          "Since the replicator last spoke.",
          {0},
          s->has_heartbeat ? seconds(h->age_us) : NAN},
+        {"tailwater_clock_ahead_seconds",
+         "gauge",
+         "How far the server's clock is ahead of the replicator's machine's.",
+         {"side", "source"},
+         is_alive ? (double) h->source_ahead_us / 1e6 : NAN},
+        {"tailwater_clock_ahead_seconds",
+         "gauge",
+         "",
+         {"side", "mirror"},
+         is_alive ? (double) h->mirror_ahead_us / 1e6 : NAN},
         {"tailwater_batch",
          "gauge",
          "Number of the newest batch.",
@@ -245,6 +260,14 @@ static void add_pipeline(const struct metrics *metrics, struct buf *out)
 
     add_family(out, "tailwater_info", "gauge", "The program and its pipeline.");
     add_sample(out, "tailwater_info", info, COUNT(info), 1);
+    add_family(out, "tailwater_state", "gauge", "The verdict in a word or two.");
+    add_sample(out, "tailwater_state", &(struct label){"state", s->state}, 1, 1);
+    add_family(out, "tailwater_trouble", "gauge", "What somebody has to look at.");
+    for (int i = 0; i < s->ntroubles; i++)
+        add_sample(out, "tailwater_trouble",
+                   (const struct label[]){{"event", s->troubles[i].event},
+                                          {"subject", s->troubles[i].subject}},
+                   2, 1);
     add_scalars(out, scalars, COUNT(scalars));
 }
 

@@ -59,6 +59,7 @@ static void release(struct shared_look *look)
     buf_release(&look->look.status);
     buf_release(&look->look.metrics);
     buf_release(&look->look.reasons);
+    buf_release(&look->look.remarks);
     free(look);
 }
 
@@ -82,6 +83,8 @@ static void add_reasons(const struct status *status, struct buf *reasons)
         buf_add(reasons, "the slot is lost\n");
     if (status->has_slot && status->slot.exists && !status->slot.active_pid)
         buf_add(reasons, "nobody reads the slot\n");
+    if (strncmp(status->state, "waiting", 7) == 0)
+        buf_printf(reasons, "the replicator is %s\n", status->state);
     if (status->pipeline.state != CONTROL_STREAMING)
         buf_add(reasons, "the initial copy is not complete\n");
     if (status->nquarantined > 0)
@@ -90,6 +93,15 @@ static void add_reasons(const struct status *status, struct buf *reasons)
         buf_printf(reasons, "the mirror is behind: %s\n", human_duration(status->lag_us, lag));
     if (reasons->len == 0 && status->level == STATUS_BROKEN)
         buf_printf(reasons, "%s\n", status->state);
+}
+
+/* Kinds, no names, either. */
+static void add_remarks(const struct status *status, struct buf *remarks)
+{
+    if (status->level == STATUS_WATCH)
+        buf_printf(remarks, "to be looked at: %s\n", status->state);
+    for (int i = 0; i < status->ntroubles; i++)
+        buf_printf(remarks, "to be looked at: %s\n", status->troubles[i].event);
 }
 
 /* ---- a look ---- */
@@ -119,6 +131,7 @@ static struct shared_look *look_now(struct monitor *monitor)
     overview_add_json(&status, monitor->connections.mirror, &shared->look.status);
     buf_add_char(&shared->look.status, '\n');
     add_reasons(&status, &shared->look.reasons);
+    add_remarks(&status, &shared->look.remarks);
     metrics_add(&(struct metrics){.status = &status,
                                   .version = monitor->version,
                                   .is_ready = shared->look.reasons.len == 0,

@@ -19,6 +19,7 @@ struct monitor_look {
     struct buf status;  /* JSON, as tailwater status --json */
     struct buf metrics; /* Prometheus text format 0.0.4 */
     struct buf reasons; /* why it is not ready, a line each; empty where it is */
+    struct buf remarks; /* what is to be looked at all the same, a line each */
 };
 
 struct monitor;

@@ -75,6 +75,7 @@ static void answer_ready(struct server *server, struct answer *answer)
     answer->type = TEXT;
     answer->code = look->reasons.len == 0 ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE;
     buf_add(&answer->body, look->reasons.len == 0 ? "ready\n" : buf_text(&look->reasons));
+    buf_add_bytes(&answer->body, look->remarks.data, look->remarks.len);
     monitor_release(server->monitor, look);
 }
 

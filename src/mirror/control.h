@@ -227,7 +227,11 @@ struct control_heartbeat {
     int64_t copy_tables_done, copy_tables, copy_bytes_done, copy_bytes;
     int64_t reconnects;     /* since the process started */
     const char *last_error; /* message of the newest error, NULL: none since the process started */
+    const char *last_hint;  /* … and what to run or set then; NULL: nothing was said */
     int64_t last_error_at_us;
+    int64_t exit_code; /* > 0: it ended by that error, with this exit code */
+    /* How far the servers' clocks are ahead of the replicator's machine's; 0 also where unknown. */
+    int64_t source_ahead_us, mirror_ahead_us;
     /* read back only */
     int64_t said_at_us; /* the mirror's clock */
     int64_t age_us;     /* now - said_at, both by the mirror's clock */
@@ -235,9 +239,34 @@ struct control_heartbeat {
     const char *host;
 };
 
-/* Upsert.  pid and host are this process's. */
+/* Upsert.  pid and host are this process's.  *ret_now_us: the mirror's clock; may be NULL. */
 bool control_heartbeat(struct pg *lock, const char *pipeline,
-                       const struct control_heartbeat *heartbeat, struct error *err);
+                       const struct control_heartbeat *heartbeat, int64_t *ret_now_us,
+                       struct error *err);
+
+/*
+ * What went wrong, where it can still be said: by a replicator that waits before it tries again (state
+ * "waiting …"), or that ends (exit_code).  The other numbers of its last heartbeat stay.  Over a
+ * connection of its own; true also where the pipeline is not there (yet).
+ */
+bool control_note_failure(const char *conninfo, const char *pipeline, const char *version,
+                          const char *state, const struct error *failure, int exit_code,
+                          struct error *err);
+
+/* This process wanted the pipeline, and another one has it. */
+bool control_note_rival(const char *conninfo, const char *pipeline, struct error *err);
+
+/* Something that somebody has to look at; migrations/0014_troubles.sql. */
+struct control_trouble {
+    const char *event;   /* of the log, docs/operations.md: "consumer_stale" */
+    const char *subject; /* whose it is: a table, "consumer of fact", a feed */
+    const char *words, *next;
+};
+
+/* All of them, in an order that stays. */
+bool control_list_troubles(struct pg *mirror, const char *pipeline, struct arena *arena,
+                           int *ret_count, const struct control_trouble **ret_troubles,
+                           struct error *err);
 
 bool control_read_heartbeat(struct pg *mirror, const char *pipeline, struct arena *arena,
                             bool *ret_found, struct control_heartbeat *ret_heartbeat,

@@ -11,7 +11,10 @@
 #include "mirror/status.h"
 
 #include "base/clock.h"
+#include "base/human.h"
+#include "source/watch.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* A status that hangs is no use: of a server that does not answer it says so. */
@@ -115,7 +118,8 @@ static bool ask_mirror(struct pg *mirror, struct arena *arena, struct status *st
         !control_find_holder(mirror, name, arena, &status->holder, err) ||
         !control_repairs(mirror, name, &status->repair_keys, &status->repair_oldest_us, err) ||
         !control_doubts(mirror, name, &status->doubt_rows, &status->doubt_oldest_us, err) ||
-        !control_read_counters(mirror, name, arena, &status->ncounters, &status->counters, err)) {
+        !control_read_counters(mirror, name, arena, &status->ncounters, &status->counters, err) ||
+        !control_list_troubles(mirror, name, arena, &status->ntroubles, &status->troubles, err)) {
         status->is_known = false;
         return false;
     }
@@ -135,6 +139,9 @@ static bool ask_source(struct pg *source, struct arena *arena, struct status *st
         return false;
     status->has_slot = true;
     /* Everybody may by default; where somebody took that away, run is the one to compare. */
+    if (!watch_find_blocker(source, status->config->pipeline, arena, &status->blocker,
+                            &status->blocker_next, err))
+        return false;
     if (pg_query_row(source, "SELECT system_identifier FROM pg_control_system()", 0, NULL, &system,
                      &ignored))
         status->system_identifier = arena_strdup(arena, pg_text(system, 0, 0));
@@ -178,6 +185,75 @@ static void measure_lag(struct status *status)
     status->is_lag_bound = true;
 }
 
+/* ---- troubles ---- */
+
+/* Where the clocks do not agree, ages and lag are wrong, and nobody sees why. */
+static bool find_wrong_clock(const struct status *status, struct arena *arena,
+                             struct control_trouble *ret_trouble)
+{
+    const struct control_heartbeat *heartbeat = &status->heartbeat;
+    const int64_t source = heartbeat->source_ahead_us, mirror = heartbeat->mirror_ahead_us;
+    const char *whose;
+    char off[HUMAN_TEXT_SIZE];
+    int64_t ahead;
+
+    if (!status->has_heartbeat || !is_replicator_alive(status) ||
+        !status_clock_is_wrong(source, mirror, &whose, &ahead))
+        return false;
+    if (whose == NULL)
+        whose = arena_printf(arena, "the replicator's machine, %s,", heartbeat->host);
+    *ret_trouble = (struct control_trouble){
+        .event = "clock_wrong",
+        .subject = status->config->pipeline,
+        .words = arena_printf(arena, "the clock of %s is %s %s the others'", whose,
+                              human_duration(llabs(ahead) + 500000, off),
+                              ahead > 0 ? "ahead of" : "behind"),
+        .next =
+            "set that clock (timedatectl set-ntp true, or chronyc makestep there): until then ages "
+            "and lag are wrong by as much; rows are not"};
+    return true;
+}
+
+bool status_clock_is_wrong(int64_t source_ahead_us, int64_t mirror_ahead_us, const char **ret_whose,
+                           int64_t *ret_ahead_us)
+{
+    const bool is_source_off = llabs(source_ahead_us) > STATUS_CLOCK_US;
+    const bool is_mirror_off = llabs(mirror_ahead_us) > STATUS_CLOCK_US;
+
+    if (!is_source_off && !is_mirror_off)
+        return false;
+    *ret_whose = is_source_off && is_mirror_off ? NULL
+                 : is_source_off                ? "the source"
+                                                : "the mirror";
+    *ret_ahead_us = is_source_off && is_mirror_off ? -source_ahead_us
+                    : is_source_off                ? source_ahead_us
+                                                   : mirror_ahead_us;
+    return true;
+}
+
+/* Of what the mirror's function knows, and of what only the replicator does. */
+static void gather_troubles(struct status *status, struct arena *arena)
+{
+    struct control_trouble *all = arena_new(arena, struct control_trouble, status->ntroubles + 2);
+    int count = 0;
+
+    if (status->blocker != NULL)
+        all[count++] = (struct control_trouble){.event = "snapshot_waiting",
+                                                .subject = status->config->pipeline,
+                                                .words = status->blocker,
+                                                .next = status->blocker_next};
+    count += find_wrong_clock(status, arena, &all[count]);
+    for (int i = 0; i < status->ntroubles; i++) {
+        _cleanup_buf_ struct buf next = {0};
+
+        all[count] = status->troubles[i];
+        human_commands(all[count].next, status->config->file, &next);
+        all[count++].next = arena_strdup(arena, buf_text(&next));
+    }
+    status->troubles = all;
+    status->ntroubles = count;
+}
+
 /* ---- all of it ---- */
 
 static void look_at(struct status_server *server, enum pg_side side, const char *conninfo,
@@ -204,5 +280,6 @@ void status_collect(const struct config *config, struct status_connections *conn
     look_at(&ret_status->source, PG_SOURCE, config->source.conninfo, &connections->source, arena,
             ret_status, ask_source);
     measure_lag(ret_status);
+    gather_troubles(ret_status, arena);
     status_judge(ret_status, arena);
 }

@@ -24,6 +24,17 @@
  * waits at most for a slice of a sweep. */
 #define STATUS_SILENT_US INT64_C(20000000)
 
+/* A replicator that tries again waits ten seconds at most, and then says so again. */
+#define STATUS_PAUSE_US INT64_C(30000000)
+
+/* Clocks that differ by more are wrong. */
+#define STATUS_CLOCK_US INT64_C(5000000)
+
+/* By how far the two servers' clocks are ahead of the replicator's.  *ret_whose: "the source", "the
+ * mirror", NULL: the replicator's machine's, which is *ret_ahead_us ahead of both. */
+bool status_clock_is_wrong(int64_t source_ahead_us, int64_t mirror_ahead_us, const char **ret_whose,
+                           int64_t *ret_ahead_us);
+
 /* Kept open from one look to the next; {0} is closed. */
 struct status_connections {
     struct pg *source, *mirror;
@@ -60,11 +71,14 @@ struct status {
     int64_t doubt_rows, doubt_oldest_us;
     int ncounters;
     struct control_counter *counters;
+    int ntroubles; /* what somebody has to look at, besides the verdict; the first first */
+    const struct control_trouble *troubles;
 
     /* From the source. */
     bool has_slot; /* slot was looked at; it may still say that there is none */
     struct slot_status slot;
-    const char *system_identifier; /* NULL where the role may not ask */
+    const char *blocker, *blocker_next; /* watch_find_blocker() */
+    const char *system_identifier;      /* NULL where the role may not ask */
 
     int64_t lag_bytes; /* WAL written on the source that is past the cursor; -1 unknown */
     int64_t lag_us;    /* how old what the mirror shows is; -1 unknown */

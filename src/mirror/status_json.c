@@ -23,6 +23,11 @@ static void add_seconds(struct buf *json, const char *name, int64_t us)
         buf_printf(json, "\"%s\": null", name);
 }
 
+static void add_offset(struct buf *json, const char *name, int64_t us)
+{
+    buf_printf(json, "\"%s\": %.3f", name, (double) us / 1e6);
+}
+
 static void add_time(struct buf *json, const char *name, int64_t us)
 {
     char text[CLOCK_TEXT_SIZE];
@@ -82,6 +87,10 @@ static void add_replicator(struct buf *json, const struct status *status)
         NEXT(), add_count(json, "copy_bytes", heartbeat->copy_bytes);
         NEXT(), buf_add_json_member(json, "last_error", heartbeat->last_error);
         NEXT(), add_time(json, "last_error_at", heartbeat->last_error_at_us);
+        NEXT(), buf_add_json_member(json, "last_hint", heartbeat->last_hint);
+        NEXT(), add_count(json, "exit_code", heartbeat->exit_code > 0 ? heartbeat->exit_code : -1);
+        NEXT(), add_offset(json, "source_clock_ahead_seconds", heartbeat->source_ahead_us);
+        NEXT(), add_offset(json, "mirror_clock_ahead_seconds", heartbeat->mirror_ahead_us);
     }
     buf_add_char(json, '}');
 }
@@ -153,6 +162,22 @@ void status_add_tables(const struct status *status, struct buf *json)
     buf_add_char(json, ']');
 }
 
+static void add_troubles(struct buf *json, const struct status *status)
+{
+    buf_add(json, "\"troubles\": [");
+    for (int i = 0; i < status->ntroubles; i++) {
+        const struct control_trouble *trouble = &status->troubles[i];
+
+        buf_add(json, i > 0 ? ", {" : "{");
+        buf_add_json_member(json, "event", trouble->event), NEXT();
+        buf_add_json_member(json, "subject", trouble->subject), NEXT();
+        buf_add_json_member(json, "message", trouble->words), NEXT();
+        buf_add_json_member(json, "next", trouble->next);
+        buf_add_char(json, '}');
+    }
+    buf_add_char(json, ']');
+}
+
 static void add_pipeline(struct buf *json, const struct status *status)
 {
     const struct control_pipeline *pipeline = &status->pipeline;
@@ -180,6 +205,7 @@ static void add_pipeline(struct buf *json, const struct status *status)
         add_count(json, status->counters[i].name, status->counters[i].value);
     }
     buf_add(json, "}, ");
+    add_troubles(json, status), NEXT();
     status_add_tables(status, json);
 }
 

@@ -24,17 +24,26 @@ static bool say(struct status *status, enum status_level level, const char *stat
     return true;
 }
 
+/* Commands with the file that they are to read. */
+static const char *named(const struct status *status, struct arena *arena, const char *text)
+{
+    _cleanup_buf_ struct buf out = {0};
+
+    human_commands(text, status->config->file, &out);
+    return arena_strdup(arena, buf_text(&out));
+}
+
+static const char *command(const struct status *status, struct arena *arena, const char *verb)
+{
+    return named(status, arena, arena_printf(arena, "tailwater %s", verb));
+}
+
 static bool say_error(struct status *status, struct arena *arena, const char *state,
                       const struct error *err)
 {
     status->kind = err->kind;
     return say(status, STATUS_BROKEN, state, arena_strdup(arena, err->message),
-               arena_strdup(arena, err->hint));
-}
-
-static const char *command(const struct status *status, struct arena *arena, const char *verb)
-{
-    return arena_printf(arena, "tailwater %s -c %s", verb, status->config->file);
+               named(status, arena, err->hint));
 }
 
 /* ---- what cannot be seen ---- */
@@ -100,11 +109,14 @@ static bool slot_wrong(struct status *status, struct arena *arena)
     if (slot_check(&slot, status->config->source.slot, status->pipeline.identity.plugin,
                    status->pipeline.identity.database, &err))
         return false;
-    return say_error(status, arena,
-                     !slot.exists   ? "slot missing"
-                     : slot.is_lost ? "slot lost"
-                                    : "slot not ours",
-                     &err);
+    say_error(status, arena,
+              !slot.exists   ? "slot missing"
+              : slot.is_lost ? "slot lost"
+                             : "slot not ours",
+              &err);
+    if (!slot.exists || slot.is_lost)
+        status->next = command(status, arena, "resync --all --new-slot");
+    return true;
 }
 
 /* ---- who does not run ---- */
@@ -116,9 +128,63 @@ static const char *last_error(const struct status *status, struct arena *arena)
     return arena_printf(arena, "; its last error: %s", status->heartbeat.last_error);
 }
 
+static bool is_at(const struct status *status, enum wal_level level)
+{
+    const struct config *config = status->config;
+
+    return slot_wal_level(&status->slot, config->source.wal_guard.warn_bytes,
+                          config->source.wal_guard.critical_bytes) >= level;
+}
+
 static bool is_critical(const struct status *status)
 {
-    return status->slot.retained_bytes >= status->config->source.wal_guard.critical_bytes;
+    return is_at(status, WAL_CRITICAL);
+}
+
+/* Did the process that holds the lock say it, and not one before it? */
+static bool is_said_by_holder(const struct status *status)
+{
+    return status->has_heartbeat && status->heartbeat.said_at_us >= status->holder.since_us;
+}
+
+static const char *remedy_while_waiting(const struct status *status, struct arena *arena)
+{
+    const char *hint = status->heartbeat.last_hint;
+
+    return hint ? named(status, arena, hint)
+                : "it tries again by itself; its log says what it waits for";
+}
+
+/* It waits a moment before it tries again, and has nothing open meanwhile. */
+static bool pausing(struct status *status, struct arena *arena)
+{
+    const struct control_heartbeat *heartbeat = &status->heartbeat;
+
+    if ((status->holder.pid != 0 && is_said_by_holder(status)) || !status->has_heartbeat ||
+        heartbeat->exit_code > 0 || strncmp(heartbeat->state, "waiting", 7) != 0 ||
+        heartbeat->age_us >= STATUS_PAUSE_US)
+        return false;
+    return say(
+        status, STATUS_WATCH, heartbeat->state,
+        arena_printf(arena, "the replicator is %s%s", heartbeat->state, last_error(status, arena)),
+        heartbeat->last_hint ? named(status, arena, heartbeat->last_hint)
+                             : "it tries again by itself; its log says what it waits for");
+}
+
+/* It has ended because of something: that, and its remedy, is what there is to say. */
+static bool failed(struct status *status, struct arena *arena)
+{
+    const struct control_heartbeat *heartbeat = &status->heartbeat;
+    char age[HUMAN_TEXT_SIZE];
+
+    if (status->holder.pid != 0 || !status->has_heartbeat || heartbeat->exit_code <= 0)
+        return false;
+    return say(status, STATUS_BROKEN, "failed",
+               arena_printf(arena, "the replicator ended %s ago with exit code %d: %s",
+                            human_duration(heartbeat->age_us, age), (int) heartbeat->exit_code,
+                            heartbeat->last_error ? heartbeat->last_error : ""),
+               heartbeat->last_hint ? named(status, arena, heartbeat->last_hint)
+                                    : command(status, arena, "run"));
 }
 
 static bool stopped(struct status *status, struct arena *arena)
@@ -159,25 +225,45 @@ static bool silent(struct status *status, struct arena *arena)
 
 /* ---- what runs ---- */
 
-static bool wal_critical(struct status *status, struct arena *arena)
+/*
+ * What holds WAL on the source: a transaction there, where the mirror has nearly all that there is, or
+ * a mirror that does not keep up.
+ */
+static const char *why_retained(const struct status *status)
 {
-    char kept[HUMAN_TEXT_SIZE], limit[HUMAN_TEXT_SIZE];
-
-    if (!is_critical(status))
-        return false;
-    return say(
-        status, STATUS_BROKEN, "WAL critical",
-        arena_printf(arena, "the source keeps %s of WAL for the slot, past the critical %s",
-                     human_bytes(status->slot.retained_bytes, kept),
-                     human_bytes(status->config->source.wal_guard.critical_bytes, limit)),
-        "see why the mirror does not keep up (long transactions, locks, a full disk there); if the "
-        "source's disk is in danger, tailwater destroy frees it at the price of a new copy");
+    if (status->lag_bytes >= 0 && status->lag_bytes < status->slot.retained_bytes / 2)
+        return "end the long transaction on the source that holds it: SELECT pid, xact_start, "
+               "query FROM "
+               "pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start; then SELECT "
+               "pg_terminate_backend(pid) of the first";
+    return "see why the mirror does not keep up (long transactions, locks, a full disk there); if "
+           "the "
+           "source's disk is in danger, tailwater destroy frees it at the price of a new copy";
 }
 
-/* Did the process that holds the lock say it, and not one before it? */
-static bool is_said_by_holder(const struct status *status)
+static const char *retained(const struct status *status, struct arena *arena)
 {
-    return status->has_heartbeat && status->heartbeat.said_at_us >= status->holder.since_us;
+    char kept[HUMAN_TEXT_SIZE], limit[HUMAN_TEXT_SIZE], left[HUMAN_TEXT_SIZE];
+    const int64_t passed = is_critical(status) ? status->config->source.wal_guard.critical_bytes
+                                               : status->config->source.wal_guard.warn_bytes;
+
+    human_bytes(status->slot.retained_bytes, kept);
+    if (status->slot.retained_bytes >= passed)
+        return arena_printf(arena, "the source keeps %s of WAL for the slot, past the %s %s", kept,
+                            is_critical(status) ? "critical" : "warning at",
+                            human_bytes(passed, limit));
+    return arena_printf(
+        arena,
+        "the source keeps %s of WAL for the slot, and gives the slot up after %s more "
+        "(max_slot_wal_keep_size)",
+        kept, human_bytes(status->slot.safe_wal_bytes, left));
+}
+
+static bool wal_critical(struct status *status, struct arena *arena)
+{
+    return is_critical(status) &&
+           say(status, STATUS_BROKEN, "WAL critical", retained(status, arena),
+               named(status, arena, why_retained(status)));
 }
 
 /* Tables are left out: what the mirror shows of them is old and gets older. */
@@ -256,7 +342,7 @@ static bool waiting(struct status *status, struct arena *arena)
         return say(status, STATUS_FINE, "starting", "the copy is complete; streaming begins", "");
     return say(status, STATUS_WATCH, state,
                arena_printf(arena, "the replicator is %s%s", state, last_error(status, arena)),
-               "it tries again by itself; its log says what it waits for");
+               remedy_while_waiting(status, arena));
 }
 
 static bool catching_up(struct status *status, struct arena *arena)
@@ -274,18 +360,10 @@ static bool catching_up(struct status *status, struct arena *arena)
 
 static bool wal_warning(struct status *status, struct arena *arena)
 {
-    char kept[HUMAN_TEXT_SIZE], limit[HUMAN_TEXT_SIZE];
-
-    if (status->slot.retained_bytes < status->config->source.wal_guard.warn_bytes)
-        return false;
-    return say(
-        status, STATUS_WATCH, "WAL warning",
-        arena_printf(arena,
-                     "streaming; the source keeps %s of WAL for the slot, past the %s to warn at",
-                     human_bytes(status->slot.retained_bytes, kept),
-                     human_bytes(status->config->source.wal_guard.warn_bytes, limit)),
-        "a long transaction on the source keeps WAL as well: SELECT pid, xact_start, query FROM "
-        "pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start");
+    return is_at(status, WAL_WARNING) &&
+           say(status, STATUS_WATCH, "WAL warning",
+               arena_printf(arena, "streaming; %s", retained(status, arena)),
+               named(status, arena, why_retained(status)));
 }
 
 static bool behind(struct status *status, struct arena *arena)
@@ -328,6 +406,24 @@ static bool repairing(struct status *status, struct arena *arena)
                "the replicator's log says what keeps it from fetching them");
 }
 
+/* "consumer stale": the event that it goes with, in words. */
+static bool troubled(struct status *status, struct arena *arena)
+{
+    const struct control_trouble *first = status->troubles;
+    char *state;
+
+    if (status->ntroubles == 0)
+        return false;
+    state = arena_printf(arena, "%s", first->event);
+    for (char *c = state; *c != '\0'; c++)
+        *c = *c == '_' ? ' ' : *c;
+    return say(status, STATUS_WATCH, state,
+               status->ntroubles == 1 ? arena_printf(arena, "streaming; %s", first->words)
+                                      : arena_printf(arena, "streaming; %d things to look at; %s",
+                                                     status->ntroubles, first->words),
+               first->next);
+}
+
 static bool fine(struct status *status, struct arena *arena)
 {
     (void) arena;
@@ -335,9 +431,9 @@ static bool fine(struct status *status, struct arena *arena)
 }
 
 static bool (*const rules[])(struct status *status, struct arena *arena) = {
-    mirror_down, unknown,     source_down,  setting_up, other_source, slot_wrong,
-    stopped,     silent,      wal_critical, copying,    waiting,      quarantined,
-    catching_up, wal_warning, behind,       repairing,  fine,
+    mirror_down, unknown,     source_down, setting_up,   other_source, slot_wrong, pausing,
+    failed,      stopped,     silent,      wal_critical, copying,      waiting,    quarantined,
+    catching_up, wal_warning, behind,      repairing,    troubled,     fine,
 };
 
 void status_judge(struct status *status, struct arena *arena)

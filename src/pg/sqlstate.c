@@ -46,7 +46,9 @@ static const struct {
      "primary (target_session_attrs=read-write picks it from several hosts)"},
 
     /* Cannot get in: waiting does not help (pg_error_is_permanent). */
-    {"28P01", SIDE, SIDE, "check user and password in %s.conninfo (or ~/.pgpass)"},
+    {"28P01", SIDE, SIDE,
+     "put the right user and password into %s.conninfo and restart it, or into the passfile "
+     "(~/.pgpass), which is read at every attempt"},
     {"28", SIDE, SIDE, "check user in %s.conninfo, and pg_hba.conf on that server"},
     {"3D000", SIDE, SIDE, "check dbname in %s.conninfo"},
 

@@ -92,6 +92,17 @@ bool slot_look(struct pg *pg, const char *slot, struct slot_status *ret_status, 
 
 /* ---- verdicts ---- */
 
+enum wal_level slot_wal_level(const struct slot_status *status, int64_t warn_bytes,
+                              int64_t critical_bytes)
+{
+    const int64_t kept = status->retained_bytes, left = status->safe_wal_bytes;
+    const bool is_limited = left >= 0;
+
+    if (kept >= critical_bytes || (is_limited && kept / 4 >= left))
+        return WAL_CRITICAL;
+    return kept >= warn_bytes || (is_limited && kept >= left) ? WAL_WARNING : WAL_FINE;
+}
+
 /* What helps wherever a slot cannot be used any more. */
 static bool hint_new_slot(struct error *err)
 {

@@ -49,6 +49,16 @@ struct slot_status {
 
 bool slot_look(struct pg *pg, const char *slot, struct slot_status *ret_status, struct error *err);
 
+enum wal_level { WAL_FINE, WAL_WARNING, WAL_CRITICAL };
+
+/*
+ * How much WAL the slot retains, measured by these limits of ours and by the server's own
+ * (max_slot_wal_keep_size, past which it gives the slot up): half of that is worth a warning, four fifths
+ * are critical.
+ */
+enum wal_level slot_wal_level(const struct slot_status *status, int64_t warn_bytes,
+                              int64_t critical_bytes);
+
 /*
  * Is it a slot that this pipeline can stream from: there, logical, of this plugin and database, not
  * lost?  Otherwise ERROR_SLOT with the remedy, and ERROR_BUSY (naming who) where another session

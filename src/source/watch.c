@@ -46,6 +46,14 @@ static bool is_taken(const struct config *config, const char *schema, const char
     return edit_is_taken(config, schema, name, &is_named);
 }
 
+static void add_oids(const struct table_list *tables, struct buf *oids)
+{
+    buf_add_char(oids, '{');
+    for (int i = 0; i < tables->count; i++)
+        buf_printf(oids, "%s%" PRIu32, i > 0 ? "," : "", tables->tables[i].relid);
+    buf_add_char(oids, '}');
+}
+
 bool watch_hash(struct pg *source, const struct config *config, const struct table_list *tables,
                 uint64_t *ret_hash, struct error *err)
 {
@@ -53,10 +61,7 @@ bool watch_hash(struct pg *source, const struct config *config, const struct tab
     _cleanup_buf_ struct buf oids = {0};
     uint64_t hash = UINT64_C(14695981039346656037);
 
-    buf_add_char(&oids, '{');
-    for (int i = 0; i < tables->count; i++)
-        buf_printf(&oids, "%s%" PRIu32, i > 0 ? "," : "", tables->tables[i].relid);
-    buf_add_char(&oids, '}');
+    add_oids(tables, &oids);
     if (!pg_query_row(source, mirrored_sql, 2,
                       (const char *[]){buf_text(&oids), config->source.publication}, &mirrored,
                       err) ||
@@ -68,5 +73,78 @@ bool watch_hash(struct pg *source, const struct config *config, const struct tab
             for (int column = 0; column < 3; column++)
                 add(&hash, pg_text(others, i, column));
     *ret_hash = hash;
+    return true;
+}
+
+bool watch_find_unkeyed(struct pg *source, const struct table_list *tables, struct arena *arena,
+                        int *ret_count, const struct table ***ret_tables, struct error *err)
+{
+    const struct table **found = arena_new(arena, const struct table *, tables->count + 1);
+    _cleanup_result_ struct pg_result *rows = NULL;
+    _cleanup_buf_ struct buf oids = {0};
+    const char *array;
+    int count = 0;
+
+    add_oids(tables, &oids);
+    array = buf_text(&oids);
+    if (!pg_query(
+            source,
+            "SELECT o.nr - 1 FROM unnest($1::oid[]) WITH ORDINALITY AS o(oid, nr) "
+            "JOIN pg_class c ON c.oid = o.oid WHERE c.relkind = 'r' AND c.relreplident <> 'f' "
+            "AND NOT EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisvalid "
+            "AND ((c.relreplident = 'd' AND x.indisprimary) "
+            "OR (c.relreplident = 'i' AND x.indisreplident))) ORDER BY 1",
+            1, &array, &rows, err))
+        return error_wrap(err, "looking for tables without a replica identity");
+    for (int i = 0; i < pg_rows(rows); i++)
+        found[count++] = &tables->tables[pg_int(rows, i, 0)];
+    *ret_count = count;
+    *ret_tables = found;
+    return true;
+}
+
+/* pg_stat_activity shows of another role's session that it is there, and hides what it does. */
+bool watch_find_blocker(struct pg *source, const char *pipeline, struct arena *arena,
+                        const char **ret_words, const char **ret_next, struct error *err)
+{
+    _cleanup_result_ struct pg_result *rows = NULL;
+
+    if (!pg_query(
+            source,
+            "SELECT b.pid, b.usename, coalesce(nullif(b.application_name, ''), 'unnamed'), "
+            "b.state, extract(epoch FROM clock_timestamp() - b.xact_start)::bigint, "
+            "extract(epoch FROM clock_timestamp() - w.query_start)::bigint, p.gid "
+            "FROM pg_stat_activity w CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) AS "
+            "u(pid) LEFT JOIN pg_stat_activity b ON b.pid = u.pid LEFT JOIN LATERAL (SELECT "
+            "x.gid FROM pg_prepared_xacts x WHERE u.pid = 0 ORDER BY x.prepared LIMIT 1) p ON "
+            "true WHERE w.usename = current_user AND w.application_name LIKE 'tailwater %' "
+            "AND w.wait_event_type = 'Lock' AND w.query ILIKE 'CREATE_REPLICATION_SLOT%' "
+            "AND position(left($1, 24) IN w.query) > 0 "
+            "AND w.query_start < clock_timestamp() - interval '2 seconds' "
+            "ORDER BY w.query_start LIMIT 1",
+            1, &pipeline, &rows, err))
+        return error_wrap(err, "looking for what a slot waits for");
+    *ret_words = *ret_next = NULL;
+    if (pg_rows(rows) == 0)
+        return true;
+    if (pg_is_null(rows, 0, 0)) {
+        *ret_words = arena_printf(arena,
+                                  "a snapshot of the source waits, for %s s now, for the prepared "
+                                  "transaction %s",
+                                  pg_text(rows, 0, 5), pg_text(rows, 0, 6));
+        *ret_next = arena_printf(arena, "end it on the source: ROLLBACK PREPARED '%s' (or COMMIT)",
+                                 pg_text(rows, 0, 6));
+        return true;
+    }
+    *ret_words = arena_printf(
+        arena,
+        "a snapshot of the source waits, for %s s now, for a transaction of PID "
+        "%s there (user %s, application %s%s%s)",
+        pg_text(rows, 0, 5), pg_text(rows, 0, 0), pg_text(rows, 0, 1), pg_text(rows, 0, 2),
+        pg_is_null(rows, 0, 3) ? "" : ", ", pg_is_null(rows, 0, 3) ? "" : pg_text(rows, 0, 3));
+    *ret_next = arena_printf(arena,
+                             "wait for that transaction, or end it on the source: SELECT "
+                             "pg_terminate_backend(%s)",
+                             pg_text(rows, 0, 0));
     return true;
 }

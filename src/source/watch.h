@@ -17,4 +17,17 @@
 bool watch_hash(struct pg *source, const struct config *config, const struct table_list *tables,
                 uint64_t *ret_hash, struct error *err);
 
+/*
+ * Somebody's transaction on the source that the making of one of this pipeline's slots waits for (a
+ * snapshot's, of a resync or a copy), for seconds already.  *ret_words: NULL where there is none; else
+ * who it is, and *ret_next the statement that ends it.  In arena.
+ */
+bool watch_find_blocker(struct pg *source, const char *pipeline, struct arena *arena,
+                        const char **ret_words, const char **ret_next, struct error *err);
+
+/* Those of the tables that have no usable replica identity any more: NOTHING, or that of an index that is
+ * gone.  ret_tables lives in arena; a table that is gone itself, and partitioned ones, are not looked at. */
+bool watch_find_unkeyed(struct pg *source, const struct table_list *tables, struct arena *arena,
+                        int *ret_count, const struct table ***ret_tables, struct error *err);
+
 #endif

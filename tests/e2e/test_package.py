@@ -83,8 +83,20 @@ def test_completion(package):
                               capture_output=True, text=True, check=True)
         return done.stdout.split()
     assert complete("tailwater", "re") == ["resync", "refresh"]
-    assert sorted(complete("tailwater", "-c", "x.yaml", "status", "--")) == ["--config", "--help", "--json", "--watch"]
+    assert sorted(complete("tailwater", "-c", "x.yaml", "status", "--")) == ["--config", "--help", "--json", "--listen", "--watch"]
     assert complete("tailwater", "purge", "--dry") == ["--dry-run"]
+
+
+def test_alert_rules(folder):
+    """promtool takes the rules, and their tests raise what they should."""
+    tools = os.path.join(os.path.dirname(BINARY), "promtool")
+    made = subprocess.run(["bash", os.path.join(ROOT, "scripts", "lib", "promtool.sh"), tools], capture_output=True, text=True)
+    if made.returncode != 0:
+        pytest.skip(made.stdout.strip() or made.stderr.strip())
+    for verb, name in (("check", "rules"), ("test", "test")):
+        done = subprocess.run([os.path.join(tools, "promtool"), verb, "rules", f"{UNITS}/prometheus/tailwater.{name}.yml"],
+                              capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0 and "SUCCESS" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_unit_starts_it(source, make_pipeline, folder):

@@ -354,7 +354,7 @@ static bool do_lock(struct tool *t, const char *arg, struct error *err)
 
     if (!control_lock(t->conninfo, t->pipeline, &lock, err))
         return false;
-    if (arg != NULL && !control_heartbeat(lock, t->pipeline, &heartbeat, err))
+    if (arg != NULL && !control_heartbeat(lock, t->pipeline, &heartbeat, NULL, err))
         return false;
     puts("locked");
     fflush(stdout);
@@ -378,7 +378,7 @@ static bool do_heartbeat(struct tool *t, const char *arg, struct error *err)
     struct control_heartbeat in;
     bool found;
 
-    if (!control_heartbeat(t->mirror, t->pipeline, &out, err) ||
+    if (!control_heartbeat(t->mirror, t->pipeline, &out, NULL, err) ||
         !control_read_heartbeat(t->mirror, t->pipeline, &t->arena, &found, &in, err))
         return false;
     printf("%d %s %s %lld " LSN_FORMAT " %lld %lld %s %d\n", found, in.version, in.state,

@@ -45,7 +45,8 @@ def code():
 
 
 def documented(page):
-    rows = page.split("## Log events", 1)[1].split("\n## ", 1)[0].splitlines()
+    # What stands below the table is of status.
+    rows = page.split("## Log events", 1)[1].split("\n## ", 1)[0].split("\n`tailwater status`")[0].splitlines()
     return [event for row in rows if row.startswith("| `")
             for event in re.findall(r"`([a-z_]+)`", row.split("|")[1])]
 

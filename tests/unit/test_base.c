@@ -159,7 +159,7 @@ static void logged(enum log_format format, const struct error *err, char *ret_li
 
     assert_int_equal(pipe(pipes), 0);
     dup2(pipes[1], STDERR_FILENO);
-    log_configure(format, LOG_INFO, "main");
+    log_configure(format, LOG_INFO, "main", NULL);
     log_error(LOG_ERROR, "failed", err);
     dup2(saved, STDERR_FILENO);
     len = read(pipes[0], ret_line, size - 1);

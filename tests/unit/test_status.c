@@ -221,6 +221,113 @@ static void numbers_for_people(void **state)
     assert_string_equal(human_estimate(INT64_MAX, text), "~9223372 T");
 }
 
+static void commands(void **state)
+{
+    static const struct {
+        const char *text, *file, *named;
+    } cases[] = {
+        {"run: tailwater resync --all, then look", "a.yaml",
+         "run: tailwater resync -c a.yaml --all, then look"},
+        {"tailwater feed resume crm", "/etc/x y.yaml",
+         "tailwater feed -c '/etc/x y.yaml' resume crm"},
+        {"tailwater resync -c b.yaml t; tailwater status", "it's",
+         "tailwater resync -c b.yaml t; tailwater status -c 'it'\\''s'"},
+        {"tailwater status", NULL, "tailwater status"},
+        {"tailwater table add -c b.yaml t; tailwater run", "a",
+         "tailwater table add -c b.yaml t; tailwater run -c a"},
+        {"tailwater init and tailwater runs, xtailwater run", "a", NULL},
+        {"", "a", NULL},
+    };
+
+    (void) state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        _cleanup_buf_ struct buf out = {0};
+
+        human_commands(cases[i].text, cases[i].file, &out);
+        assert_string_equal(buf_text(&out), cases[i].named ? cases[i].named : cases[i].text);
+    }
+}
+
+/* A replicator that has ended says why; one that waits, for what. */
+static void ends_and_pauses(void **state)
+{
+    struct status status = well();
+
+    (void) state;
+    status.holder.pid = 0;
+    status.heartbeat.state = "waiting for the source";
+    status.heartbeat.last_error = "no route";
+    status.heartbeat.last_hint = "look at the cable";
+    expect(status, "waiting for the source", STATUS_WATCH, ERROR_NONE);
+    status_judge(&status, &arena);
+    assert_string_equal(status.next, "look at the cable");
+    status.heartbeat.age_us = STATUS_PAUSE_US;
+    expect(status, "stopped", STATUS_WATCH, ERROR_NONE);
+    status.heartbeat.exit_code = 6;
+    status.heartbeat.last_hint = "run: tailwater resync --all";
+    expect(status, "failed", STATUS_BROKEN, ERROR_NONE);
+    status_judge(&status, &arena);
+    assert_string_equal(status.next, "run: tailwater resync -c t.yaml --all");
+    assert_non_null(strstr(status.words, "no route"));
+    status.heartbeat.last_hint = NULL;
+    status_judge(&status, &arena);
+    assert_string_equal(status.next, "tailwater run -c t.yaml");
+    status.holder.pid = 9; /* somebody runs it again */
+    status.heartbeat.age_us = SECOND;
+    status.heartbeat.state = "streaming";
+    expect(status, "streaming", STATUS_FINE, ERROR_NONE);
+}
+
+/* The server's own limit counts as ours do. */
+static void wal_of_the_server(void **state)
+{
+    struct status status = well();
+
+    (void) state;
+    status.slot.retained_bytes = GB;
+    status.slot.safe_wal_bytes = GB + 1;
+    expect(status, "streaming", STATUS_FINE, ERROR_NONE);
+    status.slot.safe_wal_bytes = GB;
+    expect(status, "WAL warning", STATUS_WATCH, ERROR_NONE);
+    status.slot.safe_wal_bytes = GB / 4;
+    expect(status, "WAL critical", STATUS_BROKEN, ERROR_NONE);
+}
+
+static void clocks(void **state)
+{
+    const int64_t off = STATUS_CLOCK_US + 1;
+    const char *whose = "";
+    int64_t ahead_us;
+
+    (void) state;
+    assert_false(status_clock_is_wrong(STATUS_CLOCK_US, -STATUS_CLOCK_US, &whose, &ahead_us));
+    assert_true(status_clock_is_wrong(off, 0, &whose, &ahead_us));
+    assert_string_equal(whose, "the source");
+    assert_int_equal(ahead_us, off);
+    assert_true(status_clock_is_wrong(0, -off, &whose, &ahead_us));
+    assert_string_equal(whose, "the mirror");
+    assert_int_equal(ahead_us, -off);
+    assert_true(status_clock_is_wrong(off, off, &whose, &ahead_us));
+    assert_null(whose);
+    assert_int_equal(ahead_us, -off);
+}
+
+static void troubles(void **state)
+{
+    static const struct control_trouble all[] = {
+        {"consumer_stale", "crm of order", "it is late", "run it"},
+        {"feed_paused", "x", "it is paused", "resume it"}};
+    struct status status = well();
+
+    (void) state;
+    status.ntroubles = 2;
+    status.troubles = all;
+    expect(status, "consumer stale", STATUS_WATCH, ERROR_NONE);
+    status_judge(&status, &arena);
+    assert_string_equal(status.words, "streaming; 2 things to look at; it is late");
+    assert_string_equal(status.next, "run it");
+}
+
 static void quarantine(void **state)
 {
     struct control_table tables[] = {
@@ -258,9 +365,17 @@ static void quarantine(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(all_is_well),        cmocka_unit_test(servers),
-        cmocka_unit_test(the_slot),           cmocka_unit_test(the_replicator),
-        cmocka_unit_test(numbers_for_people), cmocka_unit_test(quarantine),
+        cmocka_unit_test(all_is_well),
+        cmocka_unit_test(servers),
+        cmocka_unit_test(the_slot),
+        cmocka_unit_test(the_replicator),
+        cmocka_unit_test(numbers_for_people),
+        cmocka_unit_test(commands),
+        cmocka_unit_test(ends_and_pauses),
+        cmocka_unit_test(wal_of_the_server),
+        cmocka_unit_test(clocks),
+        cmocka_unit_test(troubles),
+        cmocka_unit_test(quarantine),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
 
