@@ -11,6 +11,13 @@
 #include "mirror/ddl.h"
 #include "mirror/ddl_internal.h"
 
+#include <string.h>
+#include <time.h>
+
+#define REFUSED          "TW020" /* tailwater.reshape(): by a policy, or for a view in the way */
+#define TEMPORARY_TRIES  25
+#define TEMPORARY_NAP_NS 200000000L
+
 static void add_text(struct buf *json, const char *name, const char *value)
 {
     buf_add(json, ", ");
@@ -109,6 +116,20 @@ static bool is_passing(const struct error *err)
     return err->kind == ERROR_MIRROR || err->kind == ERROR_RETRY;
 }
 
+static bool refuse(const struct table *table, struct error *err)
+{
+    if (!is_passing(err))
+        err->kind = ERROR_CONFIG;
+    return error_wrap(err, "%s has changed on the source, its mirror table cannot follow",
+                      table->label);
+}
+
+/* A session that has just ended takes its temporary views along, a moment later: a refresh has one. */
+static bool is_temporary_view(const struct error *err)
+{
+    return strcmp(err->sqlstate, REFUSED) == 0 && strstr(err->message, "pg_temp_") != NULL;
+}
+
 bool reshape_table(struct pg *mirror, const struct config *config, const struct table *table,
                    struct buf *ret_what, struct error *err)
 {
@@ -117,12 +138,12 @@ bool reshape_table(struct pg *mirror, const struct config *config, const struct 
 
     add_definition(&json, config, table);
     reshaping.params[1] = buf_text(&json);
-    if (ddl_attempt(mirror, step, &reshaping, err))
-        return true;
-    if (!is_passing(err))
-        err->kind = ERROR_CONFIG;
-    return error_wrap(err, "%s has changed on the source, its mirror table cannot follow",
-                      table->label);
+    for (int i = 0; !ddl_attempt(mirror, step, &reshaping, err); i++) {
+        if (!is_temporary_view(err) || i == TEMPORARY_TRIES)
+            return refuse(table, err);
+        nanosleep(&(struct timespec){.tv_nsec = TEMPORARY_NAP_NS}, NULL);
+    }
+    return true;
 }
 
 bool reshape_mark_new(struct pg *mirror, const char *pipeline, const struct table *table,

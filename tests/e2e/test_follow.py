@@ -1,6 +1,7 @@
 """Changes of the source's tables while the pipeline runs: the mirror follows, views and all (P45, P55-P61)."""
 
 import signal
+import threading
 
 import pytest
 
@@ -131,6 +132,19 @@ def test_a_materialized_view(source, mirror, running):
                (select count(*) from pg_statistic_ext where stxname = 'mv_s'),
                (select count(*) from pg_rules where rulename = 'over_rule')
         """)[0] == ("mine", "the key", "how many", True, True, 1, 1)
+    running.settle()
+
+
+def test_a_temporary_view_goes_with_its_session(source, mirror, running):
+    """As that of a refresh does, a moment after the refresh has ended."""
+    with mirror.cluster.connect(mirror.name, "tailwater") as session:
+        session.cursor().execute("create temporary view tailwater_query_x as select id, b from public.t")
+        threading.Timer(1, session.close).start()
+        change(running, "alter table t drop c")
+        reload(running)
+    healed(running)
+    assert "[quarantined]" not in running.this_run()
+    running.compare()
     running.settle()
 
 
