@@ -55,7 +55,6 @@ static bool read_chunk(struct backfill *b, struct error *err)
     const char *text = b->cli->chunk;
     int64_t us;
 
-    b->request.chunk_keys = BACKFILL_CHUNK_KEYS;
     if (text == NULL)
         return true;
     if (text[strspn(text, "0123456789")] == '\0')
@@ -262,6 +261,10 @@ static void print_text(const struct backfill *b)
         printf("  such as %s\n", state->sample);
     if (state->error[0] != '\0')
         printf("  %" PRId64 " chunks failed: %s\n", state->failed, state->error);
+    if (strcmp(state->kind, "everything") == 0 && strcmp(state->state, "cancelled") == 0)
+        printf("  the table is not whole without it; this builds it anew: tailwater refresh %s "
+               "--once\n",
+               b->fact->name);
 }
 
 static int answer(const struct backfill *b)
@@ -277,6 +280,11 @@ static int answer(const struct backfill *b)
 
 /* ---- what is asked for ---- */
 
+static const char *given_id(const struct cli *cli)
+{
+    return cli->pause != NULL ? cli->pause : cli->resume != NULL ? cli->resume : cli->cancel;
+}
+
 static bool open_all(struct backfill *b, struct refresh_options *options, struct error *err)
 {
     struct arena arena = {0};
@@ -285,8 +293,10 @@ static bool open_all(struct backfill *b, struct refresh_options *options, struct
 
     *options = (struct refresh_options){
         .config = b->config, .application = "tailwater backfill", .wake_fd = -1};
+    /* One that is there can be stopped whatever has become of its query. */
     is_ok = refresh_new(options, &b->refresh, err) &&
-            refresh_open(b->refresh, b->fact, &notes, &b->target, err);
+            (given_id(b->cli) != NULL ||
+             refresh_open(b->refresh, b->fact, &notes, &b->target, err));
     arena_release(&arena);
     return is_ok;
 }
@@ -294,11 +304,6 @@ static bool open_all(struct backfill *b, struct refresh_options *options, struct
 static bool start_and_follow(struct backfill *b, struct error *err)
 {
     return refresh_plan(b->refresh, b->target, &b->request, &b->id, err) && work(b, err);
-}
-
-static const char *given_id(const struct cli *cli)
-{
-    return cli->pause != NULL ? cli->pause : cli->resume != NULL ? cli->resume : cli->cancel;
 }
 
 /* --pause, --resume, --cancel: of one that is there. */
@@ -337,11 +342,7 @@ int verb_backfill_all(struct cli *cli, const struct config *config, const struct
     struct backfill b = {.cli = cli,
                          .config = config,
                          .fact = fact,
-                         .request = {.kind = kind,
-                                     .reason = kind,
-                                     .chunk_keys = BACKFILL_CHUNK_KEYS,
-                                     .parallel = 1,
-                                     .share = 100}};
+                         .request = {.kind = kind, .reason = kind, .parallel = 1, .share = 100}};
 
     return run(&b);
 }

@@ -27,6 +27,7 @@
 #define FIRST_PAUSE_MS 1000
 #define LONGEST_MS     60000
 #define MAX_WORKERS    64
+#define CHANNEL        "tailwater_" /* and the fact's name (src/ledger/notify.h) */
 
 struct duty {
     const struct config_fact *fact;
@@ -343,6 +344,20 @@ static bool do_task(struct crew *crew, struct refresh *refresh)
     return is_good;
 }
 
+/* What a verb says is done is on the disk. */
+static void flush(struct crew *crew, struct refresh *refresh)
+{
+    struct refresher *refresher = crew->refresher;
+    const int64_t began_us = clock_tick_us();
+    struct error err;
+
+    if (refresher->only == NULL || *refresher->stop || pg_is_broken(refresh_connection(refresh)))
+        return;
+    if (!refresh_flush(refresh, &err))
+        end(crew, &err);
+    refresher->took_us += clock_tick_us() - began_us;
+}
+
 static void *work(void *arg)
 {
     struct crew *crew = arg;
@@ -367,6 +382,7 @@ static void *work(void *arg)
         pause_reset(&pause);
         while (!is_ended(crew) && do_task(crew, refresh))
             ;
+        flush(crew, refresh);
         refresh_free(refresh);
     }
     return NULL;
@@ -377,20 +393,23 @@ static void *work(void *arg)
 static bool listen_all(struct crew *crew, struct pg *pg, struct error *err)
 {
     for (int i = 0; i < crew->nduties; i++)
-        if (!pg_execf(pg, err, "listen tailwater_%s", crew->duties[i].fact->name))
+        if (!pg_execf(pg, err, "listen " CHANNEL "%s", crew->duties[i].fact->name))
             return false;
     return true;
 }
 
-/* Which fact it was is not told: a look costs little. */
-static void note_news(struct crew *crew)
+/* The fact that there is news of is due; the others have nothing new. */
+static void note_news(void *context, const char *channel, const char *payload)
 {
+    struct crew *crew = context;
+
+    (void) payload;
     pthread_mutex_lock(&crew->mutex);
     for (int i = 0; i < crew->nduties; i++) {
         struct duty *duty = &crew->duties[i];
         const int64_t now = clock_tick_us(), every_us = duty->fact->refresh.every_us;
 
-        if (duty->pause_ms > 0)
+        if (duty->pause_ms > 0 || strcmp(channel + strlen(CHANNEL), duty->fact->name) != 0)
             continue;
         duty->due_us = every_us > 0 && duty->began_us + every_us > now && !duty->is_busy
                            ? duty->began_us + every_us
@@ -410,14 +429,9 @@ static bool hear(struct crew *crew, struct error *err)
                     &pg, err) ||
         !listen_all(crew, pg, err))
         return false;
-    while (!is_ended(crew)) {
-        enum pg_told told;
-
-        if (!pg_wait_notify(pg, LISTEN_MS, refresher->wake_fd, "", &told, err))
+    while (!is_ended(crew))
+        if (!pg_wait_heard(pg, LISTEN_MS, refresher->wake_fd, note_news, crew, err))
             return false;
-        if (told != PG_TOLD_NOTHING)
-            note_news(crew);
-    }
     return true;
 }
 

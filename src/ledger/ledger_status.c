@@ -247,6 +247,11 @@ static void add_refresh(struct buf *text, const struct pg_result *row, const cha
     if (!pg_is_null(row, i, RE_BACKFILL))
         add_backfill(text, row, i);
     buf_add_char(text, '\n');
+    if (strcmp(pg_text(row, i, RE_STATE), "incomplete") == 0)
+        buf_printf(text,
+                   "    it was not computed to its end, by a cancel or a failure; this does it: "
+                   "tailwater refresh %s --once\n",
+                   fact);
     if (!pg_is_null(row, i, RE_FAILING_US))
         buf_printf(text, "    failing for %s: %s\n",
                    human_duration(pg_int(row, i, RE_FAILING_US), age), pg_text(row, i, RE_ERROR));

@@ -134,6 +134,11 @@ enum pg_told { PG_TOLD_NOTHING, PG_TOLD, PG_TOLD_BY_NAME };
 bool pg_wait_notify(struct pg *pg, int timeout_ms, int wake_fd, const char *name,
                     enum pg_told *ret_told, struct error *err);
 
+/* The same, for whoever listens to several channels: heard is called for each notification. */
+typedef void pg_heard(void *context, const char *channel, const char *payload);
+bool pg_wait_heard(struct pg *pg, int timeout_ms, int wake_fd, pg_heard *heard, void *context,
+                   struct error *err);
+
 /* ---- prepared statements in a pipeline: the apply path ---- */
 
 struct pg_param {

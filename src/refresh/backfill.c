@@ -24,6 +24,11 @@
 
 #define MAX_CHUNKS 100000
 
+/* A range of keys is read by an index.  A query with {keys} has a list of them instead, for which the
+ * planner soon reads the tables whole: the fewer times the better, but fresh keys wait for a chunk. */
+#define RANGE_KEYS 50000
+#define NAMED_KEYS 200000
+
 /* ---- planning ---- */
 
 static bool is_kind(const char *kind, const char *name)
@@ -89,6 +94,9 @@ static void add_bounds(struct buf *sql, const struct target *target,
                        const struct backfill_request *request, const struct recompute_range *range)
 {
     const char *type = target->keys[0].type;
+    const int64_t keys = request->chunk_keys > 0 ? request->chunk_keys
+                         : target->has_keys      ? NAMED_KEYS
+                                                 : RANGE_KEYS;
 
     if (request->chunk_step == NULL) {
         buf_add(sql, "select n, bound from (select row_number() over (order by ");
@@ -99,7 +107,7 @@ static void add_bounds(struct buf *sql, const struct target *target,
         add_all_keys(sql, target, request->predicate);
         add_not_null(sql, target);
         recompute_add_range(sql, target, "s", true, range);
-        buf_printf(sql, ") b where n > 1 and (n - 1) %% %" PRId64 " = 0", request->chunk_keys);
+        buf_printf(sql, ") b where n > 1 and (n - 1) %% %" PRId64 " = 0", keys);
         return;
     }
     buf_printf(sql,
@@ -450,17 +458,20 @@ static bool in_one_go(struct step *step, struct error *err)
     const struct recompute_range *range = by_keys ? NULL : &step->range;
     const bool is_compared = is_kind(step->outcome->kind, "verify") ||
                              is_kind(step->outcome->kind, "full");
+    struct recompute_counts *counts = &step->outcome->counts;
+    struct recompute_found found;
     int64_t nkeys = 0;
-    bool is_complete;
 
-    if ((by_keys && !choose_all(step, &nkeys, err)) ||
-        !recompute_rows(step->mirror, target, range, nkeys, &is_complete, err) ||
-        !recompute_compare(step->mirror, target, range, is_complete, err) ||
-        (is_compared && !count_drift(step, err)))
+    if (by_keys && !choose_all(step, &nkeys, err))
+        return false;
+    if (is_compared ? !recompute_rows(step->mirror, target, range, nkeys, &found, err) ||
+                          !recompute_compare(step->mirror, target, range, &found, err) ||
+                          !count_drift(step, err)
+                    : !recompute_all(step->mirror, target, range, nkeys, counts, err))
         return false;
     if (is_kind(step->outcome->kind, "verify"))
         return true;
-    return recompute_write(step->mirror, target, &step->outcome->counts, err) &&
+    return (!is_compared || recompute_write(step->mirror, target, counts, err)) &&
            (by_keys || forget_failures(step, err));
 }
 

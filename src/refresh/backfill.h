@@ -10,14 +10,12 @@
 
 #include "refresh/recompute.h"
 
-#define BACKFILL_CHUNK_KEYS 50000
-
 struct backfill_request {
     const char *kind;       /* "backfill", "everything", "full", "verify" or "keys" */
     const char *reason;     /* in words */
     const char *predicate;  /* over the fact's table; NULL: none */
     const char *from, *to;  /* of the key's first column; to is not part of it; NULL: no limit */
-    int64_t chunk_keys;     /* how many keys a chunk has, or … */
+    int64_t chunk_keys;     /* how many keys a chunk has (0: as suits the query), or … */
     const char *chunk_step; /* … how long it is, an interval; NULL */
     int parallel, share;
 };

@@ -18,6 +18,12 @@
 
 #define ENTRY_VALUES "10000" /* of one entry of the fan-out */
 
+/* The nodes ("n") of facts ("f") that are this table, $2 and $3, of the pipeline of fact $1. */
+#define READERS                                                                                    \
+    "from tailwater.fact_node n join tailwater.fact f on f.name = n.fact where f.pipeline = "      \
+    "(select pipeline from tailwater.fact where name = $1) and n.schema = $2 and n.table_name = "  \
+    "$3 and f.suspended is null "
+
 static const char readers_sql[] =
     "select n.fact, n.node, format('%I', n.name), case n.node when 0 then (select "
     "string_agg(format('(%s)::text', e.k ->> 'sql'), ', ' order by e.i) from "
@@ -28,11 +34,7 @@ static const char readers_sql[] =
     "w.c), "
     "', ' order by w.i), string_agg(format('x.%I', w.c), ', ' order by w.i)) from "
     "jsonb_array_elements_text(f.definition -> 'nodes' -> n.node::integer -> 'watch') with "
-    "ordinality w(c, i) having count(*) > 0), 'true') "
-    "from tailwater.fact_node n join tailwater.fact f on f.name = n.fact where f.pipeline = "
-    "(select "
-    "pipeline from tailwater.fact where name = $1) and n.schema = $2 and n.table_name = $3 and "
-    "f.suspended is null order by 1, 2";
+    "ordinality w(c, i) having count(*) > 0), 'true') " READERS "order by 1, 2";
 
 static void add_columns(struct buf *sql, const struct target *target, const char *prefix)
 {
@@ -67,6 +69,18 @@ static bool collect(struct pg *mirror, const struct target *target, const struct
                name, pg_text(readers, i, 4));
     return pg_query(mirror, buf_text(&sql), 2, params, &done, err) ||
            error_wrap(err, "keys of fact %s, which reads %s", params[0], target->into);
+}
+
+bool onward_is_read(struct pg *mirror, const struct target *target, bool *ret_is, struct error *err)
+{
+    const struct config_table_name *into = &target->fact->refresh.into;
+    const char *params[] = {target->fact->name, into->schema, into->name};
+    _cleanup_result_ struct pg_result *row = NULL;
+
+    if (!pg_query_row(mirror, "select exists (select " READERS ")", 3, params, &row, err))
+        return error_wrap(err, "looking who reads %s", target->into);
+    *ret_is = pg_bool(row, 0, 0);
+    return true;
 }
 
 bool onward_collect(struct pg *mirror, const struct target *target, struct error *err)

@@ -11,6 +11,10 @@
 
 #include "refresh/target.h"
 
+/* Is there any such fact? */
+bool onward_is_read(struct pg *mirror, const struct target *target, bool *ret_is,
+                    struct error *err);
+
 /* Before target->changes is written: puts down what it means for others, old values and new ones.
  * The caller holds the target's lock. */
 bool onward_collect(struct pg *mirror, const struct target *target, struct error *err);

@@ -20,21 +20,31 @@
  * What it found is in the form of the derived table's columns by then (a numeric(12,2) is rounded),
  * so that "differs" compares what would be stored: row images, as the apply statements do.
  *
- * One statement compares: rows that differ, with the address of what stands there.  Where each key
- * can have one row and has one, nothing can be gone, and is not looked for.  Three statements write, each only where it has something to do: gone rows, changed ones, new ones, in this order, so
- * that a value of some further unique index may move from one row to another.  Rows are found by the
- * unique columns, not by the fact's key: a row that moves from one key to another is updated, and
- * whichever of both keys is recomputed last leaves it right.  Without unique columns equal rows are
- * counted: the n-th of each image is kept.
+ * There are two ways to write it.
+ *
+ * Straight, where the table is told apart by the fact's key alone, nothing but its rows has to be
+ * brought forward (no facts over it), and no trigger can leave a row out: an update joined with what
+ * was found changes what differs; new rows are inserted only where it changed fewer, and gone ones
+ * looked for only where a key has no row.  That visits each row once.
+ *
+ * By the differences, everywhere else.  One statement compares: rows that differ, with the address of
+ * what stands there.  Where each key can have one row and has one, nothing can be gone, and is not
+ * looked for.  Three statements write, each only where it has something to do: gone rows, changed
+ * ones, new ones, in this order, so that a value of some further unique index may move from one row
+ * to another.  Rows are found by the unique columns, not by the fact's key: a row that moves from one
+ * key to another is updated, and whichever of both keys is recomputed last leaves it right.  Without
+ * unique columns equal rows are counted: the n-th of each image is kept.
  *
  * The derived table is not locked: its target's lock keeps every other refresh away.  Who else writes
- * into it between the comparison and the writing is noticed, since an address leads to no row then.
+ * into it between the comparison and the writing is noticed, since an address leads to no row then;
+ * straight, what they changed is overwritten.
  */
 #include "refresh/recompute.h"
 
 #include "refresh/onward.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -281,28 +291,58 @@ static bool is_key_unique(const struct target *target)
     return target->nunique == target->nkeys;
 }
 
+/* Rows that nothing tells apart, where something should, would be written one over the other. */
+static bool refuse_twins(struct pg *mirror, const struct target *target, struct error *err)
+{
+    _cleanup_buf_ struct buf sql = {0}, text = {0};
+    _cleanup_result_ struct pg_result *twins = NULL;
+
+    for (int i = 0; i < target->nunique; i++) {
+        buf_add(&text, i > 0 ? " || ', ' || " : "");
+        pg_add_ident(&text, target->unique[i]);
+        buf_add(&text, "::text");
+    }
+    buf_printf(&sql, "select %s from %s group by ", buf_text(&text), target->rows);
+    add_columns(&sql, NULL, target->nunique, target->unique);
+    buf_add(&sql, " having count(*) > 1 limit 1");
+    if (!pg_query(mirror, buf_text(&sql), 0, NULL, &twins, err))
+        return false;
+    if (pg_rows(twins) == 0)
+        return true;
+    buf_clear(&text);
+    add_columns(&text, NULL, target->nunique, target->unique);
+    error_set(err, ERROR_DATA,
+              "the query gives several rows with the same %s, and %s can have only one of them",
+              buf_text(&text), target->into);
+    snprintf(err->sqlstate, sizeof(err->sqlstate), "21000"); /* cardinality_violation */
+    return error_hint(err, "name what tells the rows of a key apart: refresh: {unique: […]}");
+}
+
 bool recompute_rows(struct pg *mirror, const struct target *target,
-                    const struct recompute_range *range, int64_t nkeys, bool *ret_is_complete,
-                    struct error *err)
+                    const struct recompute_range *range, int64_t nkeys,
+                    struct recompute_found *ret_found, struct error *err)
 {
     _cleanup_buf_ struct buf sql = {0};
     _cleanup_result_ struct pg_result *done = NULL;
-    enum target_plan plan;
-    int64_t nrows;
+    struct recompute_found found = {0};
+    enum target_plan plan = TARGET_BY_UNKNOWN;
 
     buf_printf(&sql, "insert into %s ", target->rows);
     if (range != NULL) {
-        *ret_is_complete = false;
         add_select(&sql, target);
         recompute_add_range(&sql, target, "q", false, range);
-        return pg_query(mirror, buf_text(&sql), 0, NULL, &done, err);
+        if (!pg_query(mirror, buf_text(&sql), 0, NULL, &done, err))
+            return false;
+    } else if (!read_chosen(mirror, target, nkeys, buf_text(&sql), &plan, &done, err)) {
+        return false;
     }
-    if (!read_chosen(mirror, target, nkeys, buf_text(&sql), &plan, &done, err))
+    found.rows = pg_affected(done);
+    if (plan == TARGET_BY_ITSELF && !drop_others(mirror, target, &found.rows, err))
         return false;
-    nrows = pg_affected(done);
-    if (plan == TARGET_BY_ITSELF && !drop_others(mirror, target, &nrows, err))
+    if (target->nunique > 0 && found.rows > 0 && !refuse_twins(mirror, target, err))
         return false;
-    *ret_is_complete = nrows == nkeys && is_key_unique(target);
+    found.is_complete = range == NULL && found.rows == nkeys && is_key_unique(target);
+    *ret_found = found;
     return true;
 }
 
@@ -442,7 +482,8 @@ static void add_gone(struct buf *sql, const struct target *target,
 }
 
 bool recompute_compare(struct pg *mirror, const struct target *target,
-                       const struct recompute_range *range, bool is_complete, struct error *err)
+                       const struct recompute_range *range, const struct recompute_found *found,
+                       struct error *err)
 {
     _cleanup_buf_ struct buf sql = {0};
 
@@ -451,7 +492,7 @@ bool recompute_compare(struct pg *mirror, const struct target *target,
         add_by_images(&sql, target, range);
     else
         add_by_rows(&sql, target);
-    if (target->nunique > 0 && !is_complete)
+    if (target->nunique > 0 && !found->is_complete)
         add_gone(&sql, target, range);
     /* Written in the order of pages. */
     buf_add(&sql, " order by 2");
@@ -554,12 +595,129 @@ bool recompute_write(struct pg *mirror, const struct target *target,
            run(mirror, target, add_insert, new, &counts->inserted, err);
 }
 
-bool recompute_chosen(struct pg *mirror, const struct target *target, int64_t nkeys,
-                      struct recompute_counts *counts, struct error *err)
-{
-    bool is_complete;
+/* ---- writing straight ---- */
 
-    return recompute_rows(mirror, target, NULL, nkeys, &is_complete, err) &&
-           recompute_compare(mirror, target, NULL, is_complete, err) &&
+/* May it?  Asked in each transaction: an index, a trigger or a fact over the table may have come. */
+static bool is_straight(struct pg *mirror, const struct target *target, bool *ret_is,
+                        struct error *err)
+{
+    _cleanup_result_ struct pg_result *row = NULL;
+    bool is_read;
+
+    *ret_is = false;
+    if (!is_key_unique(target))
+        return true;
+    if (!onward_is_read(mirror, target, &is_read, err) ||
+        !pg_query_row(mirror,
+                      "select c.relkind = 'r' and not c.relhassubclass and not c.relhasrules and "
+                      "not c.relrowsecurity and (select count(*) from pg_index x where x.indrelid "
+                      "= c.oid and (x.indisunique or x.indisexclusion)) = 1 and not exists (select "
+                      "from pg_trigger t where t.tgrelid = c.oid and t.tgtype & 3 = 3) from "
+                      "pg_class c where c.oid = $1::oid",
+                      1, &target->oid, &row, err))
+        return false;
+    *ret_is = !is_read && pg_bool(row, 0, 0);
+    return true;
+}
+
+static bool run_straight(struct pg *mirror, const struct buf *sql, int64_t *ret_count,
+                         struct error *err)
+{
+    _cleanup_result_ struct pg_result *done = NULL;
+
+    if (!pg_query(mirror, buf_text(sql), 0, NULL, &done, err))
+        return false;
+    *ret_count = pg_affected(done);
+    return true;
+}
+
+static bool update_straight(struct pg *mirror, const struct target *target, int64_t *ret_count,
+                            struct error *err)
+{
+    _cleanup_buf_ struct buf sql = {0};
+
+    buf_printf(&sql, "update %s d set ", target->into);
+    for (int i = 0; i < target->ncolumns; i++) {
+        buf_add(&sql, i > 0 ? ", " : "");
+        pg_add_ident(&sql, target->columns[i]);
+        buf_add(&sql, " = ");
+        add_column(&sql, "r", target->columns[i]);
+    }
+    buf_printf(&sql, " from %s r where ", target->rows);
+    add_same_row(&sql, target);
+    buf_add(&sql, " and ");
+    add_differs(&sql, target);
+    return run_straight(mirror, &sql, ret_count, err);
+}
+
+static bool insert_straight(struct pg *mirror, const struct target *target, int64_t *ret_count,
+                            struct error *err)
+{
+    _cleanup_buf_ struct buf sql = {0};
+
+    buf_printf(&sql, "insert into %s (", target->into);
+    add_columns(&sql, NULL, target->ncolumns, target->columns);
+    buf_add(&sql, ") select ");
+    add_columns(&sql, "r", target->ncolumns, target->columns);
+    buf_printf(&sql, " from %s r where not exists (select from %s d where ", target->rows,
+               target->into);
+    add_same_row(&sql, target);
+    buf_add(&sql, ")");
+    return run_straight(mirror, &sql, ret_count, err);
+}
+
+static bool delete_straight(struct pg *mirror, const struct target *target,
+                            const struct recompute_range *range, int64_t *ret_count,
+                            struct error *err)
+{
+    _cleanup_buf_ struct buf sql = {0};
+
+    buf_printf(&sql, "delete from %s d where not exists (select from %s r where ", target->into,
+               target->rows);
+    add_same_row(&sql, target);
+    buf_add(&sql, ")");
+    if (range != NULL) {
+        recompute_add_range(&sql, target, "d", false, range);
+    } else {
+        buf_printf(&sql, " and exists (select from %s k where ", target->chosen);
+        recompute_add_same_key(&sql, target, "d", "k");
+        buf_add(&sql, ")");
+    }
+    return run_straight(mirror, &sql, ret_count, err);
+}
+
+static bool write_straight(struct pg *mirror, const struct target *target,
+                           const struct recompute_range *range, const struct recompute_found *found,
+                           struct recompute_counts *counts, struct error *err)
+{
+    int64_t updated = 0, inserted = 0, deleted = 0;
+
+    /* For a merge the whole table would be read by its index, which the planner thinks is as good as
+     * reading it in the order of its pages where both are alike, and takes several times as long. */
+    if (!pg_exec(mirror, "set local enable_mergejoin = off", err) ||
+        (found->rows > 0 && !update_straight(mirror, target, &updated, err)) ||
+        (found->rows > updated && !insert_straight(mirror, target, &inserted, err)) ||
+        (!found->is_complete && !delete_straight(mirror, target, range, &deleted, err)) ||
+        !pg_exec(mirror, "set local enable_mergejoin to default", err))
+        return false;
+    counts->updated += updated;
+    counts->inserted += inserted;
+    counts->deleted += deleted;
+    return true;
+}
+
+bool recompute_all(struct pg *mirror, const struct target *target,
+                   const struct recompute_range *range, int64_t nkeys,
+                   struct recompute_counts *counts, struct error *err)
+{
+    struct recompute_found found;
+    bool is_so;
+
+    if (!is_straight(mirror, target, &is_so, err) ||
+        !recompute_rows(mirror, target, range, nkeys, &found, err))
+        return false;
+    if (is_so)
+        return write_straight(mirror, target, range, &found, counts, err);
+    return recompute_compare(mirror, target, range, &found, err) &&
            recompute_write(mirror, target, counts, err);
 }

@@ -22,11 +22,14 @@ struct recompute_counts {
 };
 
 /*
- * The nkeys keys that target->chosen holds.  Everything is computed by one statement, under one
- * snapshot.  Adds to *counts.
+ * The nkeys keys that target->chosen holds (range NULL), or all keys of a range, those of the query
+ * and those of the derived table: cheaper than naming them, and it finds keys that only one of them
+ * has; not for a query with {keys}.  Everything is computed by one statement, under one snapshot.
+ * Adds to *counts' rows.
  */
-bool recompute_chosen(struct pg *mirror, const struct target *target, int64_t nkeys,
-                      struct recompute_counts *counts, struct error *err);
+bool recompute_all(struct pg *mirror, const struct target *target,
+                   const struct recompute_range *range, int64_t nkeys,
+                   struct recompute_counts *counts, struct error *err);
 
 /* " and (prefix.k) >= (low) and (prefix.k) < (high)", after a condition; is_ledger: columns are named
  * as the ledger has them, not as the derived table. */
@@ -37,17 +40,23 @@ void recompute_add_range(struct buf *sql, const struct target *target, const cha
 void recompute_add_same_key(struct buf *sql, const struct target *target, const char *derived,
                             const char *ledger);
 
+/* What the query gave. */
+struct recompute_found {
+    int64_t rows;
+    bool is_complete; /* each key has its row: nothing is gone */
+};
+
 /*
- * The same in three steps.  Fill target->rows with what the query gives, for the chosen keys (range
- * NULL) or for all keys of a range, those of the query and those of the derived table: cheaper than
- * naming them, and it finds keys that only one of them has; not for a query with {keys}.  *is_complete:
- * each key has a row, so that nothing is gone.  Fill target->changes with what differs.  Write that.
+ * The same in three steps, for whoever has to know what differs before it is written.  Fill
+ * target->rows with what the query gives; ERROR_DATA, 21000, where these are not told apart.  Fill
+ * target->changes with what differs.  Write that.
  */
 bool recompute_rows(struct pg *mirror, const struct target *target,
-                    const struct recompute_range *range, int64_t nkeys, bool *ret_is_complete,
-                    struct error *err);
+                    const struct recompute_range *range, int64_t nkeys,
+                    struct recompute_found *ret_found, struct error *err);
 bool recompute_compare(struct pg *mirror, const struct target *target,
-                       const struct recompute_range *range, bool is_complete, struct error *err);
+                       const struct recompute_range *range, const struct recompute_found *found,
+                       struct error *err);
 bool recompute_write(struct pg *mirror, const struct target *target,
                      struct recompute_counts *counts, struct error *err);
 

@@ -76,12 +76,17 @@ struct refresh {
  * The server's defaults are for many small queries on slow disks; here are few, and large ones:
  * compiling them (jit) takes longer than they do, and keys that do not fit into 4 MB are sorted and
  * hashed by way of files.  What somebody has set for the server, the database or the role stands.
+ *
+ * No commit waits for the disk: keys, rows and acknowledgement are one transaction, and WAL is
+ * written in order, so after a crash of the server either all of it is there or the window comes
+ * again.  Whoever saw it and depends on it writes something itself, and waits for both.
  */
 static const char session_sql[] =
     "set search_path = " TARGET_SEARCH_PATH "; set idle_in_transaction_session_timeout = '60s'; "
     "select set_config(s.name, v.value, false) from pg_settings s join (values "
     "('client_connection_check_interval', '5s'), ('jit', 'off'), ('work_mem', '64MB'), "
-    "('temp_buffers', '64MB'), ('random_page_cost', '1.5')) v(name, value) on v.name = s.name "
+    "('temp_buffers', '64MB'), ('random_page_cost', '1.5'), ('synchronous_commit', 'off')) "
+    "v(name, value) on v.name = s.name "
     "where s.source = 'default'";
 
 bool refresh_new(const struct refresh_options *options, struct refresh **ret_refresh,
@@ -120,6 +125,18 @@ void refresh_free(struct refresh *refresh)
 struct pg *refresh_connection(struct refresh *refresh)
 {
     return refresh->mirror;
+}
+
+bool refresh_flush(struct refresh *refresh, struct error *err)
+{
+    _cleanup_result_ struct pg_result *done = NULL;
+
+    /* A commit that waits has all earlier ones on the disk.  It has to write something, and should
+     * wait for nobody's row. */
+    return pg_exec(refresh->mirror, "reset synchronous_commit", err) &&
+           pg_query(refresh->mirror,
+                    "select pg_catalog.pg_logical_emit_message(true, 'tailwater_flush', '')", 0,
+                    NULL, &done, err);
 }
 
 bool refresh_open(struct refresh *refresh, const struct config_fact *fact, struct notes *notes,
@@ -237,7 +254,6 @@ static bool plan_everything(struct refresh *refresh, const struct target *target
     const int workers = refresh->options->config->refresh.workers;
     const struct backfill_request request = {.kind = "everything",
                                              .reason = "everything was owed",
-                                             .chunk_keys = BACKFILL_CHUNK_KEYS,
                                              .parallel = workers > 0 ? workers : 1,
                                              .share = 100};
     const char *params[] = {target->fact->name, NULL};

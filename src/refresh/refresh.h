@@ -21,6 +21,10 @@ bool refresh_new(const struct refresh_options *options, struct refresh **ret_ref
 void refresh_free(struct refresh *refresh);
 struct pg *refresh_connection(struct refresh *refresh);
 
+/* Until all that was committed here is on the mirror's disk; what is committed later waits for it by
+ * itself. */
+bool refresh_flush(struct refresh *refresh, struct error *err);
+
 /* The target of a fact, opened the first time; notes gets what was made (target.h). */
 bool refresh_open(struct refresh *refresh, const struct config_fact *fact, struct notes *notes,
                   struct target **ret_target, struct error *err);

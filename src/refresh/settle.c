@@ -96,7 +96,7 @@ static bool recompute(struct settling *s, int64_t nkeys, struct error *err)
 {
     struct recompute_counts counts = {0};
 
-    if (!recompute_chosen(s->mirror, s->target, nkeys, &counts, err))
+    if (!recompute_all(s->mirror, s->target, NULL, nkeys, &counts, err))
         return false;
     s->counts->keys += nkeys;
     s->counts->inserted += counts.inserted;

@@ -378,16 +378,11 @@ static bool make_row_tables(struct opening *o, struct error *err)
 
     buf_printf(&sql, "create temporary table %s on commit delete rows as select ", target->rows);
     add_columns(&sql, target->ncolumns, target->columns);
-    buf_printf(&sql, " from %s with no data", target->into);
-    if (target->nunique > 0) {
-        buf_printf(&sql, "; create unique index on %s (", target->rows);
-        add_columns(&sql, target->nunique, target->unique);
-        buf_add(&sql, ")");
-    }
     buf_printf(&sql,
-               "; create temporary table %s on commit delete rows as select null::oid as "
+               " from %s with no data; create temporary table %s on commit delete rows as select "
+               "null::oid as "
                "tailwater_oid, null::tid as tailwater_tid, false as tailwater_is_gone, ",
-               target->changes);
+               target->into, target->changes);
     for (int i = 0; i < target->nkeys; i++) {
         pg_add_ident(&sql, target->keys[i].column);
         buf_printf(&sql, " as tailwater_k%d, ", i);
@@ -457,8 +452,9 @@ static bool store(struct opening *o, struct error *err)
     params[7] = buf_text(&unique);
     if (!pg_query(
             o->mirror,
-            "select t.is_same, t.is_same and definition_hash = md5($5) and key_columns = "
-            "$6::text[], columns = $7::text[] and unique_columns = $8::text[] from "
+            "select t.is_same, t.is_same and tailwater.is_whole($1) and definition_hash = md5($5) "
+            "and key_columns = $6::text[], columns = $7::text[] and unique_columns = $8::text[] "
+            "from "
             "tailwater.refresh cross join lateral (select into_schema = $2 and into_name = $3 "
             "and into_oid = $4::oid as is_same) t where fact = $1",
             8, params, &former, err))
