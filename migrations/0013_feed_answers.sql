@@ -102,3 +102,49 @@ begin
     return reason;
 end
 $$;
+
+-- Keys that are due outside of windows, the longest first: those that were refused before, how often and with which answer,
+-- and apart from them the others.
+drop function tailwater.feed_due(integer, integer);
+create function tailwater.feed_due(feed integer, max_keys integer)
+returns table (key text, is_again boolean, attempts integer, answer text)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+begin
+    return query select t.key::text, true, t.attempts, coalesce(t.answer, '') from tailwater.feed_todo t
+        where t.feed = feed_due.feed and t.next_at <= clock_timestamp() and t.attempts > 0
+        order by t.next_at limit max_keys;
+    if not found then
+        return query select t.key::text, false, 0, '' from tailwater.feed_todo t
+            where t.feed = feed_due.feed and t.next_at <= clock_timestamp() order by t.next_at limit max_keys;
+    end if;
+end
+$$;
+
+-- These keys of the open window are due, whatever was said of them before, and the window is acknowledged: in this transaction.
+create function tailwater.feed_spill(feed integer, claim_id uuid, keys text[]) returns bigint
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    n bigint;
+begin
+    perform tailwater.feed_ack(feed_spill.feed, claim_id);
+    insert into tailwater.feed_todo as t (feed, key) select $1, u::text[] from unnest(keys) u
+    on conflict on constraint feed_todo_pkey do update
+       set asked_at = excluded.asked_at, next_at = excluded.next_at, attempts = 0;
+    get diagnostics n = row_count;
+    return n;
+end
+$$;
+
+-- Whoever may run feeds may still do so.
+revoke execute on all functions in schema tailwater from public;
+do $$
+declare
+    may record;
+begin
+    for may in select a.grantee::regrole as role from pg_proc p, aclexplode(p.proacl) a
+                where p.oid = 'tailwater.feed_ack(integer, uuid)'::regprocedure and a.grantee not in (0, p.proowner) loop
+        execute format('grant execute on function tailwater.feed_due(integer, integer), '
+                       'tailwater.feed_spill(integer, uuid, text[]) to %s', may.role);
+    end loop;
+end
+$$;

@@ -66,8 +66,9 @@
 #define FIRST_MS    20    /* from an empty window to the next look, then doubled … */
 #define LONGEST_MS  5000
 #define PAUSED_MS   5000
-#define RECORD_MS   60000 /* a stop does not interrupt the record of what was accepted … */
-#define LAST_MS     8000  /* … and it has so long once that is asked for */
+#define WAKE_US     1000000 /* from one try that somebody asked for to the next at least */
+#define RECORD_MS   60000   /* a stop does not interrupt the record of what was accepted … */
+#define LAST_MS     8000    /* … and it has so long once that is asked for */
 
 /* ---- opening ---- */
 
@@ -233,6 +234,34 @@ static bool deliver(struct feed *feed, struct slice *slice, struct error *err)
     return pg_exec(feed->mirror, "begin", err);
 }
 
+/*
+ * Is the window done?  Where its rest has to wait it comes again as a whole: what was accepted is
+ * unchanged then.  Not so where something was refused, which would be asked for anew, first, and
+ * for ever, had it taken all of the time: then the rest goes to feed_todo.
+ */
+static bool settle_window(struct feed *feed, struct slice *slice, struct error *err)
+{
+    const bool is_over = !slice->is_blocked && !slice->is_cut;
+    const char **keys, *params[] = {feed->id, slice->claim_id, NULL};
+    _cleanup_result_ struct pg_result *done = NULL;
+    _cleanup_buf_ struct buf list = {0};
+    int count = 0;
+
+    if (is_over)
+        return slice->nrest > 0 || acknowledge(feed, slice->claim_id, err);
+    if (!slice->has_failed)
+        return true;
+    keys = arena_new(&feed->slice, const char *, slice->count + slice->nrest);
+    for (int i = 0; i < slice->count + slice->nrest; i++)
+        if (i >= slice->count || slice->fates[i] == FATE_WANTED)
+            keys[count++] = slice->keys[i];
+    document_add_array(&list, keys, count);
+    params[2] = buf_text(&list);
+    return pg_query(feed->mirror, "select tailwater.feed_spill($1::integer, $2::uuid, $3::text[])",
+                    3, params, &done, err) ||
+           error_wrap(err, "listing the rest of a window");
+}
+
 /* Reads, sends and records one slice.  A transaction may be open already; none is at the end. */
 static bool send_slice(struct feed *feed, struct slice *slice, bool is_open,
                        struct feed_outcome *outcome, struct error *err)
@@ -243,8 +272,7 @@ static bool send_slice(struct feed *feed, struct slice *slice, bool is_open,
         return false;
     if (slice->is_blocked && !say_blocked(feed, slice->answer.text, err))
         return false;
-    if (!slice->is_blocked && !slice->is_cut && slice->claim_id != NULL &&
-        !acknowledge(feed, slice->claim_id, err))
+    if (slice->claim_id != NULL && !settle_window(feed, slice, err))
         return false;
     if (!FAULT(feed_before_commit, err) || !pg_exec(feed->mirror, "commit", err))
         return false;
@@ -260,17 +288,20 @@ static bool send_slice(struct feed *feed, struct slice *slice, bool is_open,
 static bool send_keys(struct feed *feed, const struct slice *all, bool is_open,
                       struct feed_outcome *outcome, struct error *err)
 {
+    bool has_failed = false;
+
     for (int at = 0; at < all->count; at += feed->config->batch_size) {
         struct slice slice = *all;
         const int left = all->count - at;
-        const bool is_last = left <= feed->config->batch_size;
 
         slice.keys = all->keys + at;
-        slice.count = is_last ? left : feed->config->batch_size;
-        slice.claim_id = is_last ? all->claim_id : NULL;
+        slice.count = left <= feed->config->batch_size ? left : feed->config->batch_size;
+        slice.nrest = left - slice.count;
+        slice.has_failed = has_failed;
         if (!send_slice(feed, &slice, is_open, outcome, err))
             return false;
         is_open = false;
+        has_failed = slice.has_failed;
         if (slice.is_blocked || slice.is_cut || outcome->has_been_paused || *feed->options->stop)
             return true;
     }
@@ -283,11 +314,15 @@ static bool send_due(struct feed *feed, struct feed_outcome *outcome, struct err
     _cleanup_result_ struct pg_result *rows = NULL;
 
     if (!pg_query(feed->mirror,
-                  "select key, is_again from tailwater.feed_due($1::integer, $2::integer)", 2,
-                  params, &rows, err))
+                  "select key, is_again, attempts, answer "
+                  "from tailwater.feed_due($1::integer, $2::integer)",
+                  2, params, &rows, err))
         return error_wrap(err, "asking for what is due");
+    /* At most one slice. */
     return send_keys(feed,
                      &(struct slice){.keys = feed_look_list(rows, 0, &feed->step),
+                                     .tried = feed_look_list(rows, 2, &feed->step),
+                                     .told = feed_look_list(rows, 3, &feed->step),
                                      .count = pg_rows(rows),
                                      .is_todo = true,
                                      .is_again = pg_rows(rows) > 0 && pg_bool(rows, 0, 1)},
@@ -445,9 +480,22 @@ bool feed_step(struct feed *feed, struct feed_outcome *ret_outcome, struct error
     return step(feed, ret_outcome, err) || error_wrap(err, "feed %s", feed->config->name);
 }
 
+/* Somebody asks for this feed: it goes on now, but once a second at most, whoever may notify. */
+static void wake(struct feed *feed, int64_t *until_us)
+{
+    const int64_t now_us = clock_tick_us();
+    int64_t from_us = feed->woken_us == 0 ? now_us : feed->woken_us + WAKE_US;
+
+    if (from_us < now_us)
+        from_us = now_us;
+    if (from_us < *until_us)
+        *until_us = feed->woken_us = from_us;
+    feed->retry_us = 0;
+}
+
 bool feed_wait(struct feed *feed, const struct feed_outcome *outcome, struct error *err)
 {
-    const int64_t until_us = clock_tick_us() + (int64_t) outcome->wait_ms * 1000;
+    int64_t until_us = clock_tick_us() + (int64_t) outcome->wait_ms * 1000;
     const bool is_news = outcome->state != FEED_BLOCKED && !outcome->is_lingering;
     const char *name = arena_printf(&feed->step, "feed/%s", feed->config->name);
     enum pg_told told = PG_TOLD_NOTHING;
@@ -457,10 +505,10 @@ bool feed_wait(struct feed *feed, const struct feed_outcome *outcome, struct err
         if (!pg_wait_notify(feed->mirror, (int) (left_us / 1000) + 1, feed->options->wake_fd, name,
                             &told, err))
             return false;
-        if (told == PG_TOLD_BY_NAME)
-            feed->retry_us = 0;
-        if (told == PG_TOLD_BY_NAME || (told == PG_TOLD && is_news))
+        if (told == PG_TOLD && is_news)
             break;
+        if (told == PG_TOLD_BY_NAME)
+            wake(feed, &until_us);
     }
     if (told != PG_TOLD_NOTHING)
         feed->idle_ms = FIRST_MS;

@@ -11,12 +11,18 @@
  * The count belongs to the parcel: what the receiver accepts of other windows, or of feed_todo, does
  * not clear it, or a document in doubt would hold up its window for as long as there is traffic.
  *
- * **A receiver that refuses everything** is no document's fault either, and halving 500 documents would cost it
- * 999 requests.  So when MAX_ALIKE documents in a row were refused alone with one and the same
- * answer, the last one of the parcel is tried; where that is refused likewise, it is the receiver
- * that everything waits for, and none of them is blamed.  After retry.attempts such rounds of one
- * parcel all its documents are asked for alone: it may be they that are all wrong.  Those
- * that were refused before, each alone, have that answer again without being asked for.
+ * **A receiver that refuses everything** is no document's fault either, and halving 500 documents
+ * would cost it 999 requests.  So when MAX_ALIKE documents in a row were refused alone, in however
+ * many slices, and nothing was accepted in between, two more of the slice are tried, the last one
+ * and one in the middle.  Where these are refused likewise it is the receiver that everything waits
+ * for, and none of the slice is blamed.  Likewise: with the same words of our own (the status, the
+ * exit code), since a receiver's words may name the document.  After retry.attempts such rounds of one
+ * slice THOROUGH documents are asked for alone: it may be they that are all wrong.  The first
+ * MAX_ALIKE are blamed in any case.
+ *
+ * Documents that were refused before, each alone, have their own answer again without being asked
+ * for, if ten others in a row got the very same one; but for the last time: nothing becomes a dead
+ * letter unasked.
  *
  * Documents that were at fault before come apart from the others.  When these are in doubt once more
  * nobody waits for them: they are blamed, or postponed where it may be the receiver.
@@ -24,7 +30,8 @@
  * **Not too old.**  Documents leave within a few seconds of being read: what has not had its turn by
  * then (a low max_rate, a slow receiver) is read anew.  Before each further request the connection
  * to the mirror, and so the feed's lock, is looked at: whoever has lost it must not send what is
- * older than what its successor sends.
+ * older than what its successor sends.  A slice that is cut before anything has become of its documents
+ * leaves a smaller parcel to begin the next one with, or a document at fault would never stand alone.
  */
 #include "feed/feed_internal.h"
 
@@ -39,6 +46,7 @@
 
 #define MAX_BLAMED 3
 #define MAX_ALIKE  8
+#define THOROUGH   500
 #define OLDEST_US  5000000
 
 /* A request with changes of that age leaves now. */
@@ -65,8 +73,8 @@ bool feed_deliver_wait(struct feed *feed, struct error *err)
     return true;
 }
 
-/* The slice's next request may leave; or the slice is cut. */
-static bool take_turn(struct feed *feed, struct slice *slice, struct error *err)
+/* The slice's next request, of count documents, may leave; or the slice is cut. */
+static bool take_turn(struct feed *feed, struct slice *slice, int count, struct error *err)
 {
     if (!feed_deliver_wait(feed, err))
         return false;
@@ -76,6 +84,8 @@ static bool take_turn(struct feed *feed, struct slice *slice, struct error *err)
         if (!pg_exec(feed->mirror, "select", err) && !*feed->options->stop)
             return error_wrap(err, "looking after the lock");
         slice->is_cut = *feed->options->stop || clock_tick_us() - slice->read_us > OLDEST_US;
+        if (slice->is_cut && !slice->has_news)
+            feed->narrow = count;
     }
     if (!slice->is_cut && feed->config->interval_us > 0)
         feed->next_request_us = clock_tick_us() + feed->config->interval_us;
@@ -118,6 +128,8 @@ static void set_fate(struct feed *feed, struct slice *slice, const struct docume
                      enum fate fate)
 {
     slice->fates[document - slice->documents] = fate;
+    slice->has_news = true;
+    feed->narrow = 0;
     if (fate != FATE_ACCEPTED)
         slice->answers[document - slice->documents] = arena_strdup(&feed->slice,
                                                                    slice->answer.text);
@@ -149,7 +161,7 @@ static void take_accepted(struct feed *feed, struct slice *slice, struct documen
     if (!slice->is_halving && has_key(documents, count, doubt->key))
         doubt->count = 0;
     slice->is_thorough = true; /* not everything is refused */
-    slice->nalike = 0;
+    feed->streaks[0].count = feed->streaks[1].count = 0;
     feed->nblamed = 0;
     feed->retry_us = 0;
 }
@@ -197,79 +209,148 @@ static bool is_blamed(struct feed *feed, struct slice *slice, struct document *c
 /* How many documents in a row were refused alone, with the answer of the last one. */
 static void note_alone(struct feed *feed, struct slice *slice)
 {
-    const bool is_alike = slice->nalike > 0 && strcmp(slice->alike, slice->answer.text) == 0;
+    struct streak *streak = &feed->streaks[slice->is_again];
+    const char *text = slice->answer.text;
+    const size_t len = slice->is_again ? strlen(text) : (size_t) slice->answer.own_len;
 
-    slice->nalike = is_alike ? slice->nalike + 1 : 1;
-    if (!is_alike)
-        slice->alike = arena_strdup(&feed->slice, slice->answer.text);
+    if (streak->count > 0 && strncmp(streak->answer, text, len) == 0 &&
+        streak->answer[len] == '\0') {
+        streak->count++;
+    } else {
+        snprintf(streak->answer, sizeof(streak->answer), "%.*s", (int) len, text);
+        streak->count = 1;
+    }
+    if (!slice->is_again && feed->nthorough > 0)
+        feed->nthorough--;
 }
 
-/* The last document of the parcel, which nobody has asked for alone yet. */
-static bool try_last(struct feed *feed, struct slice *slice, struct error *err)
+/* Moves those that are still to be sent to the front, and says how many they are. */
+static int gather(const struct slice *slice, struct document **documents, int count)
 {
-    struct document **last = slice->parcel + slice->nparcel - 1;
+    int n = 0;
 
-    if (!take_turn(feed, slice, err))
+    for (int i = 0; i < count; i++) {
+        struct document *one = documents[i];
+
+        if (slice->fates[one - slice->documents] != FATE_WANTED)
+            continue;
+        documents[i] = documents[n];
+        documents[n++] = one;
+    }
+    return n;
+}
+
+/* One of those that are to be sent, by itself and before its turn. */
+static bool probe(struct feed *feed, struct slice *slice, bool is_last, bool *ret_found,
+                  struct error *err)
+{
+    struct document **left = arena_new(&feed->slice, struct document *, slice->nwanted), **one;
+    int n;
+
+    memcpy(left, slice->wanted, sizeof(*left) * (size_t) slice->nwanted);
+    n = gather(slice, left, slice->nwanted);
+    *ret_found = n > 0;
+    if (n == 0)
+        return true;
+    one = left + (is_last ? n - 1 : n / 2);
+    if (!take_turn(feed, slice, 1, err))
         return false;
     if (slice->is_cut)
         return true;
-    if (!send_parcel(feed, slice, last, 1, err))
+    if (!send_parcel(feed, slice, one, 1, err))
         return false;
-    if (slice->answer.verdict == DESTINATION_ACCEPTED)
-        take_accepted(feed, slice, last, 1);
-    else if (slice->answer.verdict == DESTINATION_REFUSED)
+    switch (slice->answer.verdict) {
+    case DESTINATION_ACCEPTED:
+        take_accepted(feed, slice, one, 1);
+        break;
+    case DESTINATION_REFUSED:
+        set_fate(feed, slice, *one, FATE_FAILED);
         note_alone(feed, slice);
-    else
-        slice->nalike = 0; /* it says nothing of the others */
+        break;
+    case DESTINATION_AWAY:
+        slice->is_blocked = true;
+        break;
+    case DESTINATION_DOUBTFUL: /* it says nothing of the others */
+        slice->is_cut = *feed->options->stop;
+        feed->streaks[slice->is_again].count = 0;
+        break;
+    }
     return true;
 }
 
 static void say_everything(struct destination_answer *answer)
 {
-    static const char words[] = "it refuses every document: ";
-    const size_t len = sizeof(words) - 1, room = sizeof(answer->text) - len - 1;
+    static const char words[] = "it refuses every document";
+    const struct destination_answer old = *answer;
+    int own_len;
 
-    memmove(answer->text + len, answer->text, strnlen(answer->text, room) + 1);
-    answer->text[sizeof(answer->text) - 1] = '\0';
-    memcpy(answer->text, words, len);
-    answer->own_len = answer->own_len + (int) len < (int) sizeof(answer->text)
-                          ? answer->own_len + (int) len
-                          : (int) sizeof(answer->text) - 1;
+    destination_answer_set(answer, old.verdict, old.text, strlen(old.text), "%s", words);
+    answer->retry_after_us = old.retry_after_us;
+    own_len = answer->own_len + (int) strlen(": ") + old.own_len;
+    answer->own_len = own_len < (int) strlen(answer->text) ? own_len : (int) strlen(answer->text);
+}
+
+/* Those that were refused before with the very words that all get now are refused again. */
+static void refuse_again(struct feed *feed, struct slice *slice)
+{
+    for (int i = 0; i < slice->nwanted; i++) {
+        const ptrdiff_t at = slice->wanted[i] - slice->documents;
+
+        if (slice->fates[at] == FATE_WANTED && strcmp(slice->told[at], slice->answer.text) == 0 &&
+            atoi(slice->tried[at]) + 1 < feed->config->retry.attempts)
+            set_fate(feed, slice, slice->wanted[i], FATE_FAILED);
+    }
+    slice->is_thorough = true; /* the others are asked for */
 }
 
 /* So many were refused alike that the next one will be, too? */
 static bool suspect(struct feed *feed, struct slice *slice, struct error *err)
 {
-    if (slice->nalike < MAX_ALIKE || slice->is_thorough)
+    const struct streak *streak = &feed->streaks[slice->is_again];
+
+    if (streak->count < MAX_ALIKE || slice->is_thorough ||
+        (!slice->is_again && feed->nthorough > 0))
+        return true;
+    for (int i = 0; i < 2; i++) {
+        bool is_found;
+
+        if (!probe(feed, slice, i == 0, &is_found, err))
+            return false;
+        if (!is_found)
+            break;
+        if (slice->is_blocked || slice->is_cut || streak->count <= MAX_ALIKE)
+            return true;
+    }
+    if (streak->count <= MAX_ALIKE)
         return true;
     if (slice->is_again) {
-        set_rest(feed, slice, FATE_WANTED, FATE_FAILED);
-        slice->is_cut = true;
+        refuse_again(feed, slice);
         return true;
     }
-    slice->is_thorough = true; /* until the next parcel */
-    if (!try_last(feed, slice, err))
-        return false;
-    if (slice->nalike <= MAX_ALIKE || slice->is_cut ||
-        is_doubted_enough(feed, slice, slice->parcel, slice->nparcel))
+    if (is_doubted_enough(feed, slice, slice->wanted, slice->nwanted)) {
+        feed->nthorough = THOROUGH;
         return true;
-    for (int i = 0; i < slice->nparcel; i++)
-        if (slice->fates[slice->parcel[i] - slice->documents] == FATE_FAILED)
-            slice->fates[slice->parcel[i] - slice->documents] = FATE_WANTED;
+    }
+    for (int i = 0; i < slice->nwanted; i++)
+        if (slice->fates[slice->wanted[i] - slice->documents] == FATE_FAILED)
+            slice->fates[slice->wanted[i] - slice->documents] = FATE_WANTED;
     say_everything(&slice->answer);
     slice->is_blocked = true;
     return true;
 }
 
+/* ---- sending ---- */
+
 /* Sends documents[0…count-1], in halves where one of them is at fault. */
 static bool deliver(struct feed *feed, struct slice *slice, struct document **documents, int count,
                     struct error *err)
 {
-    const int half = count / 2;
+    int half;
 
-    if (slice->is_blocked || slice->is_cut)
+    count = gather(slice, documents, count);
+    if (count == 0 || slice->is_blocked || slice->is_cut)
         return true;
-    if (!take_turn(feed, slice, err))
+    if (!take_turn(feed, slice, count, err))
         return false;
     if (slice->is_cut)
         return true;
@@ -293,36 +374,34 @@ static bool deliver(struct feed *feed, struct slice *slice, struct document **do
     }
     if (count == 1) {
         set_fate(feed, slice, documents[0], FATE_FAILED);
-        if (slice->answer.verdict == DESTINATION_REFUSED)
-            note_alone(feed, slice);
+        if (slice->answer.verdict != DESTINATION_REFUSED)
+            return true;
+        note_alone(feed, slice);
         return suspect(feed, slice, err);
     }
+    half = count / 2;
     return deliver(feed, slice, documents, half, err) &&
            deliver(feed, slice, documents + half, count - half, err);
 }
 
 bool feed_deliver_slice(struct feed *feed, struct slice *slice, struct error *err)
 {
-    const int max = destination_max_documents(feed->config);
-
     for (int at = 0, count; at < slice->nwanted; at += count) {
         struct document **documents = slice->wanted + at;
+        int max = destination_max_documents(feed->config);
 
+        if (feed->narrow > 0 && feed->narrow < max)
+            max = feed->narrow;
         slice->is_halving = false;
         /* A request has one version. */
         for (count = 1; count < max && at + count < slice->nwanted; count++)
             if (documents[count]->version != documents[0]->version)
                 break;
-        slice->parcel = documents;
-        slice->nparcel = count;
-        slice->nalike = 0;
-        slice->is_thorough = count <= MAX_ALIKE + 1;
         if (!deliver(feed, slice, documents, count, err))
             return false;
         if (slice->is_blocked || slice->is_cut)
             break;
-        if (slice->is_halving ||
-            has_key(slice->parcel, slice->nparcel, feed->doubts[slice->is_todo].key))
+        if (slice->is_halving || has_key(documents, count, feed->doubts[slice->is_todo].key))
             feed->doubts[slice->is_todo].count = 0;
     }
     return true;

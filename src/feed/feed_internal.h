@@ -26,7 +26,10 @@ struct slice {
     bool is_again;        /* … and each of them was at fault before */
     int64_t batch;        /* the window's last; 0: none */
     int64_t committed_us; /* of the oldest change on the source; 0: not known */
-    const char *claim_id; /* acknowledged with it; NULL: not yet */
+    const char *claim_id; /* of the window; NULL: from feed_todo */
+    int nrest;            /* keys of the window that stand behind these in keys */
+    bool has_failed;      /* a document of the window, of this slice or of one before it */
+    const char *const *tried, *const *told; /* feed_todo: attempts and answers so far, by key */
 
     struct document *documents; /* and as many of the next two */
     enum fate *fates;
@@ -38,19 +41,22 @@ struct slice {
     int64_t requests;
 
     struct destination_answer answer; /* the last one */
-    struct document **parcel;         /* of wanted: what one request was to send */
-    int nparcel;
-    const char *alike; /* the answer of the last documents that were refused alone … */
-    int nalike;        /* … in a row */
-    bool is_thorough;  /* all of the parcel's are asked for, if need be */
-    bool is_halving;   /* for a document that may be at fault */
-    bool is_blocked;   /* the receiver takes nothing now; why is in answer */
-    bool is_cut;       /* what is left is to be read anew */
+    bool is_thorough;                 /* what is left is asked for, whatever was refused */
+    bool is_halving;                  /* for a document that may be at fault */
+    bool has_news;                    /* something has become of a document */
+    bool is_blocked;                  /* the receiver takes nothing now; why is in answer */
+    bool is_cut;                      /* what is left is to be read anew */
 };
 
 /* The same parcel in doubt again and again?  It is told by the key of its first document. */
 struct doubt {
     char *key;
+    int count;
+};
+
+/* Documents that were refused alone, in a row, with answers that are alike. */
+struct streak {
+    char answer[DESTINATION_ANSWER_SIZE];
     int count;
 };
 
@@ -66,13 +72,17 @@ struct feed {
     struct document_query query;
     const struct destination_ops *ops;
     void *destination;
-    bool is_todo_next;       /* windows and feed_todo take turns */
-    int64_t next_request_us; /* max_rate; clock_tick_us() */
-    int64_t next_window_us;  /* linger */
-    int idle_ms;             /* the next pause when there is nothing */
-    int64_t retry_us;        /* the next pause when blocked */
-    struct doubt doubts[2];  /* of windows, of feed_todo */
-    int nblamed;             /* documents without an answer in a row */
+    bool is_todo_next;        /* windows and feed_todo take turns */
+    int64_t next_request_us;  /* max_rate; clock_tick_us() */
+    int64_t next_window_us;   /* linger */
+    int idle_ms;              /* the next pause when there is nothing */
+    int64_t retry_us;         /* the next pause when blocked */
+    struct doubt doubts[2];   /* of windows, of feed_todo */
+    int nblamed;              /* documents without an answer in a row */
+    struct streak streaks[2]; /* of documents that are sent as others, of those at fault before */
+    int nthorough;            /* so many more are asked for alone before everything is suspected */
+    int narrow;               /* documents of the next parcel at most; 0: as declared */
+    int64_t woken_us;         /* by somebody, the last time; clock_tick_us() */
     double latencies[FEED_NLATENCIES];
     int nlatencies, next_latency;
     int64_t said_us;
@@ -84,7 +94,7 @@ struct feed {
 bool feed_slice_read(struct feed *feed, struct slice *slice, struct error *err);
 
 /* Says what became of it, inside of a transaction. */
-bool feed_slice_record(struct feed *feed, const struct slice *slice, struct feed_outcome *outcome,
+bool feed_slice_record(struct feed *feed, struct slice *slice, struct feed_outcome *outcome,
                        struct error *err);
 
 /* A parameter, from the step's arena. */

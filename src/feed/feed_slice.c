@@ -200,7 +200,7 @@ static const char *interval_text(struct feed *feed, int64_t us)
     return arena_printf(&feed->slice, "%" PRId64 " microseconds", us);
 }
 
-bool feed_slice_record(struct feed *feed, const struct slice *slice, struct feed_outcome *outcome,
+bool feed_slice_record(struct feed *feed, struct slice *slice, struct feed_outcome *outcome,
                        struct error *err)
 {
     const struct config_feed *c = feed->config;
@@ -230,6 +230,7 @@ bool feed_slice_record(struct feed *feed, const struct slice *slice, struct feed
     outcome->sent += t.naccepted;
     outcome->unchanged += t.nunchanged;
     outcome->refused += t.ncounted;
+    slice->has_failed |= t.nfailed > 0;
     if (!pg_is_null(paused, 0, 0)) {
         outcome->has_been_paused = true;
         snprintf(outcome->text, sizeof(outcome->text), "%s", pg_text(paused, 0, 0));

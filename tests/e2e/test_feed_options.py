@@ -554,7 +554,7 @@ def test_a_run_that_ends_by_itself_does_not_wait_for_an_operator(shop, receiver)
     shop.run()
     shop.pipeline.ok("feed", "pause", "crm", "moving")
     result = shop.pipeline.verb("feed", "run", "crm", "--until", "now")
-    assert result.code == 1 and "feed crm is paused: moving" in result.text and "feed resume crm" in result.text
+    assert result.code == 1 and "feed crm is paused: moving" in result.text and " resume crm" in result.text
 
 
 def test_the_configuration_again(shop, receiver):
@@ -576,3 +576,115 @@ def test_the_configuration_again(shop, receiver):
     shop.change("update customers set name = 'z' where id = 2")
     wait.until(lambda: receiver.table[2]["name"] == "Z", "it goes on")
     assert "forgotten" in shop.pipeline.ok("feed", "drop", "old").out, "though it is declared no more"
+
+
+AT_ONCE = {"attempts": 1, "first": "20ms", "longest": "50ms"}
+
+
+def test_a_slow_receiver_of_many_refused_documents(shop, receiver):
+    """A window does not begin again and again with what was refused: it ends, and so do those behind it."""
+    shop.feed({"url": receiver.url}, retry=AT_ONCE)
+    shop.run()
+
+    def behave(number, documents):
+        wrong = [d["id"] for d in documents if d["id"] > 20]
+        time.sleep(0.15 if wrong else 0)
+        return (422, f"{wrong[0]} is not known", {}) if wrong else None
+
+    receiver.behave = behave
+    shop.start()
+    shop.change("insert into customers select i, 'c' || i from generate_series(21, 60) i",
+                "update customers set name = 'x' where id = 9")
+    shop.change("update customers set name = 'y' where id = 8")
+    wait.until(lambda: shop.status()["dead"] == 40, lambda: str(shop.status()))
+    shop.wait_until_sent()
+    assert receiver.table == {k: d for k, d in shop.documents().items() if k <= 20}
+    assert {d["answer"] for d in shop.dead()} == {f"HTTP 422: {i} is not known" for i in range(21, 61)}
+
+
+def test_a_refused_document_and_a_slow_rate(shop, receiver):
+    """The second request is late by what the documents may be old; the document at fault is found all the same."""
+    shop.feed({"url": receiver.url}, start="now", max_rate="11/min", retry=AT_ONCE)
+    shop.run()
+    receiver.behave = lambda number, documents: (422, "no", {}) if any(d["id"] == 1 for d in documents) else None
+    shop.start()
+    shop.change("update customers set name = 'x' where id <= 2")
+    wait.until(lambda: set(receiver.table) == {2}, lambda: str(shop.status()))
+    assert [d["key"] for d in shop.dead()] == [["1"]] and len(receiver.requests) == 3
+
+
+def test_a_long_answer_of_a_receiver_that_refuses_everything(shop, receiver):
+    """It is cut between two characters, wherever our own words move it."""
+    receiver.behave = lambda number, documents: (422, "x" * (number % 3) + "€" * 400, {})
+    shop.feed({"url": receiver.url}, retry={"attempts": 100, "first": "10ms", "longest": "10ms"})
+    shop.start()
+    wait.until(lambda: shop.status()["state"] == "blocked", lambda: str(shop.status()))
+    wait.until(lambda: len(receiver.requests) > 60, "some rounds")
+    assert re.fullmatch("it refuses every document: HTTP 422: x{0,2}€{100,}", shop.status()["reason"])
+    receiver.behave = lambda number, documents: None
+    wait.until(lambda: receiver.table == shop.documents(), lambda: str(shop.status()))
+    assert shop.dead() == []
+
+
+@pytest.mark.parametrize("to", [{"body": "one"}, {}])
+def test_small_requests_to_a_receiver_that_refuses_everything(shop, receiver, to):
+    """Nor are documents blamed that come a few at a time, with answers that name them: but for the first."""
+    receiver.behave = lambda number, documents: (422, f"no list for {documents[0]['id']}", {})
+    shop.feed({"url": receiver.url, **to}, batch=500 if to else 3, retry={"attempts": 100, "first": "10ms", "longest": "10ms"})
+    shop.start()
+    wait.until(lambda: shop.status()["state"] == "blocked", lambda: str(shop.status()))
+    wait.until(lambda: len(receiver.requests) > 60, "some rounds")
+    found = shop.status()
+    assert found["reason"].startswith("it refuses every document: HTTP 422: no list for ") and found["retrying"] <= 9
+    receiver.behave = lambda number, documents: None
+    wait.until(lambda: receiver.table == shop.documents(), lambda: str(shop.status()))
+    assert shop.dead() == []
+
+
+def test_no_document_is_sent_again_to_try_the_receiver(shop, receiver):
+    """What was accepted is not asked for a second time, and what was refused has its own answer."""
+    bad, taken = {1, *range(10, 18)}, []  # a window's keys come in the order of their text
+
+    def behave(number, documents):
+        ids = [d["id"] for d in documents]
+        if bad & set(ids):
+            return 422, "no such list", {}
+        taken.extend(ids)
+        return None
+
+    receiver.behave = behave
+    shop.feed({"url": receiver.url}, start="now", retry={**AT_ONCE, "attempts": 3})
+    shop.run()
+    shop.change("update customers set name = 'x'")
+    shop.run()
+    assert sorted(taken) == sorted(set(range(1, 21)) - bad)
+    wait.until(lambda: shop.run() and shop.status()["dead"] == 9, lambda: str(shop.status()))
+    assert {d["key"][0] for d in shop.dead()} == {str(k) for k in bad}
+
+
+def test_nobody_becomes_a_dead_letter_unasked(shop, receiver):
+    """Eight that are still refused do not speak for those that the receiver takes by now."""
+    shop.source.sql("insert into customers select i, 'c' || i from generate_series(21, 60) i")
+    shop.pipeline.wait_until_caught_up()
+    bad = set(range(1, 61))
+    receiver.behave = lambda number, documents: (422, "no such list", {}) if any(d["id"] in bad for d in documents) else None
+    shop.feed({"url": receiver.url}, retry={"attempts": 2, "first": "2s", "longest": "2s"})
+    shop.start()
+    wait.until(lambda: shop.status()["state"] == "blocked", lambda: str(shop.status()))
+    shop.pipeline.ok("feed", "resume", "crm")  # which is the second attempt
+    wait.until(lambda: shop.status()["retrying"] == 60, lambda: str(shop.status()))
+    bad.remove(9)
+    wait.until(lambda: shop.status()["dead"] + len(receiver.table) == 60, lambda: str(shop.status()))
+    assert set(receiver.table) == {9}
+
+
+def test_who_wakes_a_feed_again_and_again(shop, receiver):
+    """It is tried once a second at most: a receiver that asked for an hour is not besieged by whoever may notify."""
+    receiver.behave = lambda number, documents: (503, "later", {"Retry-After": "3600"})
+    shop.feed({"url": receiver.url})
+    shop.start()
+    wait.until(lambda: shop.status()["state"] == "blocked", lambda: str(shop.status()))
+    count, began = len(receiver.requests), time.monotonic()
+    while time.monotonic() - began < 2.5:
+        shop.mirror.sql("select pg_notify('tailwater_customer', 'feed/crm')")
+    assert 1 <= len(receiver.requests) - count <= 4
