@@ -91,8 +91,8 @@ static char *add_quoted(char *out, const char *text)
 {
     for (; *text != '\0'; text++) {
         if (*text == '\'') {
-            memcpy(out, "'\\''", 4);
-            out += 4;
+            for (const char *c = "'\\''"; *c != '\0'; c++)
+                *out++ = *c;
         } else {
             *out++ = *text;
         }

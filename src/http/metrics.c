@@ -95,15 +95,17 @@ static void add_scalars(struct buf *out, const struct scalar *scalars, int nscal
     }
 }
 
-static void add_pipeline(const struct metrics *metrics, struct buf *out)
+static bool is_alive(const struct status *s)
+{
+    return s->holder.pid != 0 && s->has_heartbeat;
+}
+
+static void add_state(const struct metrics *metrics, struct buf *out)
 {
     const struct status *s = metrics->status;
     const struct control_heartbeat *h = &s->heartbeat;
     const struct slot_status *slot = &s->slot;
-    const bool is_alive = s->holder.pid != 0 && s->has_heartbeat;
     const bool has_slot = s->has_slot && slot->exists;
-    const int64_t warn = s->config->source.wal_guard.warn_bytes;
-    const int64_t critical = s->config->source.wal_guard.critical_bytes;
     const struct scalar scalars[] = {
         {"tailwater_ready", "gauge", "What /readyz says: 1 ready.", {0}, metrics->is_ready},
         {"tailwater_level",
@@ -131,7 +133,7 @@ static void add_pipeline(const struct metrics *metrics, struct buf *out)
          "gauge",
          "WAL that the source has written past this stage.",
          {"stage", "received"},
-         is_alive ? behind(s, h->received_lsn) : NAN},
+         is_alive(s) ? behind(s, h->received_lsn) : NAN},
         {"tailwater_lag_bytes",
          "gauge",
          "",
@@ -142,6 +144,18 @@ static void add_pipeline(const struct metrics *metrics, struct buf *out)
          "",
          {"stage", "confirmed"},
          has_slot ? behind(s, slot->confirmed_flush) : NAN},
+    };
+
+    add_scalars(out, scalars, COUNT(scalars));
+}
+
+static void add_slot(const struct status *s, struct buf *out)
+{
+    const struct slot_status *slot = &s->slot;
+    const bool has_slot = s->has_slot && slot->exists;
+    const int64_t warn = s->config->source.wal_guard.warn_bytes;
+    const int64_t critical = s->config->source.wal_guard.critical_bytes;
+    const struct scalar scalars[] = {
         {"tailwater_slot_active",
          "gauge",
          "Whether somebody reads the slot.",
@@ -168,31 +182,40 @@ static void add_pipeline(const struct metrics *metrics, struct buf *out)
          {"level", "warn"},
          count(warn)},
         {"tailwater_slot_guard_bytes", "gauge", "", {"level", "critical"}, count(critical)},
+    };
+
+    add_scalars(out, scalars, COUNT(scalars));
+}
+
+static void add_replicator(const struct status *s, struct buf *out)
+{
+    const struct control_heartbeat *h = &s->heartbeat;
+    const struct scalar scalars[] = {
         {"tailwater_transactions_total",
          "counter",
          "Transactions applied since the start.",
          {0},
-         is_alive ? count(h->transactions) : NAN},
+         is_alive(s) ? count(h->transactions) : NAN},
         {"tailwater_source_changes_total",
          "counter",
          "Changes applied since the start.",
          {0},
-         is_alive ? count(h->changes) : NAN},
+         is_alive(s) ? count(h->changes) : NAN},
         {"tailwater_batches_total",
          "counter",
          "Mirror transactions since the start.",
          {0},
-         is_alive ? count(h->batches) : NAN},
+         is_alive(s) ? count(h->batches) : NAN},
         {"tailwater_reconnects_total",
          "counter",
          "Streams begun anew since the start.",
          {0},
-         is_alive ? count(h->reconnects) : NAN},
+         is_alive(s) ? count(h->reconnects) : NAN},
         {"tailwater_start_time_seconds",
          "gauge",
          "When the replicator was started.",
          {0},
-         is_alive ? seconds(h->started_at_us) : NAN},
+         is_alive(s) ? seconds(h->started_at_us) : NAN},
         {"tailwater_heartbeat_age_seconds",
          "gauge",
          "Since the replicator last spoke.",
@@ -202,12 +225,12 @@ static void add_pipeline(const struct metrics *metrics, struct buf *out)
          "gauge",
          "How far the server's clock is ahead of the replicator's machine's.",
          {"side", "source"},
-         is_alive ? (double) h->source_ahead_us / 1e6 : NAN},
+         is_alive(s) ? (double) h->source_ahead_us / 1e6 : NAN},
         {"tailwater_clock_ahead_seconds",
          "gauge",
          "",
          {"side", "mirror"},
-         is_alive ? (double) h->mirror_ahead_us / 1e6 : NAN},
+         is_alive(s) ? (double) h->mirror_ahead_us / 1e6 : NAN},
         {"tailwater_batch",
          "gauge",
          "Number of the newest batch.",
@@ -218,6 +241,15 @@ static void add_pipeline(const struct metrics *metrics, struct buf *out)
          "Commit time, on the source, of the newest transaction applied.",
          {0},
          s->is_known && s->pipeline.commit_time_us > 0 ? seconds(s->pipeline.commit_time_us) : NAN},
+    };
+
+    add_scalars(out, scalars, COUNT(scalars));
+}
+
+static void add_tables(const struct status *s, struct buf *out)
+{
+    const struct control_heartbeat *h = &s->heartbeat;
+    const struct scalar scalars[] = {
         {"tailwater_tables",
          "gauge",
          "Tables of the pipeline.",
@@ -237,12 +269,12 @@ static void add_pipeline(const struct metrics *metrics, struct buf *out)
          "gauge",
          "What the initial copy has to read.",
          {0},
-         is_alive ? count(h->copy_bytes) : NAN},
+         is_alive(s) ? count(h->copy_bytes) : NAN},
         {"tailwater_copy_done_bytes",
          "gauge",
          "What it has read.",
          {0},
-         is_alive ? count(h->copy_bytes_done) : NAN},
+         is_alive(s) ? count(h->copy_bytes_done) : NAN},
         {"tailwater_repair_keys",
          "gauge",
          "Rows that are to be fetched from the source.",
@@ -254,6 +286,14 @@ static void add_pipeline(const struct metrics *metrics, struct buf *out)
          {0},
          s->is_known ? count(s->doubt_rows) : NAN},
     };
+
+    add_scalars(out, scalars, COUNT(scalars));
+}
+
+/* Numbers that are 1, and say something by their labels. */
+static void add_words(const struct metrics *metrics, struct buf *out)
+{
+    const struct status *s = metrics->status;
     const struct label info[] = {{"version", metrics->version},
                                  {"pipeline", s->config->pipeline},
                                  {"plugin", s->config->source.plugin}};
@@ -268,7 +308,6 @@ static void add_pipeline(const struct metrics *metrics, struct buf *out)
                    (const struct label[]){{"event", s->troubles[i].event},
                                           {"subject", s->troubles[i].subject}},
                    2, 1);
-    add_scalars(out, scalars, COUNT(scalars));
 }
 
 /* ---- tables ---- */
@@ -463,7 +502,11 @@ void metrics_add(const struct metrics *metrics, struct buf *out)
 {
     int nfailed = 0;
 
-    add_pipeline(metrics, out);
+    add_state(metrics, out);
+    add_slot(metrics->status, out);
+    add_replicator(metrics->status, out);
+    add_tables(metrics->status, out);
+    add_words(metrics, out);
     for (int i = 0; i < COUNT(table_metrics); i++)
         add_table_metric(&table_metrics[i], metrics->status, out);
     add_changes(out);

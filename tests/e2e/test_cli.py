@@ -40,8 +40,8 @@ def test_each_verb_explains_itself_with_an_example_first():
         assert tailwater("--help", verb).stdout == result.stdout
 
 
-def test_verbs_of_later_stages_are_unknown():
-    for verb in ("lineage", "http"):
+def test_what_is_no_verb():
+    for verb in ("http", "lineages"):
         result = tailwater(verb)
         assert (result.returncode, result.stdout) == (2, "")
         assert f'unknown verb "{verb}"' in result.stderr
