@@ -14,6 +14,7 @@
 #include "config/edit.h"
 #include "config/pattern.h"
 #include "mirror/destroy.h"
+#include "mirror/known.h"
 #include "mirror/status.h"
 #include "source/catalog.h"
 
@@ -86,18 +87,19 @@ static bool reload_config(struct table_run *run, struct error *err)
 static bool try_catalog(struct table_run *run, const struct edit *edit, struct error *err)
 {
     _cleanup_pg_ struct pg *source = NULL;
-    struct config config;
+    struct config config, known;
     struct catalog catalog;
 
-    if (!config_load(edit->new_file, &run->arena, &config, err))
+    if (!config_load(edit->new_file, &run->arena, &config, err) ||
+        !known_read(run->follow.mirror, &config, &run->arena, &known, err))
         return false;
-    config.file = run->config.file; /* whose places messages tell of */
+    known.file = run->config.file; /* whose places messages tell of */
     return pg_connect(&(struct pg_options){.side = PG_SOURCE,
-                                           .conninfo = config.source.conninfo,
+                                           .conninfo = known.source.conninfo,
                                            .application = "tailwater table"},
                       &source, err) &&
            pg_check_version(source, err) &&
-           catalog_load(source, &config, &run->arena, &catalog, err);
+           catalog_load(source, &known, &run->arena, &catalog, err);
 }
 
 /* One table after the other, each a version of the file: an error leaves the file as it was for it. */

@@ -9,6 +9,8 @@
  */
 #include "engine/check_internal.h"
 
+#include "mirror/known.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -90,8 +92,13 @@ static void connect_one(struct check *check, enum pg_side side, const char *name
 
 static bool load_pipeline(struct check *check, struct error *err)
 {
+    struct config *config = arena_new(check->arena, struct config, 1);
+
     if (!check->has_control)
         return true;
+    if (!known_read(check->mirror, check->config, check->arena, config, err))
+        return false;
+    check->config = config;
     return control_load(check->mirror, check->config->pipeline, check->arena, &check->has_pipeline,
                         &check->pipeline, err);
 }

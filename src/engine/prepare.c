@@ -14,6 +14,7 @@
 #include "engine/prepare_facts.h"
 #include "engine/wal_guard.h"
 #include "mirror/ddl.h"
+#include "mirror/known.h"
 #include "mirror/quarantine.h"
 #include "mirror/reshape.h"
 #include "mirror/views.h"
@@ -25,7 +26,6 @@
 #include "sync/copy.h"
 
 #include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -523,68 +523,6 @@ static bool make_views(const struct preparation *p, struct error *err)
 
 /* ---- all of it ---- */
 
-static void add_known(const struct pg_result *rows, int row, struct arena *arena,
-                      struct config_known *known)
-{
-    char *list = arena_strdup(arena, pg_text(rows, row, 3)), *rest;
-    int *attnums = arena_new(arena, int, strlen(list) + 1);
-
-    *known = (struct config_known){.schema = arena_strdup(arena, pg_text(rows, row, 0)),
-                                   .name = arena_strdup(arena, pg_text(rows, row, 1)),
-                                   .relid = (uint32_t) pg_int(rows, row, 2),
-                                   .attnums = attnums};
-    for (char *one = strtok_r(list, ",", &rest); one != NULL; one = strtok_r(NULL, ",", &rest))
-        attnums[known->ncolumns++] = atoi(one);
-}
-
-/* A table that is dropped on the source is no mistake of the configuration, where that is followed: it
- * stays as it is, and everything else goes on. */
-static void mark_mirrored(const struct preparation *p, const struct pg_result *rows, int row,
-                          struct config *config)
-{
-    if (!is_applied(p, CHANGE_DROP_TABLE) || strcmp(pg_text(rows, row, 4), "ready") != 0)
-        return;
-    for (int i = 0; i < config->ntables; i++)
-        config->tables[i].is_mirrored |= strcmp(config->tables[i].schema, pg_text(rows, row, 0)) ==
-                                             0 &&
-                                         strcmp(config->tables[i].name, pg_text(rows, row, 1)) == 0;
-}
-
-/* *ret_config is p->config and what the mirror has, of a pipeline that streams. */
-static bool note_mirrored(const struct preparation *p, struct config *ret_config, struct error *err)
-{
-    _cleanup_result_ struct pg_result *rows = NULL;
-    struct config_known *known;
-    int version, last;
-
-    *ret_config = *p->config;
-    if (!config_is_followed(p->config))
-        return true;
-    if (!control_version(p->lock, &version, &last, err))
-        return false;
-    if (version == 0)
-        return true;
-    if (!pg_query(
-            p->lock,
-            "SELECT schema, name, relid, (SELECT string_agg(c ->> 'attnum', ',') FROM "
-            "jsonb_array_elements(shape -> 'columns') c), state FROM "
-            "tailwater.mirror_table WHERE pipeline = $1 AND state <> 'new' AND EXISTS (SELECT "
-            "FROM tailwater.pipeline WHERE name = $1 AND state = 'streaming')",
-            1, &p->config->pipeline, &rows, err))
-        return error_wrap(err, "reading the tables of pipeline %s", p->config->pipeline);
-    ret_config->tables = arena_memdup(p->arena, ret_config->tables,
-                                      (size_t) ret_config->ntables * sizeof(*ret_config->tables));
-    known = arena_new(p->arena, struct config_known, pg_rows(rows));
-    for (int row = 0; row < pg_rows(rows); row++) {
-        add_known(rows, row, p->arena, &known[row]);
-        mark_mirrored(p, rows, row, ret_config);
-    }
-    ret_config->known = known;
-    ret_config->nknown = pg_rows(rows);
-    ret_config->is_known = pg_rows(rows) > 0;
-    return true;
-}
-
 /* What a policy leaves out was said to be left out: but nobody may have to guess it. */
 static void log_kept(const struct finding_list *findings)
 {
@@ -601,7 +539,7 @@ static bool load_catalog(const struct preparation *p, struct error *err)
     _cleanup_result_ struct pg_result *row = NULL;
     struct config *config = arena_new(p->arena, struct config, 1);
 
-    if (!note_mirrored(p, config, err) || !pg_connect(&options, &pg, err) ||
+    if (!known_read(p->lock, p->config, p->arena, config, err) || !pg_connect(&options, &pg, err) ||
         !pg_check_version(pg, err) ||
         !catalog_load(pg, config, p->arena, &p->result->catalog, err) ||
         !pg_query_row(pg,
@@ -611,7 +549,8 @@ static bool load_catalog(const struct preparation *p, struct error *err)
         return false;
     *p->source_lsn = pg_lsn(row, 0, 0);
     log_kept(&p->result->catalog.findings);
-    return watch_hash(pg, p->config, &p->result->catalog.tables, &p->result->hash, err);
+    p->result->known = config;
+    return watch_hash(pg, config, &p->result->catalog.tables, &p->result->hash, err);
 }
 
 /* The pipeline as the mirror knows it; made where it does not.  *ret_snapshot is set where the slot

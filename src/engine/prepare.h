@@ -17,6 +17,7 @@
 #include <stdatomic.h>
 
 struct prepared_pipeline {
+    const struct config *known; /* the configuration, and what the mirror had (mirror/known.h) */
     struct catalog catalog;
     struct control_pipeline pipeline;
     struct control_table *states; /* by table->index */

@@ -252,6 +252,7 @@ static bool run_threads(struct session *s, struct error *err)
     const struct table_list *list = &o->prepared->catalog.tables;
     struct applier applier = {s->handover, s->apply, &s->cursor, &s->statistics};
     struct watcher watcher = {.config = o->config,
+                              .known = o->prepared->known,
                               .version = o->version,
                               .plugin = stream_plugin(s->stream),
                               .list = list,

@@ -289,7 +289,7 @@ static bool look_for_changes(struct watch *watch, struct error *err)
 
     if (!config_is_followed(watcher->config))
         return true;
-    if (pg == NULL || !watch_hash(pg, watcher->config, watcher->list, &hash, err))
+    if (pg == NULL || !watch_hash(pg, watcher->known, watcher->list, &hash, err))
         return false;
     if (watcher->hash == 0)
         watcher->hash = hash;

@@ -16,8 +16,9 @@
 
 struct watcher {
     const struct config *config;
-    const char *version; /* the program's */
-    const char *plugin;  /* stream_plugin() */
+    const struct config *known; /* prepared_pipeline's */
+    const char *version;        /* the program's */
+    const char *plugin;         /* stream_plugin() */
     const struct table_list *list;
     struct pg *lock; /* the watcher's alone while it runs */
     struct handover *handover;

@@ -39,11 +39,14 @@ static void add(uint64_t *hash, const char *text)
     *hash = (*hash ^ 0xFF) * UINT64_C(1099511628211);
 }
 
-static bool is_taken(const struct config *config, const char *schema, const char *name)
+/* One that only a pattern takes, and the policy leaves out, may come and go unseen. */
+static bool is_wanted(const struct config *config, const char *schema, const char *name)
 {
     bool is_named;
 
-    return edit_is_taken(config, schema, name, &is_named);
+    return edit_is_taken(config, schema, name, &is_named) &&
+           (is_named || config->schema_changes[CHANGE_NEW_TABLE] != SCHEMA_CHANGES_KEEP ||
+            config_find_known(config, schema, name) != NULL);
 }
 
 static void add_oids(const struct table_list *tables, struct buf *oids)
@@ -69,7 +72,7 @@ bool watch_hash(struct pg *source, const struct config *config, const struct tab
         return error_wrap(err, "looking for changes of definitions");
     add(&hash, pg_text(mirrored, 0, 0));
     for (int i = 0; i < pg_rows(others); i++)
-        if (is_taken(config, pg_text(others, i, 0), pg_text(others, i, 1)))
+        if (is_wanted(config, pg_text(others, i, 0), pg_text(others, i, 1)))
             for (int column = 0; column < 3; column++)
                 add(&hash, pg_text(others, i, column));
     *ret_hash = hash;

@@ -1,6 +1,6 @@
 /*
  * Has the source changed in a way that the pipeline has to look at: the definition of a mirrored table
- * or one of its partitions, an enum, a table that the configuration's patterns take?
+ * or one of its partitions, an enum, a table that the configuration takes?
  */
 #ifndef TAILWATER_WATCH_H
 #define TAILWATER_WATCH_H
@@ -13,6 +13,7 @@
 /*
  * A hash of all that, which differs where any of it does.  Reads the system catalog, some rows for
  * each mirrored table and one for each other: cheap enough for every ten seconds.
+ * config says what the mirror has, too: a new table that schema_changes leaves out is of no interest.
  */
 bool watch_hash(struct pg *source, const struct config *config, const struct table_list *tables,
                 uint64_t *ret_hash, struct error *err);

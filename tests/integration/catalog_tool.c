@@ -2,11 +2,14 @@
  * The catalog of a source, as JSON, for the tests:
  *
  *     catalog_tool CONFIG survey|load
+ *     catalog_tool CONFIG watch TABLE…
  *
  * load is the strict form: its refusal is printed as {"error": {kind, message, hint}}, exit 1.
+ * watch says which hash the source's definitions have for a mirror that has these tables of public.
  */
 #include "base/buf.h"
 #include "source/catalog.h"
+#include "source/watch.h"
 
 #include <stdio.h>
 
@@ -190,6 +193,40 @@ static void add_catalog(const struct catalog *catalog)
     add_types(catalog);
 }
 
+/* ---- the watch ---- */
+
+static void add_known(struct config *config, int count, char **names, struct arena *arena)
+{
+    struct config_known *known = arena_new(arena, struct config_known, count + 1);
+
+    for (int i = 0; i < count; i++)
+        known[i] = (struct config_known){.schema = "public", .name = names[i]};
+    config->is_known = true;
+    config->nknown = count;
+    config->known = known;
+}
+
+static bool watch(const char *file, int count, char **names, struct arena *arena, struct error *err)
+{
+    struct config config;
+    struct catalog catalog;
+    _cleanup_pg_ struct pg *pg = NULL;
+    uint64_t hash;
+
+    if (!config_load(file, arena, &config, err) ||
+        !pg_connect(&(struct pg_options){.side = PG_SOURCE,
+                                         .conninfo = config.source.conninfo,
+                                         .application = "catalog_tool"},
+                    &pg, err))
+        return false;
+    add_known(&config, count, names, arena);
+    if (!catalog_load(pg, &config, arena, &catalog, err) ||
+        !watch_hash(pg, &config, &catalog.tables, &hash, err))
+        return false;
+    add_int("hash", (int64_t) hash);
+    return true;
+}
+
 static bool run(const char *file, bool is_strict, struct arena *arena, struct error *err)
 {
     struct config config;
@@ -213,10 +250,11 @@ int main(int argc, char **argv)
     struct error err = {0};
     bool done;
 
-    if (argc != 3)
+    if (argc < 3)
         return 2;
     buf_add_char(&json, '{');
-    done = run(argv[1], strcmp(argv[2], "load") == 0, &arena, &err);
+    done = strcmp(argv[2], "watch") == 0 ? watch(argv[1], argc - 3, argv + 3, &arena, &err)
+                                         : run(argv[1], strcmp(argv[2], "load") == 0, &arena, &err);
     if (!done) {
         begin("error", '{');
         add_text("kind", error_kind_name(err.kind));

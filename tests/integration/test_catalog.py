@@ -28,6 +28,16 @@ def survey(make_pipeline):
     return run
 
 
+@pytest.fixture
+def watch(make_pipeline):
+    """watch(policy, name, …): the hash of what the pipeline looks at, whose mirror has these tables."""
+    def run(policy, *names):
+        pipeline = make_pipeline(schema_changes={"default": "apply", "new_table": policy}, tables=["public.*", "public.named"])
+        done = subprocess.run([TOOL, pipeline.file, "watch", *names], stdout=subprocess.PIPE, text=True, timeout=60)
+        return json.loads(done.stdout)["hash"]
+    return run
+
+
 def find(answer, name, words=""):
     """The findings of a name whose text has the words."""
     return [f for f in answer["findings"]
@@ -38,6 +48,21 @@ def one(answer, name, words=""):
     found = find(answer, name, words)
     assert len(found) == 1, answer["findings"]
     return found[0]
+
+
+# ---- what is watched ----
+
+def test_tables_that_are_left_out_come_and_go_unseen(source, watch):
+    source.sql("create table t (id int primary key); create table gone (id int primary key); create table named (id int primary key)")
+    known, seen = ("t", "gone", "named"), []
+    for statement in ("select", "create table staging (id int primary key)", "drop table staging", "alter table t add a int",
+                      "drop table named; create table named (id int primary key)", "drop table gone",
+                      "create table gone (id int primary key)"):
+        source.sql(statement)
+        seen.append((watch("keep", *known), watch("apply", *known)))
+    keep, apply = zip(*seen)
+    assert keep[0] == keep[1] == keep[2] and len(set(keep[2:])) == 5
+    assert apply[0] != apply[1] and apply[0] == apply[2] and len(set(apply[2:])) == 5
 
 
 # ---- which tables ----
