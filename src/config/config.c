@@ -629,9 +629,6 @@ static VALUE_READER(facts)
     return true;
 }
 
-/* ---- feeds ---- */
-
-/* Written the way round that people think of it. */
 /* ---- changes of the source's tables ---- */
 
 static const struct {
@@ -688,6 +685,9 @@ const struct config_known *config_find_known(const struct config *config, const 
     return NULL;
 }
 
+/* ---- feeds ---- */
+
+/* Written the way round that people think of it. */
 static VALUE_READER(verify)
 {
     if (!value_read_bool(reader, key, node, base, err))
