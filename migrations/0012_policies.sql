@@ -5,8 +5,8 @@ drop function tailwater.dependent_views(oid);
 
 -- What reads the given view, at any depth: what it takes to make it again, the nearest first.
 create function tailwater.dependent_views(of oid)
-returns table (oid oid, depth integer, kind "char", name text, definition text, owner name, is_populated boolean,
-               parts text[], remarks text[])
+returns table (oid oid, depth integer, kind "char", name text, options text, definition text, owner name, is_populated boolean,
+               parts text[], privileges text[], remarks text[])
 language sql set search_path = pg_catalog as $$
     with recursive d(oid, depth) as (
         select of, 0
@@ -16,13 +16,16 @@ language sql set search_path = pg_catalog as $$
           join pg_rewrite r on r.oid = p.objid
          where r.ev_class <> d.oid and d.depth < 100),
     v(oid, depth) as (select d.oid, max(d.depth) from d group by d.oid)
-    select c.oid, v.depth, c.relkind, q.name,
+    select c.oid, v.depth, c.relkind, q.name, w.options,
            case c.relkind when 'v' then format('create view %s%s as %s', q.name, w.options, rtrim(pg_get_viewdef(c.oid), ';'))
                           when 'm' then format('create materialized view %s using %I%s%s as %s with no data', q.name, a.amname, w.options,
                                                ' tablespace ' || quote_ident(t.spcname), rtrim(pg_get_viewdef(c.oid), ';')) end,
            pg_get_userbyid(c.relowner), c.relispopulated,
            -- What fails fails the whole; in this order.
            array(select pg_get_indexdef(i.indexrelid) from pg_index i where i.indrelid = c.oid order by i.indexrelid)
+           || array(select format('alter index %I.%I set tablespace %I', n.nspname, x.relname, s.spcname)
+                      from pg_index i join pg_class x on x.oid = i.indexrelid join pg_tablespace s on s.oid = x.reltablespace
+                     where i.indrelid = c.oid)
            || array(select format('alter materialized view %s cluster on %I', q.name, x.relname)
                       from pg_index i join pg_class x on x.oid = i.indexrelid where i.indrelid = c.oid and i.indisclustered)
            || array(select format('alter index %I.%I alter column %s set statistics %s', n.nspname, x.relname, b.attnum, b.attstattarget)
@@ -31,14 +34,15 @@ language sql set search_path = pg_catalog as $$
            || array(select pg_get_statisticsobjdef(s.oid) from pg_statistic_ext s where s.stxrelid = c.oid order by s.oid)
            || array(select pg_get_ruledef(r.oid) from pg_rewrite r where r.ev_class = c.oid and r.rulename <> '_RETURN' order by r.oid)
            || array(select pg_get_triggerdef(g.oid) from pg_trigger g where g.tgrelid = c.oid and not g.tgisinternal order by g.oid)
-           || array(select format('grant %s on %s to %s%s', g.privilege_type, q.name,
-                                  case when g.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(g.grantee)) end,
-                                  case when g.is_grantable then ' with grant option' else '' end)
-                      from aclexplode(c.relacl) g where g.grantee <> c.relowner)
            || array(select format('comment on index %I.%I is %L', n.nspname, x.relname, s.description)
                       from pg_index i join pg_class x on x.oid = i.indexrelid
                       join pg_description s on s.classoid = 'pg_class'::regclass and s.objoid = x.oid and s.objsubid = 0
                      where i.indrelid = c.oid),
+           -- All of them, the owner's too: what was revoked is not there.
+           array(select format('grant %s on %s to %s%s', g.privilege_type, q.name,
+                               case when g.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(g.grantee)) end,
+                               case when g.is_grantable then ' with grant option' else '' end)
+                   from aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) g),
            -- What may go with its column.
            array(select case when s.objsubid = 0 then format('comment on %sview %s is %L', case c.relkind when 'm' then 'materialized ' else '' end, q.name, s.description)
                              else format('comment on column %s.%I is %L', q.name, b.attname, s.description) end
@@ -52,10 +56,71 @@ language sql set search_path = pg_catalog as $$
                       from pg_attrdef f join pg_attribute b on b.attrelid = f.adrelid and b.attnum = f.adnum where f.adrelid = c.oid)
            || array(select format('alter materialized view %s alter %I set statistics %s', q.name, b.attname, b.attstattarget)
                       from pg_attribute b where c.relkind = 'm' and b.attrelid = c.oid and b.attnum > 0 and not b.attisdropped and b.attstattarget >= 0)
+           || array(select format('alter materialized view %s alter %I set (%s)', q.name, b.attname, o.option)
+                      from pg_attribute b, unnest(b.attoptions) as o(option)
+                     where c.relkind = 'm' and b.attrelid = c.oid and b.attnum > 0 and o.option like 'n\_distinct%')
+           || array(select format('alter statistics %I.%I set statistics %s', u.nspname, s.stxname, s.stxstattarget)
+                      from pg_statistic_ext s join pg_namespace u on u.oid = s.stxnamespace
+                     where s.stxrelid = c.oid and s.stxstattarget >= 0)
+           || array(select format('comment on statistics %I.%I is %L', u.nspname, s.stxname, obj_description(s.oid, 'pg_statistic_ext'))
+                      from pg_statistic_ext s join pg_namespace u on u.oid = s.stxnamespace
+                     where s.stxrelid = c.oid and obj_description(s.oid, 'pg_statistic_ext') is not null)
+           || array(select format('alter statistics %I.%I owner to %I', u.nspname, s.stxname, pg_get_userbyid(s.stxowner))
+                      from pg_statistic_ext s join pg_namespace u on u.oid = s.stxnamespace
+                     where s.stxrelid = c.oid and pg_get_userbyid(s.stxowner) <> current_user)
+           || array(select format('security label for %I on %s is %L', l.provider,
+                                  case when l.objsubid > 0 then format('column %s.%I', q.name, b.attname)
+                                       when c.relkind = 'm' then 'materialized view ' || q.name
+                                       else 'view ' || q.name end, l.label)
+                      from pg_seclabel l left join pg_attribute b on b.attrelid = l.objoid and b.attnum = l.objsubid
+                     where l.classoid = 'pg_class'::regclass and l.objoid = c.oid)
       from v join pg_class c on c.oid = v.oid join pg_namespace n on n.oid = c.relnamespace
       left join pg_am a on a.oid = c.relam left join pg_tablespace t on t.oid = c.reltablespace,
       lateral (select format('%I.%I', n.nspname, c.relname)) as q(name),
-      lateral (select coalesce(' with (' || array_to_string(c.reloptions, ', ') || ')', '')) as w(options)
+      lateral (select coalesce(' with (' || string_agg(x.option, ', ') || ')', '')
+                 from (select unnest(c.reloptions)
+                       union all
+                       select 'toast.' || unnest(k.reloptions) from pg_class k where k.oid = c.reltoastrelid) as x(option)) as w(options)
+$$;
+
+-- Materialized views that were filled, and were made again without their rows.  They are filled after the resync, those that
+-- others read first, in transactions of their own: neither reports nor the pipeline wait for a REFRESH.
+create table tailwater.unfilled_view (
+    pipeline text not null references tailwater.pipeline on delete cascade,
+    name     text not null, -- with its schema, quoted
+    depth    integer not null,
+    primary key (pipeline, name)
+);
+
+-- The next one of these, quoted; null: none is left.
+create function tailwater.next_unfilled_view(of_pipeline text)
+returns text language plpgsql set search_path = pg_catalog as $$
+declare
+    one text;
+begin
+    -- Somebody dropped it, or was faster.
+    delete from tailwater.unfilled_view u where u.pipeline = of_pipeline
+       and not exists (select from pg_class c where c.oid = to_regclass(u.name) and c.relkind = 'm' and not c.relispopulated);
+    select u.name into one from tailwater.unfilled_view u where u.pipeline = of_pipeline order by u.depth, u.name limit 1;
+    return one;
+end
+$$;
+
+-- The privileges of a view that was just made are those that default privileges say, until they are those that it had.
+create function tailwater.restore_privileges(name text, privileges text[])
+returns void language plpgsql set search_path = pg_catalog as $$
+declare
+    one text;
+begin
+    for one in select distinct case when g.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(g.grantee)) end
+                 from pg_class c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) g
+                where c.oid = to_regclass(name) loop
+        execute format('revoke all on %s from %s cascade', name, one);
+    end loop;
+    foreach one in array privileges loop
+        execute one;
+    end loop;
+end
 $$;
 
 alter type tailwater.reshaped_column add attribute old_type text;
@@ -110,6 +175,7 @@ declare
     is_anew  boolean;
     kept     jsonb;
     names    text[];
+    options  text := '';
 begin
     select * into m from tailwater.mirror_table
      where (pipeline, schema, name) = (of_pipeline, wanted->>'schema', wanted->>'name') for update;
@@ -210,19 +276,27 @@ begin
             select k->>'name', (k->>'attnum')::int from jsonb_array_elements(kept) k
             union all
             select g->>'name', (g->>'attnum')::int from jsonb_array_elements(wanted->'generated_at') g
-             where exists (select from pg_attribute a where a.attrelid = rel and a.attname = g->>'name' and not a.attisdropped)) x;
+             where exists (select from pg_attribute a where a.attrelid = rel and a.attname = g->>'name' and a.attgenerated <> ''
+                              and not a.attisdropped)) x;
     select exists (select from jsonb_populate_recordset(null::tailwater.reshaped_column, cols) t where t.attnum is not null and t.old_attnum is not null and not t.is_same)
       into must_go;
     select must_go or exists (select from pg_attribute a where a.attrelid = rel and a.attgenerated <> '' and not a.attisdropped
                                  and not wanted->'generated' ? a.attname::text) into must_go;
     live := case when m.state = 'ready' then to_regclass(format('%I.%I', m.view_schema, m.view_name)) end;
-    -- Columns may be added at a view's end and renamed, and nothing else.
+    -- Columns may be added at a view's end and renamed, and nothing else.  A column is the one of the mirror table, not its
+    -- name: where that is taken over by another, the view shows something else.
     must_go := must_go or exists (
         select from (select coalesce((select t.name from jsonb_populate_recordset(null::tailwater.reshaped_column, cols) t
-                                       where t.old_name = a.attname and t.attnum is not null and t.is_there), a.attname) as name,
+                                       where t.old_name = a.attname and t.attnum is not null and t.is_there),
+                                     case when exists (select from jsonb_array_elements(kept) k where k->>'name' = a.attname)
+                                               or exists (select from pg_attribute g where g.attrelid = rel and g.attname = a.attname
+                                                             and g.attgenerated <> '' and not g.attisdropped
+                                                             and wanted->'generated' ? g.attname::text)
+                                          then a.attname end) as name,
                             row_number() over (order by a.attnum) as nr
                        from pg_attribute a where a.attrelid = live and a.attnum > 0 and not a.attisdropped) shown
-         where shown.name is distinct from names[shown.nr]);
+         where shown.name is null or shown.name is distinct from names[shown.nr]);
+    select coalesce(' with (' || array_to_string(o.reloptions, ', ') || ')', '') into options from pg_class o where o.oid = live;
 
     -- A view whose columns go or change their types is made again, and so is every view over it.
     if must_go and live is not null then
@@ -234,7 +308,10 @@ begin
             end if;
             begin
                 execute format('drop %s view %s', case v.kind when 'm' then 'materialized' end, v.name);
-            exception when others then
+            exception
+            when lock_not_available or object_in_use or deadlock_detected or serialization_failure then
+                raise; -- it may work the next time
+            when others then
                 raise exception 'the view % reads the live view %, and cannot be dropped and made again: %', v.name, live, sqlerrm
                     using errcode = 'TW020', hint = format('drop %s, or let %I be a member of its owner (GRANT owner TO %I); then reload (SIGHUP) or restart', v.name, current_user, current_user);
             end;
@@ -328,9 +405,11 @@ begin
 
     if what <> '{}' and live is not null then
         select string_agg(quote_ident(x.name), ', ' order by x.nr) into columns from unnest(names) with ordinality x(name, nr);
-        execute format('create or replace view %I.%I as select %s from %s where _deleted_at is null', m.view_schema, m.view_name, columns, rel);
-        for v in select * from jsonb_to_recordset(views) as d(depth int, kind text, name text, definition text, owner name, is_populated boolean,
-                                                              parts text[], remarks text[])
+        execute format('create or replace view %I.%I%s as select %s from %s where _deleted_at is null',
+                       m.view_schema, m.view_name, options, columns, rel);
+        for v in select * from jsonb_to_recordset(views)
+                               as d(depth int, kind text, name text, definition text, owner name, is_populated boolean,
+                                    parts text[], privileges text[], remarks text[])
                   order by depth loop
             begin
                 if v.depth > 0 then
@@ -339,6 +418,10 @@ begin
                 foreach one in array v.parts loop
                     execute one;
                 end loop;
+                if v.owner <> current_user then
+                    execute format('alter %s view %s owner to %I', case v.kind when 'm' then 'materialized' end, v.name, v.owner);
+                end if;
+                perform tailwater.restore_privileges(v.name, v.privileges);
                 foreach one in array v.remarks loop
                     begin
                         execute one;
@@ -346,13 +429,14 @@ begin
                         null; -- it went with its column
                     end;
                 end loop;
-                if v.depth > 0 and v.owner <> current_user then
-                    execute format('alter %s view %s owner to %I', case v.kind when 'm' then 'materialized' end, v.name, v.owner);
-                end if;
                 if v.kind = 'm' and v.is_populated then
-                    execute format('refresh materialized view %s', v.name); -- as its owner
+                    insert into tailwater.unfilled_view values (m.pipeline, v.name, v.depth)
+                        on conflict (pipeline, name) do update set depth = greatest(unfilled_view.depth, excluded.depth);
                 end if;
-            exception when others then
+            exception
+            when lock_not_available or object_in_use or deadlock_detected or serialization_failure then
+                raise;
+            when others then
                 raise exception 'the view % reads the live view %.% and cannot be made again: %', v.name, m.view_schema, m.view_name, sqlerrm
                     using errcode = 'TW020', hint = format('change or drop %s, then reload (SIGHUP) or restart', v.name);
             end;
@@ -364,6 +448,9 @@ begin
         shape = jsonb_build_object('columns', (select jsonb_agg(jsonb_build_object('attnum', w->'attnum', 'name', w->'name'))
                                                  from jsonb_array_elements(wanted->'columns') w), 'leaves', leaves, 'kept', kept)
      where (pipeline, schema, name) = (m.pipeline, m.schema, m.name);
+    if what = '{}' and m.quarantine_sqlstate = 'TW020' and m.resync_job is null then
+        what := what || text 'there is nothing left of what it could not follow';
+    end if;
     if what = '{}' then
         return null;
     end if;

@@ -6,6 +6,9 @@
  * with back-off, for ever: somebody follows the job and may end it.  What cannot be done fails the
  * table, and the job goes on with the next.  A row that the mirror refuses ends the session, as the
  * stream's would (run.c); the table is then quarantined, and its part of the job has failed.
+ *
+ * Materialized views that a change of shape left without rows are filled when no job is left: once,
+ * whatever number of tables changed, and with what these have by then.
  */
 #include "engine/resyncer.h"
 
@@ -15,6 +18,7 @@
 #include "engine/pause.h"
 #include "mirror/job.h"
 #include "mirror/quarantine.h"
+#include "mirror/reshape.h"
 #include "mirror/views.h"
 #include "sync/resync.h"
 
@@ -31,6 +35,7 @@ struct work_place {
     struct pg *mirror; /* to read jobs and to say how far they are */
     const struct job *job;
     struct job_table *table; /* what is being worked on */
+    bool is_filled;          /* no materialized view waits for its rows, as of the last job's end */
 };
 
 static bool connect_mirror(struct work_place *place, struct error *err)
@@ -313,6 +318,43 @@ static bool work_job(struct work_place *place, struct job *job, struct error *er
     return is_ok;
 }
 
+/* ---- materialized views ---- */
+
+/* One that cannot be filled is its owner's from now on: the reports that read it say that it is empty. */
+static bool fill_view(struct work_place *place, const char *view, struct error *err)
+{
+    struct error failure = {0};
+
+    if (reshape_fill(place->mirror, view, &failure)) {
+        log_event(LOG_INFO, "view_filled", "%s has its rows again", view);
+    } else if (is_passing(&failure)) {
+        *err = failure;
+        return false;
+    } else {
+        log_error(LOG_WARNING, "view_not_filled", &failure);
+    }
+    return reshape_forget_unfilled(place->mirror, place->resyncer->config->pipeline, view, err);
+}
+
+static bool fill_views(struct work_place *place, struct error *err)
+{
+    const struct resyncer *resyncer = place->resyncer;
+    _cleanup_buf_ struct buf view = {0};
+
+    while (!*resyncer->stop && !resyncer->reload->is_due) {
+        if (!reshape_next_unfilled(place->mirror, resyncer->config->pipeline, &view, err))
+            return false;
+        place->is_filled = view.len == 0;
+        if (place->is_filled)
+            return true;
+        if (!fill_view(place, buf_text(&view), err))
+            return false;
+    }
+    return true;
+}
+
+/* ---- turns ---- */
+
 static void finish(const struct resyncer *resyncer)
 {
     resyncer->statistics->is_resyncing = false;
@@ -320,7 +362,7 @@ static void finish(const struct resyncer *resyncer)
     handover_wake(resyncer->handover);
 }
 
-/* One job, if there is one. */
+/* One job, if there is one; else what is to be done when there is none left. */
 static bool turn(struct work_place *place, bool *ret_any, struct error *err)
 {
     struct resyncer *resyncer = place->resyncer;
@@ -331,10 +373,17 @@ static bool turn(struct work_place *place, bool *ret_any, struct error *err)
         !job_next(place->mirror, resyncer->config->pipeline, &arena, &job, err))
         return false;
     *ret_any = job.id != 0;
-    resyncer->statistics->is_resyncing = *ret_any;
+    resyncer->statistics->is_resyncing = *ret_any || !place->is_filled;
     resyncer->statistics->has_looked_for_jobs = true;
-    if (job.id != 0 && !work_job(place, &job, err))
+    if (job.id != 0) {
+        place->is_filled = false;
+        if (!work_job(place, &job, err))
+            return false;
+    }
+    if ((job.id == 0 || job.id == resyncer->job) && !place->is_filled && !fill_views(place, err))
         return false;
+    if (job.id == 0)
+        resyncer->statistics->is_resyncing = false;
     if (resyncer->job != 0 && !resyncer->reload->is_due && (job.id == 0 || job.id == resyncer->job))
         finish(resyncer);
     return true;

@@ -181,6 +181,39 @@ bool reshape_ask(struct pg *mirror, const char *pipeline, lsn_t source_lsn, stru
            error_wrap(err, "asking for a resync of tables that changed");
 }
 
+bool reshape_next_unfilled(struct pg *mirror, const char *pipeline, struct buf *ret_view,
+                           struct error *err)
+{
+    _cleanup_result_ struct pg_result *row = NULL;
+
+    if (!pg_query_row(mirror, "SELECT tailwater.next_unfilled_view($1)", 1, &pipeline, &row, err))
+        return error_wrap(err, "looking for materialized views without rows");
+    buf_clear(ret_view);
+    buf_add(ret_view, pg_text(row, 0, 0));
+    return true;
+}
+
+bool reshape_fill(struct pg *mirror, const char *view, struct error *err)
+{
+    if (pg_execf(mirror, err, "REFRESH MATERIALIZED VIEW %s", view))
+        return true;
+    if (!is_passing(err))
+        error_hint(err, "once the cause is removed, as its owner: REFRESH MATERIALIZED VIEW %s",
+                   view);
+    return error_wrap(err, "%s was made again without its rows, and is not filled", view);
+}
+
+bool reshape_forget_unfilled(struct pg *mirror, const char *pipeline, const char *view,
+                             struct error *err)
+{
+    const char *params[] = {pipeline, view};
+    _cleanup_result_ struct pg_result *done = NULL;
+
+    return pg_query(mirror, "DELETE FROM tailwater.unfilled_view WHERE pipeline = $1 AND name = $2",
+                    2, params, &done, err) ||
+           error_wrap(err, "%s", view);
+}
+
 bool reshape_find_lsn(struct pg *mirror, const char *pipeline, const struct table *table,
                       lsn_t *ret_lsn, struct error *err)
 {

@@ -36,6 +36,21 @@ bool reshape_mark_new(struct pg *mirror, const char *pipeline, const struct tabl
  */
 bool reshape_ask(struct pg *mirror, const char *pipeline, lsn_t source_lsn, struct error *err);
 
+/*
+ * Materialized views that were filled when reshape_table() made them again are without their rows until
+ * this is done, in their order: *ret_view is the next one, with its schema and quoted; empty: there is
+ * none.
+ */
+bool reshape_next_unfilled(struct pg *mirror, const char *pipeline, struct buf *ret_view,
+                           struct error *err);
+
+/* REFRESH, as its owner. */
+bool reshape_fill(struct pg *mirror, const char *view, struct error *err);
+
+/* It is filled, or somebody else's to fill. */
+bool reshape_forget_unfilled(struct pg *mirror, const char *pipeline, const char *view,
+                             struct error *err);
+
 /* Up to where the stream has to be before the table's resync begins; 0: anywhere. */
 bool reshape_find_lsn(struct pg *mirror, const char *pipeline, const struct table *table,
                       lsn_t *ret_lsn, struct error *err);

@@ -1,11 +1,14 @@
 """Changes of the source's tables while the pipeline runs: the mirror follows, views and all (P45, P55-P61)."""
 
+import hashlib
+import os
 import signal
 import threading
 
 import pytest
 
 from lib import wait
+from lib.cluster import ROOT
 
 
 SCHEMA = """
@@ -120,9 +123,9 @@ def test_a_materialized_view(source, mirror, running):
     reload(running)
     healed(running)
     running.compare()
-    # As the live view was then; as with any materialized view the rest comes with a REFRESH.
-    assert mirror.value("select count(*) from public.over") == 20
-    mirror.sql("refresh materialized view concurrently public.mv", user="tailwater")
+    # Filled once the table is as on the source.
+    running.wait_log(r"public\.mv .*\[view_filled\]")
+    assert mirror.value("select count(*) from public.over") == 21
     assert mirror.value("select c from public.mv where a = 21") == 123456
     assert mirror.value("select not relispopulated from pg_class where oid = 'public.empty'::regclass")
     assert mirror.sql("""
@@ -144,6 +147,69 @@ def test_a_temporary_view_goes_with_its_session(source, mirror, running):
         reload(running)
     healed(running)
     assert "[quarantined]" not in running.this_run()
+    running.compare()
+    running.settle()
+
+
+def test_p57_a_name_comes_back(source, mirror, running):
+    """The last column, which a view may not lose while it stays; a column that is computed now; one that was kept."""
+    mirror.sql("create view public.v as select id, b from public.t", user="tailwater")
+    for statements in ("alter table t drop m; alter table t add m int default 5",
+                       "alter table t drop m; alter table t add m varchar(5) default 'x'",
+                       "alter table t drop c; alter table t add c numeric generated always as (a * 2) stored"):
+        change(running, statements)
+        reload(running)
+        healed(running)
+    assert columns(running, "public.t") == ["id", "a", "b", "m"]
+    running.keys["schema_changes"] = {"default": "apply", "drop_column": "keep"}
+    running.write_config()
+    reload(running)
+    for statements, shown in (("alter table t drop m", None), ("alter table t add m bigint default 7", 7)):
+        change(running, statements)
+        reload(running)
+        healed(running)
+        assert columns(running, "public.t") == ["id", "a", "b", "m"]
+        if shown:
+            assert mirror.value("select m from t where id = 3") == shown
+    assert mirror.value("select count(*) from public.v") == 20
+    running.settle(["other"])
+
+
+def test_a_report_that_takes_its_time(source, mirror, running):
+    """Whoever reads the live view is waited for, more than once."""
+    mirror.sql("create view public.v as select id, c from public.t", user="tailwater")
+    with mirror.transaction(user="postgres") as reader:
+        reader.execute("select count(*) from public.v")
+        change(running, "alter table t alter c type numeric(12,4)")
+        running.signal(signal.SIGHUP)
+        begun = set()
+
+        def waited_twice():
+            begun.update(row[0] for row in mirror.sql(
+                "select xact_start from pg_stat_activity a where wait_event_type = 'Lock' and datname = current_database()"))
+            return len(begun) > 1 or reason(running)
+
+        wait.until(waited_twice, running.log_tail)
+    assert not reason(running) or "TW020" not in quarantine(running), reason(running)
+    healed(running)
+    running.compare()
+    running.settle()
+
+
+def test_a_report_that_cannot_be_filled(source, mirror, running):
+    """The change is followed all the same, once for all tables, the materialized view empty; a warning says so."""
+    mirror.sql("create materialized view public.mv as select t.a / (t.c - 100) as x from public.t join public.other using (id);"
+               "create materialized view public.over as select count(*) as n from public.mv;"
+               "create materialized view public.fine as select count(c) as n from public.t", user="tailwater")
+    change(running, "update t set c = 100 where id = 3; alter table t alter c type numeric(12,4); alter table other alter a type bigint")
+    reload(running)
+    healed(running)
+    running.wait_log(r"public\.over .*\[view_not_filled\]")
+    running.wait_log(r"public\.fine .*\[view_filled\]")
+    assert len([line for line in running.this_run().splitlines() if "public.mv" in line and "view_not_filled" in line]) == 1
+    assert mirror.value("select n from public.fine") == 20
+    assert mirror.value("select array_agg(relname::text order by 1) from pg_class where relkind = 'm' and not relispopulated") == ["mv", "over"]
+    assert mirror.value("select count(*) from tailwater.unfilled_view") == 0
     running.compare()
     running.settle()
 
@@ -207,6 +273,10 @@ def test_p61_partitions(both_plugins, source, mirror, make_pipeline):
 
 def reason(pipeline):
     return pipeline.mirror.value("select quarantine_reason from tailwater.mirror_table where name = 't'") or ""
+
+
+def quarantine(pipeline):
+    return pipeline.mirror.value("select quarantine_sqlstate from tailwater.mirror_table where name = 't'") or ""
 
 
 def columns(pipeline, relation):
@@ -316,6 +386,106 @@ def test_p55_p56_p57_p59_p61_each_kind_stops_alone(source, mirror, make_pipeline
         pipeline.stop()
     source.sql("alter table pp attach partition pp2 for values in (2)")
     stopped("partitions", "pp")
+
+
+def test_what_was_refused_is_no_more(source, mirror, make_pipeline, plugin):
+    """There is nothing to follow then, and the table comes back: the policy is keep now, or the source as it was."""
+    source.sql(SCHEMA)
+    pipeline = make_pipeline(schema_changes={"default": "apply", "add_column": "stop"}).publish()
+    pipeline.start().wait_until_caught_up()
+    for is_taken_back in (True, False):
+        change(pipeline, "alter table t add z int; update t set z = id, b = 'later' where id = 5")
+        reload(pipeline)
+        wait.until(lambda: quarantine(pipeline) == "TW020", pipeline.log_tail)
+        if is_taken_back:
+            change(pipeline, "alter table t drop z; update t set b = 'latest' where id = 6")
+        else:
+            pipeline.keys["schema_changes"] = {"default": "apply", "add_column": "keep"}
+            pipeline.write_config()
+        reload(pipeline)
+        healed(pipeline)
+        assert mirror.sql("select b from t where id in (5, 6) order by id") == [("later",), ("latest",)]
+    assert columns(pipeline, "public.t") == ["id", "a", "b", "c", "m"]
+    pipeline.settle(["other"])
+
+
+def test_privileges_of_what_is_made_again(source, mirror, running):
+    """As they were: what was revoked from a view does not come back by default privileges, and a grant to us is no grant to its owner."""
+    mirror.sql("""
+        create role tw_mend_owner; create role tw_mend_other;
+        grant tw_mend_owner to tailwater; grant create on schema public to tw_mend_owner;
+        grant usage on schema public to tw_mend_owner, tw_mend_other""", user="postgres")
+    try:
+        mirror.sql("""
+            alter default privileges grant select on tables to tw_mend_other;
+            create view public.v as select id, c from public.t;
+            revoke all on public.v from tw_mend_other;
+            create view public.w as select id, c from public.t;
+            revoke insert, update, delete on public.w from tailwater;
+            create materialized view public.mv with (autovacuum_enabled=false, toast.autovacuum_enabled=false)
+                as select id, c, b from public.t with no data;
+            alter materialized view public.mv alter c set (n_distinct=7);
+            create statistics mv_s on id, c from public.mv;
+            comment on statistics mv_s is 'both';
+            alter view public.t set (security_barrier=true);
+            revoke all on public.t from tw_mend_other;
+            grant select on public.t to tw_mend_owner""", user="tailwater")
+        mirror.sql("set role tw_mend_owner; create view public.mine as select id, c from public.t; "
+                   "grant select on public.mine to tailwater; grant insert on public.mine to tw_mend_other with grant option; "
+                   "reset role", user="postgres")
+
+        def described():
+            return mirror.sql("""
+                select relname::text, relowner::regrole::text, reloptions,
+                       array(select format('%s %s %s', grantee::regrole, privilege_type, is_grantable) from
+                             aclexplode(coalesce(relacl, acldefault('r', relowner))) order by 1),
+                       (select reloptions from pg_class x where x.oid = c.reltoastrelid),
+                       (select array_agg(o) from pg_attribute, unnest(attoptions) o
+                         where attrelid = c.oid and attname = 'c' and o like 'n_distinct%'),
+                       (select obj_description(oid, 'pg_statistic_ext') from pg_statistic_ext where stxrelid = c.oid)
+                  from pg_class c where relnamespace = 'public'::regnamespace
+                   and relname in ('v', 'w', 'mine', 'mv', 't') order by 1""")
+
+        before, made = described(), mirror.value("select 'public.mine'::regclass::oid::bigint")
+        change(running, "alter table t alter c type numeric(12,4)")
+        reload(running)
+        healed(running)
+        assert mirror.value("select 'public.mine'::regclass::oid::bigint") != made
+        assert described() == before
+        assert mirror.value("select count(*) from public.mine", user="tailwater") == 20
+    finally:
+        mirror.sql("drop owned by tw_mend_other, tw_mend_owner cascade; drop role tw_mend_other, tw_mend_owner", user="postgres")
+    running.settle()
+
+
+def test_p55_what_is_kept_is_known_to_all_verbs(source, mirror, make_pipeline, plugin):
+    """check and table add see what run would: a column left out is no finding, whatever is wrong with it."""
+    source.sql(SCHEMA)
+    pipeline = make_pipeline(tables=["public.t"], schema_changes={"default": "apply", "add_column": "keep", "new_table": "keep"}).publish()
+    pipeline.start().wait_until_caught_up()
+    source.sql("alter table t add _lsn int")
+    result = pipeline.ok("check")
+    assert "column public.t._lsn is new on the source" in result.out, result
+    pipeline.ok("table", "add", "public.other")
+    assert mirror.value("select count(*) from public.other") == 20
+    pipeline.settle(["other"])
+
+
+def test_an_older_control_schema(source, mirror, make_pipeline, plugin):
+    """It is brought up to date, whatever is to be followed: what the mirror has of the tables' columns it does not say."""
+    source.sql(SCHEMA)
+    pipeline = make_pipeline(schema_changes="apply").publish()
+    mirror.sql("create schema tailwater; create table tailwater.migration (version integer primary key, name text not null, "
+               "hash text not null, applied_at timestamptz not null default now())", user="tailwater")
+    for name in sorted(os.listdir(os.path.join(ROOT, "migrations")))[:7]:
+        with open(os.path.join(ROOT, "migrations", name), "rb") as f:
+            text = f.read()
+        mirror.sql(text.decode(), user="tailwater")
+        mirror.sql("insert into tailwater.migration values (%s, %s, %s)", int(name[:4]), name[5:-4],
+                   hashlib.sha256(text).hexdigest(), user="tailwater")
+    pipeline.run_until_now()
+    pipeline.compare()
+    pipeline.settle()
 
 
 @pytest.mark.parametrize("tables", [["public.*"], ["public.t", "public.other"]], ids=["pattern", "named"])
