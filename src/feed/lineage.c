@@ -8,6 +8,7 @@
 #include "feed/lineage.h"
 
 #include "base/human.h"
+#include "feed/document.h"
 #include "mirror/control.h"
 
 #include <stdio.h>
@@ -117,8 +118,8 @@ static const char *describe_key(struct lineage *lineage, const struct config_fac
 static void add_fact(struct lineage *lineage, const struct config_fact *fact)
 {
     const int grain = table_node(lineage, &fact->table);
-    int dimensions[64], at;
-    const int count = fact->ndimensions < 64 ? fact->ndimensions : 64;
+    const int count = fact->ndimensions;
+    int *dimensions = arena_new(lineage->arena, int, count + 1), at;
 
     for (int i = 0; i < count; i++)
         dimensions[i] = table_node(lineage, &fact->dimensions[i].table);
@@ -199,9 +200,9 @@ static const char tables_sql[] =
 static const char *list(struct arena *arena, const struct config *config, bool is_quoted)
 {
     _cleanup_buf_ struct buf text = {0}, name = {0};
-    bool is_first = true;
+    const char **names = arena_new(arena, const char *, config->nfacts + 1);
+    int count = 0;
 
-    buf_add_char(&text, '{');
     for (int i = 0; i < config->nfacts; i++) {
         const struct config_table_name *into = &config->facts[i].refresh.into;
 
@@ -212,11 +213,9 @@ static const char *list(struct arena *arena, const struct config *config, bool i
             pg_add_qualified(&name, into->schema, into->name);
         else
             buf_printf(&name, "%s.%s", into->schema, into->name);
-        buf_add(&text, is_first ? "" : ",");
-        buf_add_json(&text, buf_text(&name)); /* escapes as arrays do: \ and " */
-        is_first = false;
+        names[count++] = arena_strdup(arena, buf_text(&name));
     }
-    buf_add_char(&text, '}');
+    document_add_array(&text, names, count);
     return arena_strdup(arena, buf_text(&text));
 }
 
@@ -323,10 +322,12 @@ static void add_line(struct buf *out, const struct lineage_node *of, const char 
     buf_add_char(out, '\n');
 }
 
-/* What is made of a node, but for facts: these have a paragraph of their own. */
+/* What is made of a node, but for facts: these have a paragraph of their own.  Once: where several ways
+ * lead to a node, what is below it stands at the first one. */
 static void add_below(const struct lineage *lineage, int at, int depth, bool is_views_only,
-                      struct buf *out)
+                      bool *is_told, struct buf *out)
 {
+    is_told[at] = true;
     for (int i = 0; i < lineage->nedges; i++) {
         const struct lineage_edge *one = &lineage->edges[i];
 
@@ -334,8 +335,8 @@ static void add_below(const struct lineage *lineage, int at, int depth, bool is_
             (is_views_only && lineage->nodes[one->to].kind != LINEAGE_VIEW))
             continue;
         add_line(out, &lineage->nodes[one->to], one->how, depth);
-        if (lineage->nodes[one->to].kind != LINEAGE_FACT && depth < lineage->nnodes)
-            add_below(lineage, one->to, depth + 1, is_views_only, out);
+        if (lineage->nodes[one->to].kind != LINEAGE_FACT && !is_told[one->to])
+            add_below(lineage, one->to, depth + 1, is_views_only, is_told, out);
     }
 }
 
@@ -344,7 +345,8 @@ static void add_to(const struct lineage *lineage, int at, bool is_views_only, st
 {
     _cleanup_buf_ struct buf below = {0};
 
-    add_below(lineage, at, 0, is_views_only, &below);
+    add_below(lineage, at, 0, is_views_only, arena_new(lineage->arena, bool, lineage->nnodes),
+              &below);
     if (below.len > 0)
         buf_printf(out, " to\n%s", buf_text(&below));
 }

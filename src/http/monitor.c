@@ -19,7 +19,8 @@
 #include <time.h>
 
 #define FRESH_US   1000000
-#define LINEAGE_US 60000000 /* it changes with the configuration, and with users' views */
+#define LINEAGE_US 60000000 /* it changes with users' views */
+#define FAILED_US  10000000 /* a query that fails may have taken as long, and others wait for it */
 
 struct shared_look {
     struct monitor_look look; /* first: what callers have a pointer to */
@@ -39,8 +40,10 @@ struct monitor {
     struct status_connections connections;
     struct shared_look *newest; /* has one user: this */
 
-    struct buf lineage; /* JSON; empty: not read yet */
-    int64_t lineage_us; /* clock_tick_us() */
+    struct buf lineage;        /* JSON; empty: not read yet … */
+    struct buf lineage_reason; /* … and why not */
+    int64_t lineage_us;        /* when that was tried; clock_tick_us() */
+    int64_t lineage_for_us;    /* and is not tried again for so long; 0: not tried yet */
 
     struct sample samples[MONITOR_KEPT]; /* a ring */
     int nsamples, next;
@@ -203,7 +206,8 @@ void monitor_add_history(struct monitor *monitor, struct buf *json)
 
 /* ---- lineage ---- */
 
-/* With the mutex held.  What cannot be read leaves what was read before. */
+/* With the mutex held.  What cannot be read leaves what was read before, and is not tried again at
+ * once. */
 static void read_lineage(struct monitor *monitor)
 {
     _cleanup_(arena_release) struct arena arena = {0};
@@ -212,25 +216,36 @@ static void read_lineage(struct monitor *monitor)
 
     if (monitor->newest == NULL || clock_tick_us() - monitor->newest->taken_at_us >= FRESH_US)
         refresh(monitor); /* which connects */
-    if (monitor->connections.mirror == NULL ||
-        !lineage_read(monitor->connections.mirror, monitor->config, NULL, &arena, &lineage, &err))
-        return;
-    buf_clear(&monitor->lineage);
-    lineage_add_json(&lineage, &monitor->lineage);
-    buf_add_char(&monitor->lineage, '\n');
+    buf_clear(&monitor->lineage_reason);
+    if (monitor->connections.mirror == NULL) {
+        buf_add(&monitor->lineage_reason, "the mirror cannot be reached\n");
+        monitor->lineage_for_us = FRESH_US;
+    } else if (!lineage_read(monitor->connections.mirror, monitor->config, NULL, &arena, &lineage,
+                             &err)) {
+        buf_printf(&monitor->lineage_reason, "%s\n", err.message);
+        monitor->lineage_for_us = FAILED_US;
+    } else {
+        buf_clear(&monitor->lineage);
+        lineage_add_json(&lineage, &monitor->lineage);
+        buf_add_char(&monitor->lineage, '\n');
+        monitor->lineage_for_us = LINEAGE_US;
+    }
     monitor->lineage_us = clock_tick_us();
 }
 
-void monitor_add_lineage(struct monitor *monitor, struct buf *json)
+bool monitor_add_lineage(struct monitor *monitor, struct buf *text)
 {
+    const struct buf *found;
+    bool is_known;
+
     pthread_mutex_lock(&monitor->mutex);
-    if (monitor->lineage.len == 0 || clock_tick_us() - monitor->lineage_us >= LINEAGE_US)
+    if (clock_tick_us() - monitor->lineage_us >= monitor->lineage_for_us)
         read_lineage(monitor);
-    if (monitor->lineage.len > 0)
-        buf_add_bytes(json, monitor->lineage.data, monitor->lineage.len);
-    else
-        buf_add(json, "{\"nodes\": [], \"edges\": []}\n");
+    is_known = monitor->lineage.len > 0;
+    found = is_known ? &monitor->lineage : &monitor->lineage_reason;
+    buf_add_bytes(text, found->data, found->len);
     pthread_mutex_unlock(&monitor->mutex);
+    return is_known;
 }
 
 /* ---- the thread, from here to the end ---- */
@@ -280,6 +295,7 @@ void monitor_stop(struct monitor *monitor)
     pthread_mutex_unlock(&monitor->mutex);
     pthread_join(monitor->thread, NULL);
     buf_release(&monitor->lineage);
+    buf_release(&monitor->lineage_reason);
     release(monitor->newest);
     status_disconnect(&monitor->connections);
     pthread_cond_destroy(&monitor->wake);

@@ -44,7 +44,11 @@ void monitor_release(struct monitor *monitor, const struct monitor_look *look);
  */
 void monitor_add_history(struct monitor *monitor, struct buf *json);
 
-/* What leads where (feed/lineage.h), a minute old at most while the mirror can be asked. */
-void monitor_add_lineage(struct monitor *monitor, struct buf *json);
+/*
+ * What leads where (feed/lineage.h), of the configuration that the process began with and of the views
+ * that there are, a minute old at most while the mirror can be asked.  False while it never could be:
+ * then why stands in text.
+ */
+bool monitor_add_lineage(struct monitor *monitor, struct buf *text);
 
 #endif

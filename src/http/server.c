@@ -105,8 +105,10 @@ static void answer_history(struct server *server, struct answer *answer)
 
 static void answer_lineage(struct server *server, struct answer *answer)
 {
-    answer->type = JSON;
-    monitor_add_lineage(server->monitor, &answer->body);
+    const bool is_known = monitor_add_lineage(server->monitor, &answer->body);
+
+    answer->type = is_known ? JSON : TEXT;
+    answer->code = is_known ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE;
 }
 
 static void answer_events(struct server *server, struct answer *answer)

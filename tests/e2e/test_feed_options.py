@@ -669,11 +669,15 @@ def test_nobody_becomes_a_dead_letter_unasked(shop, receiver):
     bad = set(range(1, 61))
     receiver.behave = lambda number, documents: (422, "no such list", {}) if any(d["id"] in bad for d in documents) else None
     shop.feed({"url": receiver.url}, retry={"attempts": 2, "first": "2s", "longest": "2s"})
-    shop.start()
+    process = shop.start()
     wait.until(lambda: shop.status()["state"] == "blocked", lambda: str(shop.status()))
     shop.pipeline.ok("feed", "resume", "crm")  # which is the second attempt
     wait.until(lambda: shop.status()["retrying"] == 60, lambda: str(shop.status()))
+    process.send_signal(signal.SIGTERM)
+    process.wait(20)
+    wait.until(lambda: shop.mirror.value("select count(*) = 60 from tailwater.feed_todo where next_at < clock_timestamp()"), "due")
     bad.remove(9)
+    shop.start()
     wait.until(lambda: shop.status()["dead"] + len(receiver.table) == 60, lambda: str(shop.status()))
     assert set(receiver.table) == {9}
 

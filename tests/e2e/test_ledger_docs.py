@@ -311,13 +311,17 @@ def read(*path):
         return stream.read()
 
 
+class Relation(str):
+    identifier = "open_bills"
+
+
 class Dbt:
     """As much of dbt as it takes: the package's macros and a model, rendered by what dbt renders with."""
 
     def __init__(self, is_incremental):
         self.config = {}
         environment = jinja2.Environment(undefined=jinja2.StrictUndefined, extensions=["jinja2.ext.do"])
-        environment.globals.update(this="report.model", is_incremental=lambda: is_incremental,
+        environment.globals.update(this=Relation("report.model"), is_incremental=lambda: is_incremental,
                                    config=lambda **keys: self.config.update(keys) or "")
         package = environment.from_string(read("macros", "tailwater.sql")).module
         environment.globals["tailwater"] = package
@@ -325,6 +329,12 @@ class Dbt:
 
     def model(self, name):
         return self.render(read("example", "models", name))
+
+
+def pre_hook():
+    dbt = Dbt(True)
+    dbt.model("open_bills.sql")
+    return dbt.config["pre_hook"]
 
 
 def run_dbt(shop):
@@ -364,4 +374,15 @@ def test_dbt(shop):
         assert run_dbt(shop) == written, change
         shop.reports(begin)
         assert shop.reports("select * from report.model order by id") == shop.source.sql(right), change
-        assert shop.reports("select * from tailwater.claim('dbt', 'bill')") == []
+        assert shop.reports("select * from tailwater.claim('dbt_open_bills', 'bill')") == []
+    # A model that fails keeps its window.
+    shop.change("update bills set amount = 77 where id = 3")
+    with pytest.raises(psycopg2.errors.DivisionByZero), shop.mirror.transaction(READER) as cursor:
+        cursor.execute(Dbt(True).render(pre_hook()))
+        cursor.execute("select count(*) from tailwater_keys_bill")
+        assert cursor.fetchone() == (1,)
+        cursor.execute("select 1 / 0")
+    assert run_dbt(shop) == 1
+    assert shop.reports("select * from report.model order by id") == shop.source.sql(right)
+    with pytest.raises(jinja2.UndefinedError):
+        Dbt(True).render("{{ tailwater.tailwater_subscribe('bill') }}")

@@ -91,6 +91,30 @@ def test_a_drawing(pipeline):
     assert dot.count(" -> ") == len(ALL) and 'label="report.Sum\\nmaterialized"' in dot
 
 
+def test_views_that_meet_again(source, make_pipeline):
+    """Fifteen times a view over two over it: some dozens of lines, not 2^15."""
+    source.sql("create table t (id int primary key)")
+    pipeline = make_pipeline().publish()
+    pipeline.run_until_now()
+    below = "public.t"
+    for i in range(15):
+        pipeline.mirror.sql(f"create view public.l{i} as select * from {below}; create view public.r{i} as select * from {below};"
+                            f"create view public.m{i} as select l.id from public.l{i} l join public.r{i} r using (id)",
+                            user="tailwater")
+        below = f"public.m{i}"
+    text = pipeline.ok("lineage").out
+    assert "public.m14" in text and len(text.splitlines()) == 2 + 4 * 15
+
+
+def test_a_fact_of_many_dimensions(source, make_pipeline):
+    count = 70
+    source.sql("create table f (id int primary key, v int);" +
+               "".join(f"create table d{i} (id int primary key, f int, v int);" for i in range(count)))
+    pipeline = make_pipeline(facts={"wide": {"table": "public.f", "key": ["id"], "dimensions": [
+        {"table": f"public.d{i}", "join": f"d{i}.f = f.id"} for i in range(count)]}})
+    assert len(pipeline.ok("lineage", "--json").json()["edges"]) == count + 1
+
+
 def test_before_the_first_run(source, make_pipeline):
     source.sql(SCHEMA)
     pipeline = make_pipeline(facts={"alone": FACTS["alone"]})

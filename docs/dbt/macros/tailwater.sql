@@ -10,11 +10,15 @@
   fact      the fact's name in Tailwater's configuration
   key       its key columns, as the model calls them too
   all_keys  a query of the keys that there are: for windows that say "everything" (the first one, after a truncate …)
-  consumer  who reads; one for each model, where several read the same fact
+  consumer  who reads: 'dbt_' and the model's name.  Two models with one consumer would have half of the keys each
+  max_keys  of one window
+
+  A run takes one window: of what changed by itself or through others, or everything.  Run the model again while it has
+  written something, or "tailwater ledger status" says that the consumer has pending keys.
 #}
 
 {# Once: from then on the ledger keeps what the consumer has not read.  Again, it does nothing. #}
-{% macro tailwater_subscribe(fact, consumer='dbt') -%}
+{% macro tailwater_subscribe(fact, consumer) -%}
 select tailwater.subscribe('{{ consumer }}', '{{ fact }}', start => 'all')
 {%- endmacro %}
 
@@ -23,9 +27,10 @@ select tailwater.subscribe('{{ consumer }}', '{{ fact }}', start => 'all')
   there are still.  The list is a table with statistics, since a model's query is planned by its size: a function in its
   place would be expected to have a thousand rows whatever it has.
 #}
-{% macro tailwater_claim(fact, key, all_keys, consumer='dbt') -%}
+{% macro tailwater_claim(fact, key, all_keys, consumer=none, max_keys=1000000) -%}
+{%- set consumer = consumer or 'dbt_' ~ this.identifier %}
 create temporary table tailwater_window_{{ fact }} on commit drop as
-    select '{{ consumer }}'::text as consumer, * from tailwater.claim('{{ consumer }}', '{{ fact }}');
+    select '{{ consumer }}'::text as consumer, * from tailwater.claim('{{ consumer }}', '{{ fact }}', {{ max_keys }});
 create temporary table {{ tailwater_keys(fact) }} on commit drop as
     select {% for column in key %}k.{{ column }}{{ ', ' if not loop.last }}{% endfor %}
       from (select * from tailwater_window_{{ fact }} where not everything) w
