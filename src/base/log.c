@@ -33,7 +33,7 @@ void log_configure(enum log_format format, enum log_level level, const char *pip
         strncat(settings.pipeline, pipeline, sizeof(settings.pipeline) - 1);
     settings.file[0] = '\0';
     if (file != NULL && strlen(file) < sizeof(settings.file))
-        strcpy(settings.file, file);
+        snprintf(settings.file, sizeof(settings.file), "%s", file);
 }
 
 bool log_is_on(enum log_level level)
