@@ -106,7 +106,8 @@ def test_by_itself(source, mirror, copied, faults):
 
 
 def test_not_beside_a_replicator(source, mirror, copied):
-    copied.start().wait_until_caught_up()
+    copied.start()
+    wait.until(lambda: "[streaming]" in copied.this_run(), copied.log_tail)  # it is caught up before that
     result = copied.verb("resync", "--all", "--new-slot")
     assert result.code == BUSY and "stop it first" in result.err
     assert mirror.value("select count(*) from tailwater.job") == 0
