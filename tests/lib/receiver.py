@@ -96,10 +96,10 @@ class Receiver:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
 
-    def look(self, documents, version):
-        """Nothing comes behind what is newer, taken or not."""
+    def look(self, path, documents, version):
+        """Nothing comes behind what is newer, taken or not; feeds with paths of their own don't know of each other."""
         for document in documents:
-            key, count = document["id"], document.get("n")
+            key, count = (path, document["id"]), document.get("n")
             if version < self.newest[key]:
                 self.wrong.append(f"key {key}: version {version} after {self.newest[key]}")
             self.newest[key] = max(version, self.newest[key])
@@ -138,7 +138,7 @@ class Receiver:
             if self.has_gone(request):
                 request.close_connection = True
                 return
-            self.look(documents, int(request.headers["Tailwater-Version"]))
+            self.look(request.path, documents, int(request.headers["Tailwater-Version"]))
             self.requests.append({"method": request.command, "headers": request.headers, "body": body, "raw": raw,
                                   "parsed": parsed, "documents": documents, "at": time.monotonic()})
             what = self.behave(len(self.requests), documents)
