@@ -80,43 +80,38 @@ const char *human_age(int64_t us, char text[static HUMAN_TEXT_SIZE])
     return text;
 }
 
-/* What a shell takes as it is. */
-static bool is_plain(char c)
+/* What a shell takes as it is: these, and what the caller says. */
+static bool is_plain(char c, const char *others)
 {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-           strchr("_.-", c) != NULL;
+           strchr("_.-", c) != NULL || strchr(others, c) != NULL;
 }
 
-static char *add_quoted(char *out, const char *text)
+/* A word for a shell, in quotes where it needs them. */
+static void add_word(const char *text, const char *others, struct buf *out)
 {
-    for (; *text != '\0'; text++) {
-        if (*text == '\'') {
-            for (const char *c = "'\\''"; *c != '\0'; c++)
-                *out++ = *c;
-        } else {
-            *out++ = *text;
-        }
-    }
-    return out;
+    bool is = true;
+
+    for (const char *p = text; *p != '\0'; p++)
+        is &= is_plain(*p, others);
+    if (!is)
+        buf_add_char(out, '\'');
+    for (const char *p = text; *p != '\0'; p++)
+        if (*p == '\'')
+            buf_add(out, "'\\''");
+        else
+            buf_add_char(out, *p);
+    if (!is)
+        buf_add_char(out, '\'');
 }
 
 const char *human_table(const char *schema, const char *name, char text[static HUMAN_TABLE_SIZE])
 {
-    char *out = text;
-    bool is = true;
+    _cleanup_buf_ struct buf table = {0}, word = {0};
 
-    for (const char *p = schema; *p != '\0'; p++)
-        is &= is_plain(*p);
-    for (const char *p = name; *p != '\0'; p++)
-        is &= is_plain(*p);
-    if (!is)
-        *out++ = '\'';
-    out = add_quoted(out, schema);
-    *out++ = '.';
-    out = add_quoted(out, name);
-    if (!is)
-        *out++ = '\'';
-    *out = '\0';
+    buf_printf(&table, "%s.%s", schema, name);
+    add_word(buf_text(&table), "", &word);
+    snprintf(text, HUMAN_TABLE_SIZE, "%s", buf_text(&word));
     return text;
 }
 
@@ -136,24 +131,6 @@ static size_t verb_length(const char *text)
         if (strlen(verbs[i]) == len && strncmp(verbs[i], text, len) == 0)
             return len;
     return 0;
-}
-
-static void add_file(const char *file, struct buf *out)
-{
-    bool is = true;
-
-    for (const char *p = file; *p != '\0'; p++)
-        is &= is_plain(*p) || *p == '/';
-    buf_add(out, " -c ");
-    if (!is)
-        buf_add_char(out, '\'');
-    for (const char *p = file; *p != '\0'; p++)
-        if (*p == '\'')
-            buf_add(out, "'\\''");
-        else
-            buf_add_char(out, *p);
-    if (!is)
-        buf_add_char(out, '\'');
 }
 
 /* Does the rest of the command name a file? */
@@ -176,8 +153,10 @@ void human_commands(const char *text, const char *file, struct buf *out)
 
         buf_add_bytes(out, text, (size_t) (verb - text) + len);
         text = verb + len;
-        if (is_word && len > 0 && !has_file(text))
-            add_file(file, out);
+        if (is_word && len > 0 && !has_file(text)) {
+            buf_add(out, " -c ");
+            add_word(file, "/", out);
+        }
     }
     buf_add(out, text);
 }

@@ -39,15 +39,6 @@ static const struct {
 };
 #define NFIELDS (sizeof(fields) / sizeof(fields[0]))
 
-static void add_text(struct buf *detail, const char *name, const char *text)
-{
-    buf_printf(detail, "\"%s\": ", name);
-    if (text != NULL)
-        buf_add_json(detail, text);
-    else
-        buf_add(detail, "null");
-}
-
 static const char *read_text(const struct pg_result *row, int column, struct arena *arena)
 {
     return pg_is_null(row, 0, column) ? NULL : arena_strdup(arena, pg_text(row, 0, column));
@@ -68,11 +59,11 @@ static void build_detail(const struct control_heartbeat *heartbeat, struct buf *
             buf_printf(detail, "\"%s\": %lld, ", fields[i].name,
                        (long long) *(const int64_t *) (const void *) at);
     }
-    add_text(detail, "last_error", heartbeat->last_error);
+    buf_add_json_member(detail, "last_error", heartbeat->last_error);
     buf_add(detail, ", ");
-    add_text(detail, "last_hint", heartbeat->last_hint);
+    buf_add_json_member(detail, "last_hint", heartbeat->last_hint);
     buf_add(detail, ", ");
-    add_text(detail, "plugin", heartbeat->plugin);
+    buf_add_json_member(detail, "plugin", heartbeat->plugin);
     buf_add_char(detail, '}');
 }
 
@@ -147,9 +138,9 @@ bool control_note_failure(const char *conninfo, const char *pipeline, const char
     const char *params[] = {pipeline, self.pid, self.host, version, state, NULL};
 
     buf_add_char(&detail, '{');
-    add_text(&detail, "last_error", failure->message);
+    buf_add_json_member(&detail, "last_error", failure->message);
     buf_add(&detail, ", ");
-    add_text(&detail, "last_hint", failure->hint[0] ? failure->hint : NULL);
+    buf_add_json_member(&detail, "last_hint", failure->hint[0] ? failure->hint : NULL);
     buf_printf(&detail, ", \"last_error_at_us\": %lld, \"exit_code\": %d}",
                (long long) clock_now_us(), exit_code);
     params[5] = buf_text(&detail);
