@@ -154,9 +154,9 @@ def test_max_rate(shop, receiver):
     shop.change("update customers set name = 'x' where id = 20")
     shop.run()
     asked = [r["at"] for r in receiver.requests]
-    # The process began anew once, and a clock is a little finer than another.
+    # The process began anew once; and a request may arrive late, on a busy machine, and the next one in time.
     gaps = sorted(b - a for a, b in zip(asked, asked[1:]))
-    assert gaps[1] > 0.19 and len(asked) == 20 + interrupted and receiver.table == shop.documents()
+    assert gaps[1] > 0.15 and len(asked) == 20 + interrupted and receiver.table == shop.documents()
 
 
 def test_slow_receivers_get_what_is_new(shop, receiver):

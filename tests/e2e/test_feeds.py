@@ -134,6 +134,19 @@ def test_refused_documents(shop, receiver):
     assert "no rows" not in shop.pipeline.ok("feed", "dead", "crm").text
 
 
+def test_what_is_known_of_keys_is_looked_up(shop):
+    """However much a feed learns in one session, from nothing: a slice of keys costs what the slice costs, not what
+    is known."""
+    count, batch = 6000, 100
+    shop.change(f"insert into customers select i, 'c' from generate_series(1000, {999 + count}) i")
+    shop.mirror.sql("alter table tailwater.feed_sent set (autovacuum_enabled = off)")  # which would have it planned anew
+    shop.feed({"stdout": True}, batch=batch)
+    assert len(lines(shop.run().out)) == count + 20
+    shop.mirror.sql("select pg_stat_force_next_flush()")
+    read = int(shop.mirror.value("select idx_tup_read from pg_stat_all_indexes where indexrelname = 'feed_sent_pkey'"))
+    assert read < 6 * count, f"{read} entries read for {count} keys"
+
+
 def test_too_many_dead_letters_pause_it(shop, receiver):
     receiver.behave = lambda number, documents: (400, "no", {})
     shop.feed({"url": receiver.url}, max_dead=5, retry={"attempts": 1, "first": "20ms", "longest": "1s"})
