@@ -29,6 +29,7 @@ import contenders  # noqa: E402
 import feed  # noqa: E402
 import ledger  # noqa: E402
 import refresh  # noqa: E402
+import scrape  # noqa: E402
 import verify  # noqa: E402
 import workloads  # noqa: E402
 from contenders import ROOT, pipeline_of, until_done  # noqa: E402
@@ -402,6 +403,7 @@ def parse():
     parser.add_argument("--ledger", action="store_true", help="what a fact of three dimensions costs")
     parser.add_argument("--feed", action="store_true", help="how soon a feed sends a change, and what it reads")
     parser.add_argument("--refresh", action="store_true", help="derived tables by keys, against full rebuilds")
+    parser.add_argument("--scrape", action="store_true", help="what a scrape takes with 1000 tables, and costs who applies")
     parser.add_argument("--verify", action="store_true", help="every row compared, against COPY to nowhere")
     parser.add_argument("--all", action="store_true", help="catch-up and all of the above")
     parser.add_argument("--quick", action="store_true", help="a tenth of the rows, one round")
@@ -416,7 +418,7 @@ def main():
     rounds = options.rounds or (1 if options.quick else 3)
     scale = 0.1 if options.quick else 1
     only_others = (options.latency or options.copy or options.large_transaction or options.ledger or
-                   options.feed or options.refresh or options.verify) and not options.all
+                   options.feed or options.refresh or options.verify or options.scrape) and not options.all
     bench = Bench(options)
     result, tables, keep = {}, [], True
     try:
@@ -454,6 +456,10 @@ def main():
             rows = int(2_000_000 * scale)
             result["refresh"] = refresh.refresh(bench, rounds, rows, say)
             tables.append(refresh.report(result["refresh"], rows))
+        if options.all or options.scrape:
+            result["scrape"] = scrape.scrape(bench, 4 * rounds, options.seconds or 3, int(1000 * scale), int(50 * scale),
+                                             options.rate, LATENCY_TRAFFIC, probe, percentile, say)
+            tables.append(scrape.report(result["scrape"]))
         if options.all or options.verify:
             result["verify"] = verify.verify(bench, rounds, int(10_000_000 * scale), say)
             tables.append(verify.report(result["verify"], statistics.median))

@@ -122,9 +122,9 @@ const char *human_table(const char *schema, const char *name, char text[static H
 /* The length of the verb that text begins with, of those that read a configuration; 0: none does. */
 static size_t verb_length(const char *text)
 {
-    static const char *const verbs[] = {"backfill", "check",  "destroy", "feed",
-                                        "ledger",   "purge",  "refresh", "resync",
-                                        "run",      "status", "table",   "verify"};
+    static const char *const verbs[] = {"backfill", "check", "destroy", "feed",   "ledger",
+                                        "lineage",  "purge", "refresh", "resync", "run",
+                                        "status",   "table", "verify"};
     const size_t len = strspn(text, "abcdefghijklmnopqrstuvwxyz");
 
     for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++)

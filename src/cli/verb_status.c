@@ -340,6 +340,7 @@ static bool print_once(const struct cli *cli, const struct config *config,
                        struct status_connections *connections, int *ret_code)
 {
     _cleanup_(arena_release) struct arena arena = {0};
+    _cleanup_overview_ struct overview overview = {0};
     _cleanup_buf_ struct buf out = {0};
     struct status status;
 
@@ -347,7 +348,9 @@ static bool print_once(const struct cli *cli, const struct config *config,
     if (is_interrupted)
         return false;
     if (cli->is_json) {
-        overview_add_json(&status, connections->mirror, &out);
+        for (int i = 0; i < OVERVIEW_PARTS && status.is_known; i++)
+            overview_read(connections->mirror, config->pipeline, i, &overview);
+        overview_add_json(&status, &overview, status.is_known ? status.taken_at_us : 0, &out);
         buf_add_char(&out, '\n');
     } else {
         if (cli->is_watching && isatty(STDOUT_FILENO))

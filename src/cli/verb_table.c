@@ -290,11 +290,16 @@ static int list(struct table_run *run)
     struct follow *follow = &run->follow;
     struct status status = {.config = &run->config};
     _cleanup_buf_ struct buf out = {0};
+    struct control_size *sizes = NULL;
+    int nsizes = 0;
     struct error err;
     bool is_known;
 
-    if (!follow_look(follow, &is_known, &err))
+    if (!follow_look(follow, &is_known, &err) ||
+        (is_known && !control_measure_tables(follow->mirror, run->config.pipeline, follow->arena,
+                                             &nsizes, &sizes, &err)))
         return cli_fail(run->cli, &err);
+    control_give_sizes(sizes, nsizes, follow->tables, follow->ntables);
     status.tables = follow->tables;
     status.ntables = follow->ntables;
     if (run->cli->is_json) {

@@ -1,7 +1,7 @@
 /*
- * Three sources: what status has collected, the tally of rows written (this process's), and one
- * query each about facts, consumers, derived tables and feeds.  Every one ends in add_family() and
- * add_sample(); what is unknown has no sample, since 0 would be a claim.
+ * Three sources: what a glance has seen, the tally of rows written (this process's), and one query each
+ * about facts, consumers, derived tables and feeds.  Every one ends in add_family() and add_sample();
+ * what is unknown has no sample, since 0 would be a claim.
  */
 #include "http/metrics.h"
 
@@ -100,14 +100,12 @@ static bool is_alive(const struct status *s)
     return s->holder.pid != 0 && s->has_heartbeat;
 }
 
-static void add_state(const struct metrics *metrics, struct buf *out)
+static void add_state(const struct status *s, struct buf *out)
 {
-    const struct status *s = metrics->status;
     const struct control_heartbeat *h = &s->heartbeat;
     const struct slot_status *slot = &s->slot;
     const bool has_slot = s->has_slot && slot->exists;
     const struct scalar scalars[] = {
-        {"tailwater_ready", "gauge", "What /readyz says: 1 ready.", {0}, metrics->is_ready},
         {"tailwater_level",
          "gauge",
          "The verdict: 0 fine, 1 to be watched, 2 broken.",
@@ -291,10 +289,9 @@ static void add_tables(const struct status *s, struct buf *out)
 }
 
 /* Numbers that are 1, and say something by their labels. */
-static void add_words(const struct metrics *metrics, struct buf *out)
+static void add_words(const struct status *s, const char *version, struct buf *out)
 {
-    const struct status *s = metrics->status;
-    const struct label info[] = {{"version", metrics->version},
+    const struct label info[] = {{"version", version},
                                  {"pipeline", s->config->pipeline},
                                  {"plugin", s->config->source.plugin}};
 
@@ -498,30 +495,59 @@ static bool add_group(const struct group *group, struct pg *mirror, const char *
     return true;
 }
 
-void metrics_add(const struct metrics *metrics, struct buf *out)
+int metrics_collect(struct pg *mirror, const char *pipeline, struct buf *out)
 {
     int nfailed = 0;
 
-    add_state(metrics, out);
-    add_slot(metrics->status, out);
-    add_replicator(metrics->status, out);
-    add_tables(metrics->status, out);
-    add_words(metrics, out);
+    for (int i = 0; i < COUNT(groups); i++)
+        nfailed += !add_group(&groups[i], mirror, pipeline, out);
+    return nfailed;
+}
+
+/* ---- all of it ---- */
+
+void metrics_add(const struct status *status, const char *version, struct buf *out)
+{
+    add_state(status, out);
+    add_slot(status, out);
+    add_replicator(status, out);
+    add_tables(status, out);
+    add_words(status, version, out);
     for (int i = 0; i < COUNT(table_metrics); i++)
-        add_table_metric(&table_metrics[i], metrics->status, out);
+        add_table_metric(&table_metrics[i], status, out);
     add_changes(out);
-    for (int i = 0; i < COUNT(groups) && metrics->mirror != NULL; i++)
-        nfailed += !add_group(&groups[i], metrics->mirror, metrics->status->config->pipeline, out);
-    add_scalars(out,
-                (const struct scalar[]){{"tailwater_scrape_errors",
-                                         "gauge",
-                                         "Parts that could not be looked up.",
-                                         {0},
-                                         nfailed},
-                                        {"tailwater_scrape_duration_seconds",
-                                         "gauge",
-                                         "What this look took.",
-                                         {0},
-                                         seconds(clock_tick_us() - metrics->began_us)}},
-                2);
+}
+
+void metrics_add_scrape(const struct metrics_scrape *scrape, struct buf *out)
+{
+    const struct scalar scalars[] = {
+        {"tailwater_ready", "gauge", "What /readyz says: 1 ready.", {0}, scrape->is_ready},
+        {"tailwater_scrape_errors",
+         "gauge",
+         "Parts that could not be looked up.",
+         {0},
+         scrape->nfailed},
+        {"tailwater_scrape_age_seconds",
+         "gauge",
+         "Since the servers were looked at.",
+         {0},
+         seconds(scrape->glance_age_us)},
+        {"tailwater_scrape_duration_seconds",
+         "gauge",
+         "What that look took.",
+         {0},
+         seconds(scrape->glance_took_us)},
+        {"tailwater_collect_age_seconds",
+         "gauge",
+         "Since sizes, facts, consumers, derived tables and feeds were looked at.",
+         {0},
+         seconds(scrape->collect_age_us)},
+        {"tailwater_collect_duration_seconds",
+         "gauge",
+         "What that took.",
+         {0},
+         seconds(scrape->collect_took_us)},
+    };
+
+    add_scalars(out, scalars, COUNT(scalars));
 }

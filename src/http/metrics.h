@@ -9,15 +9,21 @@
 #include "base/buf.h"
 #include "mirror/status.h"
 
-struct metrics {
-    const struct status *status;
-    const char *version;
+/* What a glance has seen, and this process has counted. */
+void metrics_add(const struct status *status, const char *version, struct buf *out);
+
+/* Of facts, consumers, derived tables and feeds: a statement each.  Returns how many of these failed, and
+ * are left out. */
+int metrics_collect(struct pg *mirror, const char *pipeline, struct buf *out);
+
+/* Of the answer itself; below 0 is unknown. */
+struct metrics_scrape {
     bool is_ready;
-    struct pg *mirror; /* asked about facts, consumers, derived tables and feeds; NULL: not known */
-    int64_t began_us;  /* clock_tick_us() when the look began */
+    int nfailed;
+    int64_t glance_age_us, glance_took_us;
+    int64_t collect_age_us, collect_took_us;
 };
 
-/* What cannot be looked up is left out, and counted in tailwater_scrape_errors. */
-void metrics_add(const struct metrics *metrics, struct buf *out);
+void metrics_add_scrape(const struct metrics_scrape *scrape, struct buf *out);
 
 #endif

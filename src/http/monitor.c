@@ -1,6 +1,9 @@
 /*
- * A mutex around the look: whoever comes while it is being made waits for it and takes the same one.
- * Looks are counted references, since a slow reader may still be sent an old one.
+ * Requests and the two threads share one mutex, which nobody holds while a server is asked: a server that
+ * hangs keeps its thread, and everybody else is told how old the newest glance is.
+ *
+ * A thread sleeps until its turn has come: by the clock, or because somebody asked, which counts once
+ * what it has is old enough (fresh_for(), pace()).
  */
 #include "http/monitor.h"
 
@@ -8,9 +11,9 @@
 #include "base/human.h"
 #include "base/memory.h"
 #include "feed/lineage.h"
+#include "http/collection.h"
+#include "http/glance.h"
 #include "http/metrics.h"
-#include "http/overview.h"
-#include "mirror/status.h"
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -18,96 +21,124 @@
 #include <string.h>
 #include <time.h>
 
-#define FRESH_US   1000000
-#define LINEAGE_US 60000000 /* it changes with users' views */
-#define FAILED_US  10000000 /* a query that fails may have taken as long, and others wait for it */
+#define SECOND   INT64_C(1000000)
+#define EVERY_US (MONITOR_EVERY_S * SECOND)
+#define FRESH_US SECOND
 
-struct shared_look {
-    struct monitor_look look; /* first: what callers have a pointer to */
-    int64_t taken_at_us;      /* clock_tick_us() */
-    int nusers;
-};
+#define WAIT_US   (3 * SECOND) /* for a newer glance, at most */
+#define SILENT_US (5 * SECOND) /* a glance that takes so long: the servers do not answer */
+#define GRACE_US                                                                                   \
+    20000 /* a collection that takes less is waited for: a small pipeline's is current */
+#define PACE_US (300 * SECOND) /* however long a collection takes */
+
+#define LINEAGE_US (60 * SECOND) /* it changes with users' views */
+#define FAILED_US  (10 * SECOND) /* a query that fails may have taken long */
 
 /* -1: it was not known. */
 struct sample {
     int64_t at_us, lag_us, retained_bytes, changes;
 };
 
+/* What a thread has of something, and what is wanted of it.  Times are clock_tick_us(). */
+struct turn {
+    int64_t began_us, ended_us; /* of the newest that is complete; 0: none is yet */
+    int64_t running_us;         /* since when the next one is under way; 0: it is not */
+    bool is_wanted;
+};
+
 struct monitor {
     const struct config *config;
     const char *version;
-    pthread_mutex_t mutex;
-    struct status_connections connections;
-    struct shared_look *newest; /* has one user: this */
+    pthread_mutex_t mutex; /* guards all below but the connections */
+    pthread_cond_t news;   /* something is wanted, or complete */
+    bool is_stopping;
 
+    pthread_t glance_thread;
+    struct status_connections connections; /* that thread's */
+    struct turn glancing;
+    struct glance *glance; /* the newest; NULL: none yet */
+
+    pthread_t collect_thread;
+    struct pg *mirror; /* that thread's */
+    struct turn collecting;
+    struct collection *collection; /* the newest; NULL: none yet, or the mirror is away */
+
+    struct turn tracing;       /* lineage; the same thread's */
+    int64_t traced_for_us;     /* it is not tried again for so long */
     struct buf lineage;        /* JSON; empty: not read yet … */
     struct buf lineage_reason; /* … and why not */
-    int64_t lineage_us;        /* when that was tried; clock_tick_us() */
-    int64_t lineage_for_us;    /* and is not tried again for so long; 0: not tried yet */
 
     struct sample samples[MONITOR_KEPT]; /* a ring */
     int nsamples, next;
     int64_t sampled_us; /* clock_tick_us() */
-
-    pthread_t thread;
-    pthread_cond_t wake;
-    bool is_stopping;
 };
 
-/* With the mutex held. */
-static void release(struct shared_look *look)
+/* ---- turns; all with the mutex held ---- */
+
+static int64_t age(const struct turn *turn)
 {
-    if (look == NULL || --look->nusers > 0)
+    return turn->ended_us == 0 ? INT64_MAX : clock_tick_us() - turn->ended_us;
+}
+
+static void begin(struct monitor *monitor, struct turn *turn)
+{
+    turn->running_us = clock_tick_us();
+    pthread_mutex_unlock(&monitor->mutex);
+}
+
+/* Who has asked meanwhile gets this. */
+static void end(struct monitor *monitor, struct turn *turn)
+{
+    pthread_mutex_lock(&monitor->mutex);
+    turn->began_us = turn->running_us;
+    turn->ended_us = clock_tick_us();
+    turn->running_us = 0;
+    turn->is_wanted = false;
+    pthread_cond_broadcast(&monitor->news);
+}
+
+/* How long it takes, so that a server that hangs is not asked all the time. */
+static int64_t fresh_for(const struct turn *turn)
+{
+    const int64_t took_us = turn->ended_us - turn->began_us;
+
+    return took_us > FRESH_US ? took_us : FRESH_US;
+}
+
+/* Of the collection; one that failed is tried again sooner. */
+static int64_t pace(const struct monitor *monitor)
+{
+    const struct turn *turn = &monitor->collecting;
+    const int64_t pace_us = (turn->ended_us - turn->began_us) * MONITOR_SHARE;
+
+    if (monitor->collection == NULL)
+        return fresh_for(turn);
+    return pace_us < FRESH_US ? FRESH_US : pace_us > PACE_US ? PACE_US : pace_us;
+}
+
+/* Until something has changed, or the moment has come. */
+static void await(struct monitor *monitor, int64_t until_us)
+{
+    const struct timespec until = {.tv_sec = until_us / SECOND,
+                                   .tv_nsec = until_us % SECOND * 1000};
+
+    pthread_cond_timedwait(&monitor->news, &monitor->mutex, &until);
+}
+
+/* Waits for what is newer, where what there is is older than that. */
+static void want(struct monitor *monitor, struct turn *turn, int64_t old_us, int64_t wait_us)
+{
+    const int64_t now_us = clock_tick_us();
+
+    if (age(turn) < old_us)
         return;
-    buf_release(&look->look.status);
-    buf_release(&look->look.metrics);
-    buf_release(&look->look.reasons);
-    buf_release(&look->look.remarks);
-    free(look);
+    turn->is_wanted = true;
+    pthread_cond_broadcast(&monitor->news);
+    while (!monitor->is_stopping && turn->ended_us < now_us && clock_tick_us() < now_us + wait_us)
+        await(monitor, now_us + wait_us);
 }
 
-/* ---- ready? ---- */
-
-/* Counts and words, no names: this is what a probe without a token gets to see. */
-static void add_reasons(const struct status *status, struct buf *reasons)
-{
-    const int64_t max_lag_us = status->config->http.max_lag_us;
-    char lag[HUMAN_TEXT_SIZE];
-
-    if (!status->mirror.is_up)
-        buf_add(reasons, "the mirror cannot be reached\n");
-    if (!status->source.is_up)
-        buf_add(reasons, "the source cannot be reached\n");
-    if (!status->is_known)
-        return;
-    if (status->has_slot && !status->slot.exists)
-        buf_add(reasons, "the slot is not there\n");
-    if (status->has_slot && status->slot.exists && status->slot.is_lost)
-        buf_add(reasons, "the slot is lost\n");
-    if (status->has_slot && status->slot.exists && !status->slot.active_pid)
-        buf_add(reasons, "nobody reads the slot\n");
-    if (strncmp(status->state, "waiting", 7) == 0)
-        buf_printf(reasons, "the replicator is %s\n", status->state);
-    if (status->pipeline.state != CONTROL_STREAMING)
-        buf_add(reasons, "the initial copy is not complete\n");
-    if (status->nquarantined > 0)
-        buf_printf(reasons, "tables in quarantine: %d\n", status->nquarantined);
-    if (status->lag_us > max_lag_us)
-        buf_printf(reasons, "the mirror is behind: %s\n", human_duration(status->lag_us, lag));
-    if (reasons->len == 0 && status->level == STATUS_BROKEN)
-        buf_printf(reasons, "%s\n", status->state);
-}
-
-/* Kinds, no names, either. */
-static void add_remarks(const struct status *status, struct buf *remarks)
-{
-    if (status->level == STATUS_WATCH)
-        buf_printf(remarks, "to be looked at: %s\n", status->state);
-    for (int i = 0; i < status->ntroubles; i++)
-        buf_printf(remarks, "to be looked at: %s\n", status->troubles[i].event);
-}
-
-/* ---- a look ---- */
+/* ---- the glance ---- */
 
 static void add_sample(struct monitor *monitor, const struct status *status)
 {
@@ -123,60 +154,216 @@ static void add_sample(struct monitor *monitor, const struct status *status)
         monitor->nsamples++;
 }
 
-static struct shared_look *look_now(struct monitor *monitor)
+static void make_glance(struct monitor *monitor)
+{
+    const struct status *status;
+    struct glance *glance, *former = monitor->glance;
+
+    begin(monitor, &monitor->glancing);
+    glance = glance_take(monitor->config, &monitor->connections);
+    end(monitor, &monitor->glancing);
+    glance_free(former);
+    monitor->glance = glance;
+    status = &glance->status;
+    if (monitor->nsamples == 0 || glance->tick_us - monitor->sampled_us >= EVERY_US) {
+        add_sample(monitor, status);
+        monitor->sampled_us = glance->tick_us;
+    }
+}
+
+static void *glance_on(void *arg)
+{
+    struct monitor *monitor = arg;
+    const struct turn *turn = &monitor->glancing;
+
+    pthread_mutex_lock(&monitor->mutex);
+    while (!monitor->is_stopping) {
+        const int64_t after_us = turn->is_wanted ? fresh_for(turn) : EVERY_US;
+
+        if (age(turn) >= after_us)
+            make_glance(monitor);
+        else
+            await(monitor, turn->ended_us + after_us);
+    }
+    pthread_mutex_unlock(&monitor->mutex);
+    return NULL;
+}
+
+/* ---- the collection, and lineage ---- */
+
+static void collect(struct monitor *monitor)
+{
+    struct collection *collection, *former = monitor->collection;
+    struct error unseen; /* the glance says what is wrong with the mirror */
+
+    begin(monitor, &monitor->collecting);
+    collection = collection_read(monitor->config, &monitor->mirror, &unseen);
+    end(monitor, &monitor->collecting);
+    collection_free(former);
+    monitor->collection = collection;
+}
+
+/* What cannot be read leaves what was read before. */
+static void trace(struct monitor *monitor)
 {
     _cleanup_(arena_release) struct arena arena = {0};
-    struct shared_look *shared = memory_new(struct shared_look);
-    const int64_t began_us = clock_tick_us();
-    struct status status;
+    struct lineage lineage;
+    struct error err;
+    bool is_connected, is_read;
 
-    status_collect(monitor->config, &monitor->connections, &arena, &status);
-    overview_add_json(&status, monitor->connections.mirror, &shared->look.status);
-    buf_add_char(&shared->look.status, '\n');
-    add_reasons(&status, &shared->look.reasons);
-    add_remarks(&status, &shared->look.remarks);
-    metrics_add(&(struct metrics){.status = &status,
-                                  .version = monitor->version,
-                                  .is_ready = shared->look.reasons.len == 0,
-                                  .mirror = status.is_known ? monitor->connections.mirror : NULL,
-                                  .began_us = began_us},
-                &shared->look.metrics);
-    shared->taken_at_us = clock_tick_us();
-    shared->nusers = 1;
-    if (monitor->nsamples == 0 || began_us - monitor->sampled_us >= MONITOR_EVERY_S * 1000000L) {
-        add_sample(monitor, &status);
-        monitor->sampled_us = began_us;
+    begin(monitor, &monitor->tracing);
+    is_connected = collection_connect(monitor->config, &monitor->mirror, &err);
+    is_read = is_connected &&
+              lineage_read(monitor->mirror, monitor->config, NULL, &arena, &lineage, &err);
+    end(monitor, &monitor->tracing);
+    buf_clear(&monitor->lineage_reason);
+    monitor->traced_for_us = is_read ? LINEAGE_US : is_connected ? FAILED_US : FRESH_US;
+    if (is_read) {
+        buf_clear(&monitor->lineage);
+        lineage_add_json(&lineage, &monitor->lineage);
+        buf_add_char(&monitor->lineage, '\n');
+    } else {
+        buf_printf(&monitor->lineage_reason, "%s\n",
+                   is_connected ? err.message : "the mirror cannot be reached");
     }
-    return shared;
 }
 
-/* With the mutex held. */
-static void refresh(struct monitor *monitor)
+static void *collect_on(void *arg)
 {
-    struct shared_look *look = look_now(monitor);
-
-    release(monitor->newest);
-    monitor->newest = look;
-}
-
-const struct monitor_look *monitor_take(struct monitor *monitor)
-{
-    struct shared_look *look;
+    struct monitor *monitor = arg;
+    const struct turn *turn = &monitor->collecting;
 
     pthread_mutex_lock(&monitor->mutex);
-    if (monitor->newest == NULL || clock_tick_us() - monitor->newest->taken_at_us >= FRESH_US)
-        refresh(monitor);
-    look = monitor->newest;
-    look->nusers++;
+    while (!monitor->is_stopping) {
+        const int64_t pace_us = pace(monitor);
+        const int64_t after_us = turn->is_wanted || pace_us > EVERY_US ? pace_us : EVERY_US;
+
+        if (monitor->tracing.is_wanted)
+            trace(monitor);
+        else if (age(turn) >= after_us)
+            collect(monitor);
+        else
+            await(monitor, turn->ended_us + after_us);
+    }
     pthread_mutex_unlock(&monitor->mutex);
-    return &look->look;
+    return NULL;
 }
 
-void monitor_release(struct monitor *monitor, const struct monitor_look *look)
+/* ---- what is asked for ---- */
+
+static const char unseen[] = "the servers have not answered yet\n";
+
+/* With the mutex held: a glance that is current, if there can be one. */
+static bool get_glance(struct monitor *monitor, struct buf *reason)
 {
+    want(monitor, &monitor->glancing, fresh_for(&monitor->glancing), WAIT_US);
+    if (monitor->glance == NULL)
+        buf_add(reason, unseen);
+    return monitor->glance != NULL;
+}
+
+static void get_collection(struct monitor *monitor)
+{
+    want(monitor, &monitor->collecting, pace(monitor),
+         monitor->collection == NULL ? WAIT_US : GRACE_US);
+}
+
+/* Since when the servers owe an answer, where that is too long; 0: it is not. */
+static int64_t silence(const struct monitor *monitor)
+{
+    const int64_t since_us = monitor->glancing.running_us;
+    const int64_t silent_us = since_us == 0 ? 0 : clock_tick_us() - since_us;
+
+    return silent_us >= SILENT_US ? silent_us : 0;
+}
+
+bool monitor_add_ready(struct monitor *monitor, struct buf *text)
+{
+    char age_text[HUMAN_TEXT_SIZE];
+    bool is_ready;
+
     pthread_mutex_lock(&monitor->mutex);
-    release((struct shared_look *) look);
+    is_ready = get_glance(monitor, text);
+    if (is_ready) {
+        const struct glance *glance = monitor->glance;
+
+        is_ready = glance->reasons.len == 0 && silence(monitor) == 0;
+        buf_add(text, is_ready ? "ready\n" : buf_text(&glance->reasons));
+        if (silence(monitor) > 0)
+            buf_printf(text, "a server has not answered for %s\n",
+                       human_duration(silence(monitor), age_text));
+        buf_add_bytes(text, glance->remarks.data, glance->remarks.len);
+    }
     pthread_mutex_unlock(&monitor->mutex);
+    return is_ready;
+}
+
+bool monitor_add_status(struct monitor *monitor, struct buf *json)
+{
+    bool is_there;
+
+    pthread_mutex_lock(&monitor->mutex);
+    get_collection(monitor);
+    is_there = get_glance(monitor, json);
+    if (is_there) {
+        const struct buf *text = glance_json(monitor->glance, monitor->collection);
+
+        buf_add_bytes(json, text->data, text->len);
+    }
+    pthread_mutex_unlock(&monitor->mutex);
+    return is_there;
+}
+
+static void add_scrape(const struct monitor *monitor, struct buf *text)
+{
+    const struct glance *glance = monitor->glance;
+    const struct collection *collection = glance->status.is_known ? monitor->collection : NULL;
+    const int64_t now_us = clock_tick_us();
+
+    metrics_add_scrape(
+        &(struct metrics_scrape){.is_ready = glance->reasons.len == 0 && silence(monitor) == 0,
+                                 .nfailed = glance->nfailed + (collection ? collection->nfailed
+                                                               : glance->status.is_known ? 1
+                                                                                         : 0),
+                                 .glance_age_us = now_us - glance->tick_us,
+                                 .glance_took_us = glance->took_us,
+                                 .collect_age_us = collection ? now_us - collection->tick_us : -1,
+                                 .collect_took_us = collection ? collection->took_us : -1},
+        text);
+}
+
+bool monitor_add_metrics(struct monitor *monitor, struct buf *text)
+{
+    bool is_there;
+
+    pthread_mutex_lock(&monitor->mutex);
+    get_collection(monitor);
+    is_there = get_glance(monitor, text);
+    if (is_there) {
+        const struct buf *families = glance_metrics(monitor->glance, monitor->collection,
+                                                    monitor->version);
+
+        buf_add_bytes(text, families->data, families->len);
+        add_scrape(monitor, text);
+    }
+    pthread_mutex_unlock(&monitor->mutex);
+    return is_there;
+}
+
+bool monitor_add_lineage(struct monitor *monitor, struct buf *json)
+{
+    const struct buf *found;
+    bool is_known;
+
+    pthread_mutex_lock(&monitor->mutex);
+    want(monitor, &monitor->tracing, monitor->traced_for_us, WAIT_US);
+    is_known = monitor->lineage.len > 0;
+    found = is_known ? &monitor->lineage : &monitor->lineage_reason;
+    buf_add_bytes(json, found->data, found->len);
+    if (found->len == 0)
+        buf_add(json, unseen);
+    pthread_mutex_unlock(&monitor->mutex);
+    return is_known;
 }
 
 void monitor_add_history(struct monitor *monitor, struct buf *json)
@@ -204,83 +391,54 @@ void monitor_add_history(struct monitor *monitor, struct buf *json)
     buf_add(json, "]}\n");
 }
 
-/* ---- lineage ---- */
+/* ---- from here to the end ---- */
 
-/* With the mutex held.  What cannot be read leaves what was read before, and is not tried again at
- * once. */
-static void read_lineage(struct monitor *monitor)
+static void end_threads(struct monitor *monitor, int nthreads)
 {
-    _cleanup_(arena_release) struct arena arena = {0};
-    struct lineage lineage;
-    struct error err = {0};
-
-    if (monitor->newest == NULL || clock_tick_us() - monitor->newest->taken_at_us >= FRESH_US)
-        refresh(monitor); /* which connects */
-    buf_clear(&monitor->lineage_reason);
-    if (monitor->connections.mirror == NULL) {
-        buf_add(&monitor->lineage_reason, "the mirror cannot be reached\n");
-        monitor->lineage_for_us = FRESH_US;
-    } else if (!lineage_read(monitor->connections.mirror, monitor->config, NULL, &arena, &lineage,
-                             &err)) {
-        buf_printf(&monitor->lineage_reason, "%s\n", err.message);
-        monitor->lineage_for_us = FAILED_US;
-    } else {
-        buf_clear(&monitor->lineage);
-        lineage_add_json(&lineage, &monitor->lineage);
-        buf_add_char(&monitor->lineage, '\n');
-        monitor->lineage_for_us = LINEAGE_US;
-    }
-    monitor->lineage_us = clock_tick_us();
+    pthread_mutex_lock(&monitor->mutex);
+    monitor->is_stopping = true;
+    pthread_cond_broadcast(&monitor->news);
+    pthread_mutex_unlock(&monitor->mutex);
+    if (nthreads > 0)
+        pthread_join(monitor->glance_thread, NULL);
+    if (nthreads > 1)
+        pthread_join(monitor->collect_thread, NULL);
 }
 
-bool monitor_add_lineage(struct monitor *monitor, struct buf *text)
+static void free_monitor(struct monitor *monitor)
 {
-    const struct buf *found;
-    bool is_known;
-
-    pthread_mutex_lock(&monitor->mutex);
-    if (clock_tick_us() - monitor->lineage_us >= monitor->lineage_for_us)
-        read_lineage(monitor);
-    is_known = monitor->lineage.len > 0;
-    found = is_known ? &monitor->lineage : &monitor->lineage_reason;
-    buf_add_bytes(text, found->data, found->len);
-    pthread_mutex_unlock(&monitor->mutex);
-    return is_known;
-}
-
-/* ---- the thread, from here to the end ---- */
-
-static void *sample_all(void *arg)
-{
-    struct monitor *monitor = arg;
-
-    pthread_mutex_lock(&monitor->mutex);
-    while (!monitor->is_stopping) {
-        struct timespec until;
-
-        refresh(monitor);
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec += MONITOR_EVERY_S;
-        if (!monitor->is_stopping)
-            pthread_cond_timedwait(&monitor->wake, &monitor->mutex, &until);
-    }
-    pthread_mutex_unlock(&monitor->mutex);
-    return NULL;
+    glance_free(monitor->glance);
+    collection_free(monitor->collection);
+    buf_release(&monitor->lineage);
+    buf_release(&monitor->lineage_reason);
+    status_disconnect(&monitor->connections);
+    pg_free(monitor->mirror);
+    pthread_cond_destroy(&monitor->news);
+    pthread_mutex_destroy(&monitor->mutex);
+    free(monitor);
 }
 
 bool monitor_start(const struct config *config, const char *version, struct monitor **ret_monitor,
                    struct error *err)
 {
     struct monitor *monitor = memory_new(struct monitor);
-    int failed;
+    pthread_condattr_t attributes;
+    int failed, nthreads = 0;
 
     monitor->config = config;
     monitor->version = version;
     pthread_mutex_init(&monitor->mutex, NULL);
-    pthread_cond_init(&monitor->wake, NULL);
-    failed = pthread_create(&monitor->thread, NULL, sample_all, monitor);
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC); /* clock_tick_us() */
+    pthread_cond_init(&monitor->news, &attributes);
+    pthread_condattr_destroy(&attributes);
+    failed = pthread_create(&monitor->glance_thread, NULL, glance_on, monitor);
+    nthreads += failed == 0;
+    if (failed == 0)
+        failed = pthread_create(&monitor->collect_thread, NULL, collect_on, monitor);
     if (failed != 0) {
-        free(monitor);
+        end_threads(monitor, nthreads);
+        free_monitor(monitor);
         return error_set(err, ERROR_FAILED, "cannot start a thread: %s", strerror(failed));
     }
     *ret_monitor = monitor;
@@ -289,16 +447,6 @@ bool monitor_start(const struct config *config, const char *version, struct moni
 
 void monitor_stop(struct monitor *monitor)
 {
-    pthread_mutex_lock(&monitor->mutex);
-    monitor->is_stopping = true;
-    pthread_cond_signal(&monitor->wake);
-    pthread_mutex_unlock(&monitor->mutex);
-    pthread_join(monitor->thread, NULL);
-    buf_release(&monitor->lineage);
-    buf_release(&monitor->lineage_reason);
-    release(monitor->newest);
-    status_disconnect(&monitor->connections);
-    pthread_cond_destroy(&monitor->wake);
-    pthread_mutex_destroy(&monitor->mutex);
-    free(monitor);
+    end_threads(monitor, 2);
+    free_monitor(monitor);
 }

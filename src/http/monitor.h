@@ -1,7 +1,12 @@
 /*
- * What HTTP shows: the status as JSON, metrics, whether the pipeline is ready.  Looked up when somebody
- * asks, at most once a second however many do, and every MONITOR_EVERY_S by a thread, so that there
- * is a history to draw.  Over connections of its own; reads only.
+ * What HTTP shows: the status as JSON, metrics, whether the pipeline is ready.  Two threads with connections
+ * of their own ask the servers; whoever comes by HTTP is given what they have seen, and waits a few
+ * seconds at most for what is newer.  Reads only.
+ *
+ *   the glance      what has to be current; taken when somebody asks, at most once a second however many
+ *                   do, and every MONITOR_EVERY_S for the history
+ *   the collection  what takes longer, the more tables and facts there are (collection.h), and lineage;
+ *                   that often too, but never more than one part in MONITOR_SHARE of the time
  */
 #ifndef TAILWATER_MONITOR_H
 #define TAILWATER_MONITOR_H
@@ -13,14 +18,7 @@
 
 #define MONITOR_EVERY_S 15
 #define MONITOR_KEPT    (8 * 3600 / MONITOR_EVERY_S) /* samples: eight hours */
-
-/* One look. */
-struct monitor_look {
-    struct buf status;  /* JSON, as tailwater status --json */
-    struct buf metrics; /* Prometheus text format 0.0.4 */
-    struct buf reasons; /* why it is not ready, a line each; empty where it is */
-    struct buf remarks; /* what is to be looked at all the same, a line each */
-};
+#define MONITOR_SHARE   200
 
 struct monitor;
 
@@ -32,23 +30,24 @@ bool monitor_start(const struct config *config, const char *version, struct moni
 void monitor_stop(struct monitor *monitor);
 
 /*
- * The newest look, no older than a second; it stays as it is until monitor_release(), one of which
- * belongs to each of these.  Waits for servers that do not answer, some seconds at most.  Any thread.
+ * Each appends what it is asked for, or, returning false, why that is not there in a line of text.  Any
+ * thread.
  */
-const struct monitor_look *monitor_take(struct monitor *monitor);
-void monitor_release(struct monitor *monitor, const struct monitor_look *look);
+bool monitor_add_status(struct monitor *monitor, struct buf *json); /* as tailwater status --json */
+bool monitor_add_metrics(struct monitor *monitor,
+                         struct buf *text); /* Prometheus' text format 0.0.4 */
+bool monitor_add_lineage(struct monitor *monitor,
+                         struct buf *json); /* feed/lineage.h; of the configuration
+    that the process began with, and of the views that there were a minute ago at most, while the
+    mirror can be asked */
+
+/* "ready", or the reasons why not, a line each; then remarks.  Is it? */
+bool monitor_add_ready(struct monitor *monitor, struct buf *text);
 
 /*
  * {"interval_seconds": 15, "samples": [[when, lag, retained, changes], …]}, oldest first: seconds since
  * 1970, seconds, bytes of WAL, changes applied since the start; null where it was not known.
  */
 void monitor_add_history(struct monitor *monitor, struct buf *json);
-
-/*
- * What leads where (feed/lineage.h), of the configuration that the process began with and of the views
- * that there are, a minute old at most while the mirror can be asked.  False while it never could be:
- * then why stands in text.
- */
-bool monitor_add_lineage(struct monitor *monitor, struct buf *text);
 
 #endif

@@ -1,7 +1,7 @@
 /*
- * A thread a connection, few connections: a look at a server that does not answer keeps nobody but
- * its own client waiting, and the probe of life never looks at a server.  What is answered comes from
- * monitor.c; here are the paths, the token and the listening socket.
+ * A thread a connection, few connections: a request may wait, and keeps nobody but its own client
+ * waiting; the probe of life never does.  What is answered comes from monitor.c; here are the paths,
+ * the token and the listening socket.
  */
 #include "http/server.h"
 
@@ -68,47 +68,37 @@ static void answer_alive(struct server *server, struct answer *answer)
     buf_printf(&answer->body, "the %s has not moved for %s\n", part, human_duration(age_us, age));
 }
 
+/* What is not there is told in words. */
+static void finish(struct answer *answer, const char *type, bool is_there)
+{
+    answer->type = is_there ? type : TEXT;
+    answer->code = is_there ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE;
+}
+
 static void answer_ready(struct server *server, struct answer *answer)
 {
-    const struct monitor_look *look = monitor_take(server->monitor);
-
-    answer->type = TEXT;
-    answer->code = look->reasons.len == 0 ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE;
-    buf_add(&answer->body, look->reasons.len == 0 ? "ready\n" : buf_text(&look->reasons));
-    buf_add_bytes(&answer->body, look->remarks.data, look->remarks.len);
-    monitor_release(server->monitor, look);
+    finish(answer, TEXT, monitor_add_ready(server->monitor, &answer->body));
 }
 
 static void answer_status(struct server *server, struct answer *answer)
 {
-    const struct monitor_look *look = monitor_take(server->monitor);
-
-    answer->type = JSON;
-    buf_add_bytes(&answer->body, look->status.data, look->status.len);
-    monitor_release(server->monitor, look);
+    finish(answer, JSON, monitor_add_status(server->monitor, &answer->body));
 }
 
 static void answer_metrics(struct server *server, struct answer *answer)
 {
-    const struct monitor_look *look = monitor_take(server->monitor);
+    finish(answer, METRICS, monitor_add_metrics(server->monitor, &answer->body));
+}
 
-    answer->type = METRICS;
-    buf_add_bytes(&answer->body, look->metrics.data, look->metrics.len);
-    monitor_release(server->monitor, look);
+static void answer_lineage(struct server *server, struct answer *answer)
+{
+    finish(answer, JSON, monitor_add_lineage(server->monitor, &answer->body));
 }
 
 static void answer_history(struct server *server, struct answer *answer)
 {
     answer->type = JSON;
     monitor_add_history(server->monitor, &answer->body);
-}
-
-static void answer_lineage(struct server *server, struct answer *answer)
-{
-    const bool is_known = monitor_add_lineage(server->monitor, &answer->body);
-
-    answer->type = is_known ? JSON : TEXT;
-    answer->code = is_known ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE;
 }
 
 static void answer_events(struct server *server, struct answer *answer)

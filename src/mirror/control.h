@@ -172,7 +172,8 @@ struct control_table {
     /* control_sync_tables() only: why the source's table is not the one that was copied; NULL: it is. */
     struct error *refusal;
     int64_t estimated_rows,
-        total_bytes; /* control_list_tables() only: of the mirror's table; -1 where unknown */
+        total_bytes; /* of the mirror's table, once control_give_sizes() has said;
+                                            -1 where unknown */
 };
 
 const char *control_table_state_name(enum control_table_state state);
@@ -194,10 +195,24 @@ void control_add_columns(struct buf *json, const struct table *table);
 /* The first refusal of count tables; true if there is none. */
 bool control_none_refused(const struct control_table *tables, int count, struct error *err);
 
-/* The rows as they are, by schema and name, with the mirror tables' estimates; one that is not
- * listed is not quarantined.  For status, check, purge, resync and destroy. */
+/* The rows as they are, by schema and name, without sizes; one that is not listed is not
+ * quarantined.  For status, check, purge, resync and destroy. */
 bool control_list_tables(struct pg *mirror, const char *pipeline, struct arena *arena,
                          int *ret_count, struct control_table **ret_tables, struct error *err);
+
+/* How large the mirror tables are, by schema and name.  Apart from the list, since it takes the server
+ * a look at every file of every table. */
+struct control_size {
+    const char *schema, *name;
+    int64_t estimated_rows, total_bytes; /* -1 where unknown */
+};
+
+bool control_measure_tables(struct pg *mirror, const char *pipeline, struct arena *arena,
+                            int *ret_count, struct control_size **ret_sizes, struct error *err);
+
+/* To the tables of a list; those that were not measured keep what they have. */
+void control_give_sizes(const struct control_size *sizes, int nsizes, struct control_table *tables,
+                        int ntables);
 
 /* The next state of a table.  Works inside a transaction block too: the step and its state commit
  * together.  ERROR_BUG where the row is missing. */

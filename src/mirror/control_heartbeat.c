@@ -100,7 +100,10 @@ bool control_heartbeat(struct pg *lock, const char *pipeline,
             "VALUES ($1, $2::integer, $3, $4, $5, $6::jsonb) "
             "ON CONFLICT (pipeline) DO UPDATE SET said_at = now(), pid = excluded.pid, "
             "host = excluded.host, version = excluded.version, state = excluded.state, "
-            "detail = excluded.detail "
+            "detail = excluded.detail, "
+            /* Of two instances one has been ended: this is another one than the rival was told of. */
+            "rival_at = CASE WHEN (heartbeat.pid, heartbeat.host) = (excluded.pid, excluded.host) "
+            "THEN heartbeat.rival_at END "
             "RETURNING (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
             6, params, &said, err))
         return error_wrap(err, "pipeline %s, heartbeat", pipeline);

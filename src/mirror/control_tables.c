@@ -355,14 +355,39 @@ bool control_list_tables(struct pg *mirror, const char *pipeline, struct arena *
     _cleanup_result_ struct pg_result *rows = NULL;
     struct control_table *tables;
 
+    if (!pg_query(mirror,
+                  "SELECT " ROW_COLUMNS " FROM tailwater.mirror_table m WHERE m.pipeline = $1 "
+                  "ORDER BY m.schema, m.name",
+                  1, &pipeline, &rows, err))
+        return error_wrap(err, "reading the tables of pipeline %s", pipeline);
+    tables = arena_new(arena, struct control_table, pg_rows(rows));
+    for (int row = 0; row < pg_rows(rows); row++) {
+        if (!read_row(rows, row, arena, &tables[row], err))
+            return false;
+        /* Nobody waits for it to be mended. */
+        if (tables[row].unlisted_lsn != 0)
+            tables[row].quarantine = (struct control_quarantine){0};
+        tables[row].estimated_rows = tables[row].total_bytes = -1;
+    }
+    *ret_count = pg_rows(rows);
+    *ret_tables = tables;
+    return true;
+}
+
+bool control_measure_tables(struct pg *mirror, const char *pipeline, struct arena *arena,
+                            int *ret_count, struct control_size **ret_sizes, struct error *err)
+{
+    _cleanup_result_ struct pg_result *rows = NULL;
+    struct control_size *sizes;
+
     /*
      * As the planner does it: rows per page when last analyzed, times the pages there are now.
      * Asking a table's size waits for whoever has it exclusively, as making its key does: so only
      * those that are past that are asked.
      */
     if (!pg_query(mirror,
-                  "SELECT " ROW_COLUMNS
-                  ", CASE WHEN c.oid IS NULL THEN coalesce(nullif(m.copied_rows, 0), -1) "
+                  "SELECT m.schema, m.name, "
+                  "CASE WHEN c.oid IS NULL THEN coalesce(nullif(m.copied_rows, 0), -1) "
                   "WHEN c.reltuples >= 0 AND c.relpages > 0 "
                   "THEN round(c.reltuples / c.relpages * (pg_relation_size(c.oid) / "
                   "current_setting('block_size')::integer))::bigint "
@@ -373,20 +398,35 @@ bool control_list_tables(struct pg *mirror, const char *pipeline, struct arena *
                   "AND c.oid = to_regclass(format('%I.%I', m.mirror_schema, m.mirror_name)) "
                   "WHERE m.pipeline = $1 ORDER BY m.schema, m.name",
                   1, &pipeline, &rows, err))
-        return error_wrap(err, "reading the tables of pipeline %s", pipeline);
-    tables = arena_new(arena, struct control_table, pg_rows(rows));
-    for (int row = 0; row < pg_rows(rows); row++) {
-        if (!read_row(rows, row, arena, &tables[row], err))
-            return false;
-        /* Nobody waits for it to be mended. */
-        if (tables[row].unlisted_lsn != 0)
-            tables[row].quarantine = (struct control_quarantine){0};
-        tables[row].estimated_rows = pg_int(rows, row, NROW_COLUMNS);
-        tables[row].total_bytes = pg_int(rows, row, NROW_COLUMNS + 1);
-    }
+        return error_wrap(err, "measuring the tables of pipeline %s", pipeline);
+    sizes = arena_new(arena, struct control_size, pg_rows(rows));
+    for (int row = 0; row < pg_rows(rows); row++)
+        sizes[row] = (struct control_size){.schema = arena_strdup(arena, pg_text(rows, row, 0)),
+                                           .name = arena_strdup(arena, pg_text(rows, row, 1)),
+                                           .estimated_rows = pg_int(rows, row, 2),
+                                           .total_bytes = pg_int(rows, row, 3)};
     *ret_count = pg_rows(rows);
-    *ret_tables = tables;
+    *ret_sizes = sizes;
     return true;
+}
+
+void control_give_sizes(const struct control_size *sizes, int nsizes, struct control_table *tables,
+                        int ntables)
+{
+    int next = 0; /* both come in the same order, and hold nearly the same */
+
+    for (int i = 0; i < ntables; i++)
+        for (int tried = 0; tried < nsizes; tried++) {
+            const struct control_size *size = &sizes[(next + tried) % nsizes];
+
+            if (strcmp(size->name, tables[i].name) != 0 ||
+                strcmp(size->schema, tables[i].schema) != 0)
+                continue;
+            tables[i].estimated_rows = size->estimated_rows;
+            tables[i].total_bytes = size->total_bytes;
+            next = (next + tried + 1) % nsizes;
+            break;
+        }
 }
 
 /* ---- states ---- */

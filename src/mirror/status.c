@@ -17,9 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A status that hangs is no use: of a server that does not answer it says so. */
-#define CONNECT_TIMEOUT_S 5
-
 void status_disconnect(struct status_connections *connections)
 {
     pg_free(connections->source);
@@ -41,7 +38,7 @@ static bool connect_to(enum pg_side side, const char *conninfo, const char *pipe
                                            .conninfo = conninfo,
                                            .application = buf_text(&application),
                                            .settings = "-c statement_timeout=10s",
-                                           .connect_timeout_s = CONNECT_TIMEOUT_S},
+                                           .connect_timeout_s = STATUS_CONNECT_TIMEOUT_S},
                       connection, err);
 }
 
@@ -270,8 +267,8 @@ static void look_at(struct status_server *server, enum pg_side side, const char 
     server->is_up = ask(*connection, arena, status, &server->error);
 }
 
-void status_collect(const struct config *config, struct status_connections *connections,
-                    struct arena *arena, struct status *ret_status)
+void status_look(const struct config *config, struct status_connections *connections,
+                 struct arena *arena, struct status *ret_status)
 {
     *ret_status = (struct status){
         .config = config, .taken_at_us = clock_now_us(), .lag_bytes = -1, .lag_us = -1};
@@ -282,4 +279,17 @@ void status_collect(const struct config *config, struct status_connections *conn
     measure_lag(ret_status);
     gather_troubles(ret_status, arena);
     status_judge(ret_status, arena);
+}
+
+void status_collect(const struct config *config, struct status_connections *connections,
+                    struct arena *arena, struct status *ret_status)
+{
+    struct control_size *sizes;
+    struct error unmeasured; /* sizes that are not known say so by themselves */
+    int nsizes;
+
+    status_look(config, connections, arena, ret_status);
+    if (ret_status->is_known && control_measure_tables(connections->mirror, config->pipeline, arena,
+                                                       &nsizes, &sizes, &unmeasured))
+        control_give_sizes(sizes, nsizes, ret_status->tables, ret_status->ntables);
 }

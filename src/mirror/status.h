@@ -27,6 +27,9 @@
 /* A replicator that tries again waits ten seconds at most, and then says so again. */
 #define STATUS_PAUSE_US INT64_C(30000000)
 
+/* A status that hangs is no use: of a server that does not answer it says so. */
+#define STATUS_CONNECT_TIMEOUT_S 5
+
 /* Clocks that differ by more are wrong. */
 #define STATUS_CLOCK_US INT64_C(5000000)
 
@@ -94,9 +97,14 @@ struct status {
         kind; /* its exit code is the command's; ERROR_NONE also where it lags or is stopped */
 };
 
-/* Everything in *ret_status lives in arena.  Opens what is not open, and leaves it open. */
+/*
+ * Everything in *ret_status lives in arena.  Opens what is not open, and leaves it open.
+ * status_look() leaves out what takes a server long where there are many tables: their sizes.
+ */
 void status_collect(const struct config *config, struct status_connections *connections,
                     struct arena *arena, struct status *ret_status);
+void status_look(const struct config *config, struct status_connections *connections,
+                 struct arena *arena, struct status *ret_status);
 
 /* Fills the verdict.  Part of status_collect(); by itself for its tests. */
 void status_judge(struct status *status, struct arena *arena);

@@ -1,11 +1,13 @@
 """The replicator's HTTP listener: probes, status, metrics; what it refuses."""
 
+import collections
 import contextlib
 import http.client
 import json
 import os
 import re
 import socket
+import subprocess
 import threading
 import time
 
@@ -142,6 +144,21 @@ def test_a_server_that_is_away(own_servers, site):
     site.pipeline.settle()
 
 
+def test_what_leads_where_without_the_mirror(own_servers, site):
+    """Asked for the first time while it is away, it says so; what was read once is shown until it is back."""
+    own_servers.mirror.stop("immediate")
+    wait.until(lambda: site.get("/lineage") == (503, "the mirror cannot be reached\n"), lambda: site.get("/lineage"))
+    own_servers.mirror.start()
+    code, graph = wait.until(lambda: (found := site.get("/lineage"))[0] == 200 and found, lambda: site.get("/lineage"))
+    assert json.loads(graph) == site.pipeline.ok("lineage", "--json").json()
+    own_servers.mirror.stop("immediate")
+    wait.until(lambda: "the mirror cannot be reached" in site.get("/readyz")[1], lambda: site.get("/readyz"))
+    assert site.get("/lineage") == (200, graph)
+    own_servers.mirror.start()
+    wait.until(lambda: site.get("/readyz")[0] == 200, lambda: site.get("/readyz"), deadline=60)
+    site.pipeline.settle()
+
+
 def test_a_token(site):
     pipeline = site.pipeline
     pipeline.stop()
@@ -198,6 +215,55 @@ def test_many_at_once(site):
         "select count(*) from pg_stat_activity where application_name like 'tailwater % status'", user="postgres")
     assert sessions == 1, f"{sessions} sessions after {time.monotonic() - began} s"
     site.pipeline.settle()
+
+
+def statements(pipeline, folder):
+    """What the mirror is asked while four scrape at once, over and over: {application: {statement: how often}}."""
+    site = Site(free_port())
+    before = len(pipeline.mirror.cluster.log)
+    with open(os.path.join(folder, "listener"), "w") as log:
+        listener = subprocess.Popen([pipeline.binary, "-c", pipeline.file, "status", "--listen", f"127.0.0.1:{site.port}"],
+                                    stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=pipeline.environment())
+    try:
+        def answers():
+            with contextlib.suppress(OSError):
+                return site.get("/livez")[0] == 200
+        wait.until(answers, lambda: open(log.name).read())
+        began, answered = time.monotonic(), []
+        threads = [threading.Thread(target=lambda: answered.extend(site.get("/metrics")[0] for _ in range(5))) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        looks = time.monotonic() - began + 2
+        assert answered == [200] * 20
+        found = {}
+        for application in ("status", "collect"):
+            pid = pipeline.mirror.value("select pid from pg_stat_activity where application_name = %s",
+                                        f"tailwater {pipeline.name} {application}", user="postgres")
+            found[application] = collections.Counter(re.findall(rf"\[{pid}\] .*execute <unnamed>: (.*)",
+                                                                pipeline.mirror.cluster.log[before:]))
+            assert max(found[application].values()) <= looks, "once a look, a look a second"
+        return found
+    finally:
+        listener.terminate()
+        listener.wait(20)
+
+
+def test_a_scrape_asks_as_much_of_many_tables_as_of_one(source, mirror, make_pipeline, folder):
+    mirror.sql(f"alter database {mirror.name} set log_statement = 'all'")
+    source.sql("".join(f"create table t{i} (id int primary key);" for i in range(1, 31)))
+
+    def asked(name, ntables, nfacts):
+        facts = {f"{name}_{mirror.name}_{i}": {"table": f"public.t{i}", "key": ["id"]} for i in range(1, nfacts + 1)}
+        pipeline = make_pipeline(facts=facts, tables=[f"public.t{i}" for i in range(1, ntables + 1)], auto_publish=True,
+                                 mirror={"table_schema": name, "view_schema": f"{name}_seen"})
+        pipeline.run_until_now()
+        return statements(pipeline, folder)
+    few, many = asked("few", 1, 1), asked("many", 30, 8)
+    for application in few:
+        assert few[application].keys() == many[application].keys(), application
+        assert 5 < len(many[application]) < 20, many[application]
 
 
 @pytest.mark.parametrize("listen", ["localhost", "8432x", "example.com:80", "127.0.0.1:0", "127.0.0.1:65536", "[::1:80",

@@ -1,4 +1,5 @@
 /* The command line's parser, and what init writes. */
+#include "base/human.h"
 #include "cli/cli.h"
 
 #include <setjmp.h>
@@ -193,6 +194,21 @@ static void verbs_are_whole(void **state)
     }
 }
 
+/* A remedy names the file exactly where the verb reads one (base/human.c has a list of its own). */
+static void remedies_name_the_file(void **state)
+{
+    (void) state;
+    for (int i = 0; i < verbs_count; i++) {
+        _cleanup_buf_ struct buf command = {0}, wanted = {0}, out = {0};
+
+        buf_printf(&command, "tailwater %s x", verbs_all[i].name);
+        buf_printf(&wanted, "tailwater %s%s x", verbs_all[i].name,
+                   verbs_all[i].uses_config ? " -c shop.yaml" : "");
+        human_commands(buf_text(&command), "shop.yaml", &out);
+        assert_string_equal(buf_text(&out), buf_text(&wanted));
+    }
+}
+
 /* ---- init ---- */
 
 struct written {
@@ -375,6 +391,7 @@ int main(void)
         cmocka_unit_test(actions_are_found),
         cmocka_unit_test(option_values),
         cmocka_unit_test(verbs_are_whole),
+        cmocka_unit_test(remedies_name_the_file),
         cmocka_unit_test(init_takes_passwords_out),
         cmocka_unit_test(init_says_what_is_wrong),
         cmocka_unit_test(init_shows_the_defaults),
