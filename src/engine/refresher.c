@@ -27,7 +27,10 @@
 #define FIRST_PAUSE_MS 1000
 #define LONGEST_MS     60000
 #define MAX_WORKERS    64
+#define MAX_TRIES      4            /* of a verb, where the same again may work */
 #define CHANNEL        "tailwater_" /* and the fact's name (src/ledger/notify.h) */
+
+enum task { TASK_NONE, TASK_FRESH, TASK_CHUNK };
 
 struct duty {
     const struct config_fact *fact;
@@ -37,6 +40,7 @@ struct duty {
     int64_t chunk_us;  /* … and for chunks */
     int64_t began_us;  /* of the last refresh: for every */
     int64_t pause_ms;  /* after the next failure */
+    int ntries[3];     /* that failed in a row, by task */
     bool is_idle;      /* nothing fresh when looked at last … */
     bool has_no_chunk; /* … and no chunk */
 };
@@ -49,8 +53,6 @@ struct crew {
     int next; /* who is asked first, in turns */
     bool is_over;
 };
-
-enum task { TASK_NONE, TASK_FRESH, TASK_CHUNK };
 
 static bool is_ended(struct crew *crew)
 {
@@ -120,6 +122,7 @@ static void put_fresh(struct crew *crew, struct duty *duty, bool is_found, bool 
     duty->is_busy = false;
     duty->is_idle = !is_found;
     duty->pause_ms = 0;
+    duty->ntries[TASK_FRESH] = 0;
     /* A notification that came meanwhile may speak of what this look has not seen. */
     if (is_found || duty->due_us > duty->began_us)
         duty->due_us = now;
@@ -142,6 +145,8 @@ static void put_chunk(struct crew *crew, struct duty *duty, const struct backfil
 
     pthread_mutex_lock(&crew->mutex);
     duty->nchunks--;
+    if (outcome->is_found)
+        duty->ntries[TASK_CHUNK] = 0;
     duty->has_no_chunk = !outcome->is_found && !outcome->is_waiting;
     duty->chunk_us = outcome->is_found ? now : outcome->is_waiting ? now + BUSY_US : now + LOOK_US;
     if (crew->refresher->is_until_idle && is_all_idle(crew))
@@ -149,9 +154,11 @@ static void put_chunk(struct crew *crew, struct duty *duty, const struct backfil
     pthread_mutex_unlock(&crew->mutex);
 }
 
-static void put_failed(struct crew *crew, struct duty *duty, enum task task)
+/* How often that was so, in a row. */
+static int put_failed(struct crew *crew, struct duty *duty, enum task task)
 {
     const int64_t now = clock_tick_us();
+    int ntries;
 
     pthread_mutex_lock(&crew->mutex);
     duty->pause_ms = duty->pause_ms == 0               ? FIRST_PAUSE_MS
@@ -164,7 +171,9 @@ static void put_failed(struct crew *crew, struct duty *duty, enum task task)
         duty->nchunks--;
         duty->chunk_us = now + duty->pause_ms * 1000;
     }
+    ntries = ++duty->ntries[task];
     pthread_mutex_unlock(&crew->mutex);
+    return ntries;
 }
 
 /* ---- doing it ---- */
@@ -305,14 +314,15 @@ static bool has_backfill_ended(struct crew *crew, struct refresh *refresh, bool 
 
 /* True: the connection is as good as before. */
 static bool handle_failure(struct crew *crew, struct refresh *refresh, const struct duty *duty,
-                           enum task task, const struct error *err)
+                           enum task task, int ntries, const struct error *err)
 {
     struct refresher *refresher = crew->refresher;
+    const bool is_verb = refresher->is_until_idle || refresher->backfill != 0;
     struct error ignored;
 
     if (*refresher->stop)
         return false;
-    if (refresher->is_until_idle && err->kind != ERROR_RETRY)
+    if (err->kind == ERROR_RETRY ? is_verb && ntries >= MAX_TRIES : refresher->is_until_idle)
         end(crew, err);
     else
         log_error(LOG_WARNING, "refresh_failed", err);
@@ -335,8 +345,9 @@ static bool do_task(struct crew *crew, struct refresh *refresh)
     }
     if (task == TASK_FRESH ? !do_fresh(crew, refresh, duty, &err)
                            : !do_chunk(crew, refresh, duty, &err)) {
-        put_failed(crew, duty, task);
-        is_good = handle_failure(crew, refresh, duty, task, &err);
+        const int ntries = put_failed(crew, duty, task);
+
+        is_good = handle_failure(crew, refresh, duty, task, ntries, &err);
     }
     if (task == TASK_CHUNK && !pg_is_broken(refresh_connection(refresh)) &&
         has_backfill_ended(crew, refresh, &has_ended, &err) && has_ended)

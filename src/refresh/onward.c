@@ -176,8 +176,11 @@ bool onward_write(struct pg *mirror, const char *pipeline, const struct target *
     _cleanup_result_ struct pg_result *found = NULL, *made = NULL, *number = NULL;
     int64_t count = 0;
 
+    if (!target->memory->has_rest)
+        return true; /* nothing was ever collected */
     buf_printf(&sql, found_sql, target->onward);
-    if (!pg_query(mirror, buf_text(&sql), 0, NULL, &found, err))
+    if (!target_make_rest(mirror, target, err) ||
+        !pg_query(mirror, buf_text(&sql), 0, NULL, &found, err))
         return false;
     if (pg_rows(found) == 0)
         return true;

@@ -496,7 +496,7 @@ bool recompute_compare(struct pg *mirror, const struct target *target,
         add_gone(&sql, target, range);
     /* Written in the order of pages. */
     buf_add(&sql, " order by 2");
-    return pg_exec(mirror, buf_text(&sql), err);
+    return target_make_rest(mirror, target, err) && pg_exec(mirror, buf_text(&sql), err);
 }
 
 void recompute_add_differing(struct buf *sql, const struct target *target)
@@ -549,6 +549,33 @@ static void add_insert(struct buf *sql, const struct target *target)
     buf_printf(sql, " from %s x where x.tailwater_tid is null", target->changes);
 }
 
+/* Rows were left out.  A trigger or a rule does that again and again, somebody else perhaps not. */
+static bool refuse_loss(struct pg *mirror, const struct target *target, int64_t expected,
+                        int64_t written, struct error *err)
+{
+    _cleanup_result_ struct pg_result *row = NULL;
+
+    if (!pg_query_row(
+            mirror,
+            "select coalesce((select format('trigger %I', tgname) from pg_trigger where "
+            "tgrelid = $1::oid and not tgisinternal and tgenabled in ('O', 'A') and "
+            "tgtype & 3 = 3 order by tgname limit 1), (select format('rule %I', rulename) "
+            "from pg_rewrite where ev_class = $1::oid and ev_enabled in ('O', 'A') order "
+            "by rulename limit 1))",
+            1, &target->oid, &row, err))
+        return false;
+    error_set(err, pg_is_null(row, 0, 0) ? ERROR_RETRY : ERROR_FAILED,
+              "%" PRId64 " rows of %s should have been written, and %" PRId64 " were", expected,
+              target->into, written);
+    if (pg_is_null(row, 0, 0))
+        return error_hint(err,
+                          "somebody else writes to %s, which only the refresh may do, or a row "
+                          "security policy hides rows: see pg_stat_activity, \\d %s",
+                          target->into, target->into);
+    return error_hint(err, "the %s of %s leaves them out: let it pass on every row, or drop it",
+                      pg_text(row, 0, 0), target->into);
+}
+
 static bool run(struct pg *mirror, const struct target *target,
                 void (*add)(struct buf *, const struct target *), int64_t expected, int64_t *count,
                 struct error *err)
@@ -561,13 +588,8 @@ static bool run(struct pg *mirror, const struct target *target,
     add(&sql, target);
     if (!pg_query(mirror, buf_text(&sql), 0, NULL, &done, err))
         return false;
-    if (pg_affected(done) != expected) {
-        error_set(err, ERROR_RETRY,
-                  "%" PRId64 " rows of %s should have been written, and %" PRId64 " were", expected,
-                  target->into, pg_affected(done));
-        return error_hint(err, "somebody else writes to %s, or a trigger there leaves rows out",
-                          target->into);
-    }
+    if (pg_affected(done) != expected)
+        return refuse_loss(mirror, target, expected, pg_affected(done), err);
     *count += expected;
     return true;
 }

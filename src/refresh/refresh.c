@@ -74,8 +74,8 @@ struct refresh {
 
 /*
  * The server's defaults are for many small queries on slow disks; here are few, and large ones:
- * compiling them (jit) takes longer than they do, and keys that do not fit into 4 MB are sorted and
- * hashed by way of files.  What somebody has set for the server, the database or the role stands.
+ * keys that do not fit into 4 MB are sorted and hashed by way of files.  What somebody has set for the
+ * server, the database or the role stands.
  *
  * No commit waits for the disk: keys, rows and acknowledgement are one transaction, and WAL is
  * written in order, so after a crash of the server either all of it is there or the window comes
@@ -84,10 +84,8 @@ struct refresh {
 static const char session_sql[] =
     "set search_path = " TARGET_SEARCH_PATH "; set idle_in_transaction_session_timeout = '60s'; "
     "select set_config(s.name, v.value, false) from pg_settings s join (values "
-    "('client_connection_check_interval', '5s'), ('jit', 'off'), ('work_mem', '64MB'), "
-    "('temp_buffers', '64MB'), ('random_page_cost', '1.5'), ('synchronous_commit', 'off')) "
-    "v(name, value) on v.name = s.name "
-    "where s.source = 'default'";
+    "('client_connection_check_interval', '5s'), ('work_mem', '64MB'), ('temp_buffers', '64MB'), "
+    "('random_page_cost', '1.5')) v(name, value) on v.name = s.name where s.source = 'default'";
 
 bool refresh_new(const struct refresh_options *options, struct refresh **ret_refresh,
                  struct error *err)
@@ -97,7 +95,8 @@ bool refresh_new(const struct refresh_options *options, struct refresh **ret_ref
 
     if (!pg_connect(&(struct pg_options){.side = PG_MIRROR,
                                          .conninfo = options->config->mirror.conninfo,
-                                         .application = options->application},
+                                         .application = options->application,
+                                         .settings = "-c synchronous_commit=off"},
                     &mirror, err))
         return false;
     if (!pg_exec(mirror, session_sql, err)) {
@@ -133,7 +132,7 @@ bool refresh_flush(struct refresh *refresh, struct error *err)
 
     /* A commit that waits has all earlier ones on the disk.  It has to write something, and should
      * wait for nobody's row. */
-    return pg_exec(refresh->mirror, "reset synchronous_commit", err) &&
+    return pg_exec(refresh->mirror, "set synchronous_commit = on", err) &&
            pg_query(refresh->mirror,
                     "select pg_catalog.pg_logical_emit_message(true, 'tailwater_flush', '')", 0,
                     NULL, &done, err);

@@ -71,7 +71,8 @@ static bool fill_window(struct settling *s, int64_t *ret_count, struct error *er
     for (int i = 0; i < s->target->nkeys; i++)
         buf_printf(&sql, "%sk%d", i > 0 ? ", " : "", i);
     buf_add(&sql, ")");
-    if (!pg_query(s->mirror, buf_text(&sql), options->param != NULL, &options->param, &done, err))
+    if (!target_make_rest(s->mirror, s->target, err) ||
+        !pg_query(s->mirror, buf_text(&sql), options->param != NULL, &options->param, &done, err))
         return false;
     *ret_count = pg_affected(done);
     return true;

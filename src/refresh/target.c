@@ -4,7 +4,9 @@
  * derived table; what is there is compared with that.
  *
  * The temporary tables live as long as the connection and are emptied by each commit.  Nothing in
- * them outlasts a transaction, so nothing has to be cleaned up after a failure.
+ * them outlasts a transaction, so nothing has to be cleaned up after a failure.  A commit empties all
+ * that there are, used or not, which takes some tenths of a millisecond for each: those that most
+ * windows do without are made when they are needed first.
  *
  * A table that is there and does not fit is never changed: it may be somebody's.
  */
@@ -122,7 +124,7 @@ static bool read_fact(struct opening *o, struct error *err)
 
 static bool make_key_tables(struct opening *o, struct error *err)
 {
-    const struct target *target = o->target;
+    struct target *target = o->target;
     _cleanup_buf_ struct buf sql = {0}, columns = {0};
 
     for (int i = 0; i < target->nkeys; i++) {
@@ -134,10 +136,10 @@ static bool make_key_tables(struct opening *o, struct error *err)
         &sql,
         "set local client_min_messages = warning; "
         "drop view if exists pg_temp.tailwater_query_%s; drop table if exists %s, %s, %s, %s, %s; "
-        "create temporary table %s (tailwater_n bigint primary key, %s) on commit delete "
-        "rows; create temporary table %s (%s) on commit delete rows",
+        "create temporary table %s (%s) on commit delete rows",
         o->fact->name, target->window, target->chosen, target->rows, target->changes,
-        target->onward, target->window, buf_text(&columns), target->chosen, buf_text(&columns));
+        target->onward, target->chosen, buf_text(&columns));
+    target->key_columns = arena_strdup(o->arena, buf_text(&columns));
     return pg_exec(o->mirror, buf_text(&sql), err);
 }
 
@@ -371,28 +373,37 @@ static bool read_collations(struct opening *o, struct error *err)
     return true;
 }
 
-static bool make_row_tables(struct opening *o, struct error *err)
+static bool make_row_table(struct opening *o, struct error *err)
 {
     const struct target *target = o->target;
     _cleanup_buf_ struct buf sql = {0};
 
     buf_printf(&sql, "create temporary table %s on commit delete rows as select ", target->rows);
     add_columns(&sql, target->ncolumns, target->columns);
-    buf_printf(&sql,
-               " from %s with no data; create temporary table %s on commit delete rows as select "
-               "null::oid as "
-               "tailwater_oid, null::tid as tailwater_tid, false as tailwater_is_gone, ",
-               target->into, target->changes);
+    buf_printf(&sql, " from %s with no data", target->into);
+    return pg_exec(o->mirror, buf_text(&sql), err);
+}
+
+bool target_make_rest(struct pg *mirror, const struct target *target, struct error *err)
+{
+    _cleanup_buf_ struct buf sql = {0};
+
+    buf_printf(
+        &sql,
+        "create temporary table if not exists %s (tailwater_n bigint primary key, %s) on "
+        "commit delete rows; create temporary table if not exists %s (fact text, node "
+        "smallint, value text[]) on commit delete rows; create temporary table if not exists "
+        "%s on commit delete rows as select null::oid as tailwater_oid, null::tid as "
+        "tailwater_tid, false as tailwater_is_gone, ",
+        target->window, target->key_columns, target->onward, target->changes);
     for (int i = 0; i < target->nkeys; i++) {
         pg_add_ident(&sql, target->keys[i].column);
         buf_printf(&sql, " as tailwater_k%d, ", i);
     }
     add_columns(&sql, target->ncolumns, target->columns);
-    buf_printf(&sql,
-               " from %s with no data; create temporary table %s (fact text, node smallint, value "
-               "text[]) on commit delete rows",
-               target->into, target->onward);
-    return pg_exec(o->mirror, buf_text(&sql), err);
+    buf_printf(&sql, " from %s with no data", target->into);
+    target->memory->has_rest = true;
+    return pg_exec(mirror, buf_text(&sql), err);
 }
 
 /* ---- the control schema ---- */
@@ -493,7 +504,7 @@ static bool open_in_transaction(struct opening *o, struct error *err)
         (!has && (!make_table(o, err) || !find_table(o, &has, err))))
         return false;
     return compare_columns(o, err) && read_unique(o, err) && read_collations(o, err) &&
-           make_row_tables(o, err) && store(o, err);
+           make_row_table(o, err) && store(o, err);
 }
 
 static struct target *target_new(const struct config_fact *fact, struct arena *arena)

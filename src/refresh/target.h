@@ -40,6 +40,7 @@ struct target_memory {
     int analyzed; /* magnitude of what chosen held when its statistics were made; -1: never */
     enum target_plan plans[TARGET_MAGNITUDES];
     int uses[TARGET_MAGNITUDES]; /* of that plan, until it is looked at again */
+    bool has_rest; /* target_make_rest() was called; a rollback may have undone that */
 };
 
 struct target {
@@ -57,13 +58,14 @@ struct target {
 
     const char *query;  /* {keys} is the name of a table in it */
     bool has_keys;      /* {keys} stood in it */
-    const char *window; /* temporary: n and all keys of a window that is being halved … */
-    const char *chosen; /* … the keys that are being recomputed … */
-    const char *rows;   /* … what the query gives for them … */
-    /* … and how that differs: tailwater_oid, tailwater_tid (the row that stands there; null: none),
+    const char *chosen; /* temporary: the keys that are being recomputed … */
+    const char *rows;   /* … what the query gives for them.  The rest is target_make_rest()'s: */
+    const char *window; /* n and all keys of a window that is being halved … */
+    /* … how the rows differ: tailwater_oid, tailwater_tid (the row that stands there; null: none),
      * tailwater_is_gone (nothing comes in its place), tailwater_k0… (its key), the columns to write */
     const char *changes;
     const char *onward; /* what that means for facts over the derived table: fact, node, value */
+    const char *key_columns; /* the keys' names and types */
     struct target_memory *memory;
     const char
         *source; /* the fact's own table: its live view under the fact's name for it, quoted */
@@ -84,6 +86,10 @@ bool target_open(struct pg *mirror, const struct config *config, const struct co
  */
 bool target_try(struct pg *mirror, const struct config *config, const struct config_fact *fact,
                 struct arena *arena, struct target **ret_target, struct error *err);
+
+/* The temporary tables window, changes and onward, where they are not there: before whatever uses
+ * them, in each transaction. */
+bool target_make_rest(struct pg *mirror, const struct target *target, struct error *err);
 
 /* The fact of that name, with a derived table; ERROR_CONFIG otherwise. */
 bool target_find(const struct config *config, const char *name, const struct config_fact **ret_fact,
