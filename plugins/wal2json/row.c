@@ -243,17 +243,24 @@ static struct value *spread(struct message *m, const struct shape *shape,
     return values;
 }
 
+/* An update may be without one, whose key is the same then (wal2json.c). */
+static bool has_identity(const struct message *m)
+{
+    const struct json *json = &m->json;
+
+    return m->action == 'D' || (m->action == 'U' && (json->p == json->end || *json->p != '}'));
+}
+
 /* The long way through a row, behind its table's name. */
 static bool read_row(struct message *m, struct row *ret_row)
 {
     struct json *json = &m->json;
-    struct row row = {.is_insert = m->action == 'I',
-                      .has_columns = m->action != 'D',
-                      .has_identity = m->action != 'I'};
+    struct row row = {.is_insert = m->action == 'I', .has_columns = m->action != 'D'};
 
     if (row.has_columns &&
         (!json_expect(json, ",\"columns\":[") || !read_fields(m, false, &row.columns)))
         return false;
+    row.has_identity = has_identity(m);
     if (row.has_identity &&
         (!json_expect(json, ",\"identity\":[") || !read_fields(m, true, &row.identity)))
         return false;

@@ -9,9 +9,16 @@
  * the byte.  Columns that were left out (unchanged TOAST, P1) are passed over; anything else goes
  * the long way, which knows the grammar and makes shapes.
  *
- * wal2json always sends the identity, copied from the new row where nothing changed:
- * change_normalise() drops it again.  Identity entries carry no position, so a table whose first
- * message is a delete has columns without a number until a row brings it.
+ * wal2json sends the identity of an update, copied from the new row where the WAL has no old one:
+ * change_normalise() drops it again.  Now and then it leaves that copy out: it asks which index is
+ * the identity before it writes the columns, looks at the answer afterwards, and a look into the
+ * catalogs in between may have brought the news that the table was altered, vacuumed or analyzed
+ * elsewhere, with which the server forgets the answer.  The WAL has no old row where the identity
+ * did not change, so an update without one is of a row whose key is the same.  A delete is never
+ * without: its key would be unknown.
+ *
+ * Identity entries carry no position, so a table whose first message is a delete has columns without
+ * a number until a row brings it.
  *
  * What is not asked for: type names (invalid JSON for some, P12), defaults (likewise), the primary
  * key (the identity says what we key on, P19), the origin (we write nothing to the source, P65).

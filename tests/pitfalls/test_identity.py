@@ -142,6 +142,24 @@ def test_p64_identity_that_becomes_full(both_plugins, source, make_pipeline):
     pipeline.settle()
 
 
+@pytest.mark.parametrize("before, after", [("default", "full"), ("full", "default"), ("default", "nothing"), ("full", "nothing")])
+def test_p64_identity_within_a_transaction(both_plugins, source, make_pipeline, before, after):
+    """What is logged before has the form of before: with an old row or without, of a key that changes or stays."""
+    source.sql("create table t (id int primary key, a int, big text); alter table t alter big set storage external;"
+               f"alter table t replica identity {before};"
+               "insert into t select i, i, repeat('x', 5000) from generate_series(1, 5) i")
+    pipeline = running(make_pipeline)
+    with source.transaction() as cursor:
+        cursor.execute("update t set a = 0 where id = 1; update t set id = 20 where id = 2; delete from t where id = 3;"
+                       "update t set id = 21, big = 'y' where id = 20; update t set big = 'z' where id = 4")
+        cursor.execute(f"alter table t replica identity {after}")
+        if after != "nothing":  # what is logged under that has no key
+            cursor.execute("update t set a = 0 where id = 4; update t set id = 30 where id = 21; delete from t where id = 5")
+        cursor.execute(f"alter table t replica identity {before}")
+        cursor.execute("update t set a = 7 where id = 4; update t set id = 10 where id = 1")
+    pipeline.settle()
+
+
 def test_p64_identity_of_another_index(both_plugins, source, make_pipeline):
     """Another key than the mirror's: pgoutput tells, and it stops; each start refuses it."""
     source.sql("create table t (id int primary key, o int not null, a int); create unique index o on t (o);"

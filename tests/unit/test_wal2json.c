@@ -21,6 +21,7 @@
     ",\"lsn\":\"0/1\",\"schema\":\"public\",\"table\":\"t\"" rest "}"
 #define INSERT(columns)           ROW("I", ",\"columns\":[" columns "]")
 #define UPDATE(columns, identity) ROW("U", ",\"columns\":[" columns "],\"identity\":[" identity "]")
+#define BARE_UPDATE(columns)      ROW("U", ",\"columns\":[" columns "]")
 #define DELETE(identity)          ROW("D", ",\"identity\":[" identity "]")
 
 #define OLD(name, type, value) "{\"name\":\"" name "\",\"typeoid\":" type ",\"value\":" value "}"
@@ -403,6 +404,27 @@ static void full_identity(void **state)
     session_end(&s);
 }
 
+/* P64: an update of a table that somebody touched meanwhile.  Its key is the same, and the table's
+ * shape too. */
+static void update_without_identity(void **state)
+{
+    struct session s = begun();
+    struct relation *relation;
+
+    (void) state;
+    relation = relation_of(&s, BARE_UPDATE(ID("1") "," A("1") "," B("null")));
+    has_columns(relation, "id:23:1 a:23:2 b:25:3");
+    gives(&s, BARE_UPDATE(ID("1") "," A("2")), "update public.t a='2' id='1'");
+    assert_ptr_equal(s.change.relation, relation);
+    relation = relation_of(&s, UPDATE(ID("1") "," A("1") "," B("null"), KEY("1")));
+    has_columns(relation, "id:23:1* a:23:2 b:25:3");
+    gives(&s, BARE_UPDATE(ID("1") "," A("2") "," B("null")), "update public.t a='2' b=null id='1'");
+    assert_ptr_equal(s.change.relation, relation);
+    gives(&s, UPDATE(ID("10") "," A("2"), KEY("1")), "update public.t a='2' id='10' was id='1'");
+    assert_ptr_equal(s.change.relation, relation);
+    session_end(&s);
+}
+
 /* Each step is one message; the relation it must be of, and whether that is a new one. */
 static void shapes_follow_the_rows(void **state)
 {
@@ -584,7 +606,7 @@ static void hostile_messages_are_refused(void **state)
         {ROW("I", ",\"columns\":[],\"identity\":[]"), "expected }"},
         {ROW("I", ",\"columns\":[],\"pk\":[]"), "expected }"},
         {ROW("I", ",\"identity\":[]"), ",\"columns\":["},
-        {ROW("U", ",\"columns\":[" ID("1") "]"), ",\"identity\":["},
+        {ROW("U", ",\"columns\":[" ID("1") "],\"pk\":[]"), ",\"identity\":["},
         {ROW("U", ",\"identity\":[],\"columns\":[]"), ",\"columns\":["},
         {ROW("D", ",\"columns\":[],\"identity\":[]"), ",\"identity\":["},
         {ROW("D", ""), ",\"identity\":["},
@@ -719,6 +741,7 @@ int main(void)
         cmocka_unit_test(same_shape_is_the_same_relation),
         cmocka_unit_test(holes),
         cmocka_unit_test(full_identity),
+        cmocka_unit_test(update_without_identity),
         cmocka_unit_test(shapes_follow_the_rows),
         cmocka_unit_test(truncates),
         cmocka_unit_test(ignored_tables_are_not_parsed),
