@@ -345,6 +345,47 @@ def test_who_blocks_is_tried_when_asked(shop, receiver):
         shop.wait_until_sent()
 
 
+def test_who_blocks_is_tried_with_the_configuration_again(shop, receiver):
+    """A SIGHUP: the receiver was mended, whatever it said of an hour."""
+    shop.feed({"url": receiver.url}, run="auto")
+    shop.pipeline.stop()
+    shop.pipeline.start().wait_until_caught_up()
+    shop.wait_until_sent()
+    receiver.behave = lambda number, documents: (503, "later", {"Retry-After": "3600"})
+    shop.change("update customers set name = 'blocked' where id = 1")
+    wait.until(lambda: shop.status()["state"] == "blocked", lambda: str(shop.status()))
+    receiver.behave = lambda number, documents: None
+    shop.pipeline.signal(signal.SIGHUP)
+    wait.until(lambda: receiver.table[1]["name"] == "blocked", lambda: str(shop.status()))
+    shop.wait_until_sent()
+
+
+def test_a_receiver_that_goes_while_it_is_tried(shop, receiver):
+    """It has refused eight documents alone; when it is asked for another one, to see whether it is all of them, it is away.
+    That one and the others wait for it, and are nobody's fault."""
+    def behave(number, documents):
+        if number == 8:  # and then it takes no connection
+            receiver.server.shutdown()
+            receiver.server.server_close()
+            receiver.server = None
+            return (422, "no", {"Connection": "close"})
+        return (422, "no", {})
+
+    receiver.behave = behave
+    shop.feed({"url": receiver.url, "body": "one"}, retry={"attempts": 5, "first": "1h", "longest": "1h"})
+    shop.start()
+    wait.until(lambda: shop.status()["state"] == "blocked", lambda: str(shop.status()))
+    found = shop.status()
+    assert (found["retrying"], found["dead"], found["refused"], found["sent"]) == (8, 0, 8, 0), str(found)
+    assert "connect" in found["reason"]
+    receiver.behave = lambda number, documents: None
+    receiver.start()
+    shop.pipeline.ok("feed", "resume", "crm")
+    wait.until(lambda: len(receiver.table) == 12, lambda: str(shop.status()))
+    shop.pipeline.ok("feed", "retry", "crm")
+    wait.until(lambda: receiver.table == shop.documents(), lambda: str(shop.status()))
+
+
 def test_a_receiver_that_refuses_everything(shop, receiver):
     """It is left alone after a few documents, nobody is blamed, and it is said why.  Where it is the documents after all each
     has its own answer."""
