@@ -15,9 +15,12 @@ import sys
 import tempfile
 import time
 
+import psycopg2
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests"))
 
+import absence  # noqa: E402
 from lib.pipeline import PLUGINS  # noqa: E402
 from lib.world import Failure, World  # noqa: E402
 
@@ -36,10 +39,15 @@ def arguments():
     parser.add_argument("--steps", type=int, help="statements instead of minutes: to repeat a run")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--plugin", choices=PLUGINS, help="both, unless one is named")
-    parser.add_argument("--rate", type=float, default=80, help="statements a second (80)")
+    parser.add_argument("--rate", type=float, help="statements a second (80; with --absence: 5)")
     parser.add_argument("--gap", type=float, default=90, help="mean number of statements between two events (90)")
     parser.add_argument("--keep", action="store_true", help="keep the folder of the servers and logs")
-    return parser.parse_args()
+    parser.add_argument("--absence", type=float, metavar="MINUTES",
+                        help="instead: a feed whose receiver refuses connections for so long, and then comes back")
+    args = parser.parse_args()
+    if args.rate is None:
+        args.rate = 80 if args.absence is None else 5
+    return args
 
 
 class Progress:
@@ -89,12 +97,37 @@ def judge(one):
             fine_memory and fine_files)
 
 
-def main():
-    args = arguments()
-    steps = args.steps or int(args.minutes * 60 * args.rate)
-    plugins = [args.plugin] if args.plugin else PLUGINS
+def make_folder():
     folder = tempfile.mkdtemp(prefix="tailwater-soak-", dir=os.environ.get("TAILWATER_TEST_TMP", "/tmp"))
     os.chmod(folder, 0o755)
+    return folder
+
+
+def soak_absence(args):
+    folder, plugin = make_folder(), args.plugin or PLUGINS[0]
+    print(f"seed {args.seed}, {plugin}, {args.rate:g} changes a second; everything is in {folder}", flush=True)
+    try:
+        wrong = absence.run(folder, args.absence, args.rate, args.seed, plugin)
+    except (AssertionError, RuntimeError, psycopg2.Error) as error:
+        wrong = [str(error)]
+    for one in wrong[:20]:
+        print(f"FAILED: {one}")
+    if wrong:
+        print(f"{len(wrong)} things are wrong; kept: {folder}")
+        return 1
+    print("passed: nothing lost, in order, and nothing grew but with the changes")
+    if not args.keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+def main():
+    args = arguments()
+    if args.absence is not None:
+        return soak_absence(args)
+    steps = args.steps or int(args.minutes * 60 * args.rate)
+    plugins = [args.plugin] if args.plugin else PLUGINS
+    folder = make_folder()
     repeat = f"scripts/soak --seed {args.seed} --steps {steps} --rate {args.rate:g} --gap {args.gap:g}" + (
         f" --plugin {args.plugin}" if args.plugin else "")
     progress = Progress(os.path.join(folder, "events"))
