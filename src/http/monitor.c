@@ -25,10 +25,11 @@
 #define EVERY_US (MONITOR_EVERY_S * SECOND)
 #define FRESH_US SECOND
 
-#define WAIT_US   (3 * SECOND) /* for a newer glance, at most */
+#define WAIT_US   (3 * SECOND) /* for a newer glance, at most … */
+#define SCRAPE_US 30000        /* … of who comes every few seconds, and is told how old it is */
 #define SILENT_US (5 * SECOND) /* a glance that takes so long: the servers do not answer */
 #define GRACE_US                                                                                   \
-    20000 /* a collection that takes less is waited for: a small pipeline's is current */
+    10000 /* a collection that takes less is waited for: a small pipeline's is current */
 #define PACE_US (300 * SECOND) /* however long a collection takes */
 
 #define LINEAGE_US (60 * SECOND) /* it changes with users' views */
@@ -125,17 +126,23 @@ static void await(struct monitor *monitor, int64_t until_us)
     pthread_cond_timedwait(&monitor->news, &monitor->mutex, &until);
 }
 
-/* Waits for what is newer, where what there is is older than that. */
-static void want(struct monitor *monitor, struct turn *turn, int64_t old_us, int64_t wait_us)
+/* Has what there is become older than that?  Then something newer is wanted. */
+static bool want(struct monitor *monitor, struct turn *turn, int64_t old_us)
+{
+    if (age(turn) < old_us)
+        return false;
+    turn->is_wanted = true;
+    pthread_cond_broadcast(&monitor->news);
+    return true;
+}
+
+static void wait_for(struct monitor *monitor, const struct turn *turn, int64_t patience_us)
 {
     const int64_t now_us = clock_tick_us();
 
-    if (age(turn) < old_us)
-        return;
-    turn->is_wanted = true;
-    pthread_cond_broadcast(&monitor->news);
-    while (!monitor->is_stopping && turn->ended_us < now_us && clock_tick_us() < now_us + wait_us)
-        await(monitor, now_us + wait_us);
+    while (!monitor->is_stopping && turn->ended_us < now_us &&
+           clock_tick_us() < now_us + patience_us)
+        await(monitor, now_us + patience_us);
 }
 
 /* ---- the glance ---- */
@@ -253,19 +260,25 @@ static void *collect_on(void *arg)
 
 static const char unseen[] = "the servers have not answered yet\n";
 
-/* With the mutex held: a glance that is current, if there can be one. */
-static bool get_glance(struct monitor *monitor, struct buf *reason)
+/* With the mutex held: a glance that is current, as far as patience goes.  True once there is one at all. */
+static bool get_glance(struct monitor *monitor, int64_t patience_us, struct buf *reason)
 {
-    want(monitor, &monitor->glancing, fresh_for(&monitor->glancing), WAIT_US);
+    if (want(monitor, &monitor->glancing, fresh_for(&monitor->glancing)))
+        wait_for(monitor, &monitor->glancing, monitor->glance == NULL ? WAIT_US : patience_us);
     if (monitor->glance == NULL)
         buf_add(reason, unseen);
     return monitor->glance != NULL;
 }
 
-static void get_collection(struct monitor *monitor)
+static bool get_both(struct monitor *monitor, int64_t patience_us, struct buf *reason)
 {
-    want(monitor, &monitor->collecting, pace(monitor),
-         monitor->collection == NULL ? WAIT_US : GRACE_US);
+    const bool is_wanted = want(monitor, &monitor->collecting, pace(monitor));
+
+    if (!get_glance(monitor, patience_us, reason))
+        return false;
+    if (is_wanted && monitor->glance->status.is_known)
+        wait_for(monitor, &monitor->collecting, monitor->collection == NULL ? WAIT_US : GRACE_US);
+    return true;
 }
 
 /* Since when the servers owe an answer, where that is too long; 0: it is not. */
@@ -283,7 +296,7 @@ bool monitor_add_ready(struct monitor *monitor, struct buf *text)
     bool is_ready;
 
     pthread_mutex_lock(&monitor->mutex);
-    is_ready = get_glance(monitor, text);
+    is_ready = get_glance(monitor, WAIT_US, text);
     if (is_ready) {
         const struct glance *glance = monitor->glance;
 
@@ -303,8 +316,7 @@ bool monitor_add_status(struct monitor *monitor, struct buf *json)
     bool is_there;
 
     pthread_mutex_lock(&monitor->mutex);
-    get_collection(monitor);
-    is_there = get_glance(monitor, json);
+    is_there = get_both(monitor, WAIT_US, json);
     if (is_there) {
         const struct buf *text = glance_json(monitor->glance, monitor->collection);
 
@@ -337,8 +349,7 @@ bool monitor_add_metrics(struct monitor *monitor, struct buf *text)
     bool is_there;
 
     pthread_mutex_lock(&monitor->mutex);
-    get_collection(monitor);
-    is_there = get_glance(monitor, text);
+    is_there = get_both(monitor, SCRAPE_US, text);
     if (is_there) {
         const struct buf *families = glance_metrics(monitor->glance, monitor->collection,
                                                     monitor->version);
@@ -356,7 +367,8 @@ bool monitor_add_lineage(struct monitor *monitor, struct buf *json)
     bool is_known;
 
     pthread_mutex_lock(&monitor->mutex);
-    want(monitor, &monitor->tracing, monitor->traced_for_us, WAIT_US);
+    if (want(monitor, &monitor->tracing, monitor->traced_for_us))
+        wait_for(monitor, &monitor->tracing, WAIT_US);
     is_known = monitor->lineage.len > 0;
     found = is_known ? &monitor->lineage : &monitor->lineage_reason;
     buf_add_bytes(json, found->data, found->len);
