@@ -98,8 +98,11 @@ void batch_clear(struct batch *batch)
         rows->is_truncated = rows->is_touched = false;
         rows->next = NULL;
     }
+    for (const struct volume_line *line = batch->volumes; line != NULL; line = line->next)
+        batch->tables[line->table->index].volume = NULL;
     batch->first = NULL;
     batch->last = &batch->first;
+    batch->volumes = NULL;
     arena_reset(&batch->arena);
     batch->in_transaction = batch->is_continuation = batch->has_message = false;
     batch->end_lsn = batch->final_lsn = batch->first_lsn = 0;
@@ -406,6 +409,23 @@ static bool has_absent(const struct value *values, int count)
     return false;
 }
 
+/* In the order of commits: a line before the newest one of its table does not come back, but where the
+ * source's clock was set. */
+static void count(struct batch *batch, struct batch_table *rows, enum volume_kind kind)
+{
+    const int64_t hour = batch->commit_time_us / VOLUME_HOUR_US;
+    struct volume_line *line = rows->volume;
+
+    if (line == NULL || line->hour != hour) {
+        line = arena_zalloc(&batch->arena, sizeof(*line));
+        line->table = rows->table;
+        line->hour = hour;
+        line->next = batch->volumes;
+        batch->volumes = rows->volume = line;
+    }
+    volume_count(&line->counts, kind, batch->commit_time_us);
+}
+
 static bool add_insert(struct batch *batch, struct batch_table *rows, const struct binding *binding,
                        const struct change *change, struct error *err)
 {
@@ -417,6 +437,7 @@ static bool add_insert(struct batch *batch, struct batch_table *rows, const stru
     if (!gather(binding, change, values, &batch->arena, err) ||
         !gather_key(table, values, key, err))
         return false;
+    count(batch, rows, VOLUME_INSERT);
     row = find_row(batch, rows, key, &is_new);
     store(batch, row, table, values, NULL);
     row->base = NULL;
@@ -443,6 +464,7 @@ static bool add_update(struct batch *batch, struct batch_table *rows, const stru
         if (!same_key(key, old_key, table->nkeys))
             old = find_row(batch, rows, old_key, &is_old_new);
     }
+    count(batch, rows, VOLUME_UPDATE);
     row = find_row(batch, rows, key, &is_new);
     if (old == NULL) {
         const struct value *under = !is_new && !row->is_gone ? row->values : NULL;
@@ -478,6 +500,7 @@ static bool add_delete(struct batch *batch, struct batch_table *rows, const stru
         return false;
     if (rows->table->deletes == DELETES_IGNORE)
         return true;
+    count(batch, rows, VOLUME_DELETE);
     make_gone(batch, find_row(batch, rows, key, &is_new));
     return true;
 }
@@ -527,6 +550,7 @@ bool batch_truncate(struct batch *batch, const struct table *table, struct error
     }
     touch(batch, rows);
     batch->nchanges++;
+    count(batch, rows, VOLUME_TRUNCATE);
     forget_rows(rows);
     rows->is_truncated = true;
     rows->truncate_lsn = batch->final_lsn;

@@ -19,6 +19,7 @@
 
 #include "batch/binding.h"
 #include "batch/table.h"
+#include "batch/volume.h"
 #include "tailwater/arena.h"
 #include "tailwater/change.h"
 #include "tailwater/error.h"
@@ -56,7 +57,8 @@ struct batch_table {
     bool is_truncated; /* before all of the rows */
     lsn_t truncate_lsn;
     int64_t truncate_time_us;
-    struct batch_table *next; /* those with something to apply, in order of first touch */
+    struct volume_line *volume; /* of the hour counted last; NULL: no change of it counted */
+    struct batch_table *next;   /* those with something to apply, in order of first touch */
 };
 
 struct batch_limits {
@@ -92,7 +94,8 @@ struct batch {
     bool is_continuation; /* begins inside a transaction whose earlier pieces went before */
     lsn_t end_lsn;        /* the cursor once this is applied: end of its last whole transaction */
     int64_t last_commit_time_us;
-    int64_t nchanges; /* changes added, before coalescing */
+    int64_t nchanges;            /* changes added, before coalescing */
+    struct volume_line *volumes; /* the same, by table and hour of the commit; in arena */
     int64_t ntransactions;
     bool has_message;        /* our heartbeat: worth a commit although no row changed */
     int64_t first_commit_us; /* clock_now_us() when its first transaction was complete, for

@@ -1,19 +1,21 @@
-/* Resynced and verified: how long ago, and how many rows differed then. */
+/* Changed on the source: how long ago.  Resynced and verified: that too, and how many rows differed
+ * then. */
 #include "cli/table_text.h"
 
 #include "base/clock.h"
 #include "base/human.h"
 #include "config/edit.h"
+#include "mirror/freshness.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 
-#define NAME_WIDTH 30
+#define NAME_WIDTH 24
 
 void table_text_add_header(struct buf *out)
 {
-    buf_printf(out, "%-*s  %-8s %8s %9s %9s %9s\n", NAME_WIDTH, "table", "state", "rows", "size",
-               "resynced", "verified");
+    buf_printf(out, "%-*s  %-8s %7s %8s %7s %9s %9s\n", NAME_WIDTH, "table", "state", "rows",
+               "size", "changed", "resynced", "verified");
 }
 
 /* "3d: 120": three days ago, 120 rows differed. */
@@ -35,6 +37,19 @@ static const char *compared(int64_t at_us, int64_t differences, char text[static
     return text;
 }
 
+/* Marked where that is worth a look. */
+static const char *changed(const struct freshness *freshness, char text[static COMPARED_SIZE])
+{
+    char age[HUMAN_TEXT_SIZE];
+
+    if (freshness == NULL || freshness->last_change_us == 0)
+        return "-";
+    snprintf(text, COMPARED_SIZE, "%s%s",
+             human_age(clock_now_us() - freshness->last_change_us, age),
+             freshness_event(freshness->state) != NULL ? "!" : "");
+    return text;
+}
+
 static const char *state_of(const struct config *config, const struct control_table *table)
 {
     bool is_named;
@@ -52,7 +67,7 @@ void table_text_add_row(struct buf *out, const struct config *config,
                         const struct control_table *table)
 {
     char rows[HUMAN_TEXT_SIZE], bytes[HUMAN_TEXT_SIZE];
-    char resynced[COMPARED_SIZE], verified[COMPARED_SIZE];
+    char last[COMPARED_SIZE], resynced[COMPARED_SIZE], verified[COMPARED_SIZE];
     _cleanup_buf_ struct buf name = {0};
     int shown = 0;
     size_t cut = 0;
@@ -67,10 +82,11 @@ void table_text_add_row(struct buf *out, const struct config *config,
             cut++;
         shown++;
     }
-    buf_printf(out, "%.*s%*s  %-8s %8s %9s %9s %9s\n", (int) cut, buf_text(&name),
+    buf_printf(out, "%.*s%*s  %-8s %7s %8s %7s %9s %9s\n", (int) cut, buf_text(&name),
                NAME_WIDTH - shown, "", state_of(config, table),
                human_estimate(table->estimated_rows, rows),
                table->total_bytes < 0 ? "-" : human_bytes(table->total_bytes, bytes),
+               changed(table->freshness, last),
                compared(table->resynced_at_us, table->resynced_differences, resynced),
                compared(table->verified_at_us, table->verified_differences, verified));
 }

@@ -231,6 +231,47 @@ static void add_repairs(struct buf *out, const struct status *status)
         add_line(out, "counters", "%s", buf_text(&counters));
 }
 
+/* ---- what changes ---- */
+
+/* The newest change, the last hour, and who cannot be judged yet; "to look at" has what is unusual. */
+static void add_freshness(struct buf *out, const struct status *status)
+{
+    const struct freshness *newest = NULL;
+    char ago[HUMAN_TEXT_SIZE], as_of[HUMAN_TEXT_SIZE], hour[CLOCK_TEXT_SIZE];
+    _cleanup_buf_ struct buf text = {0};
+    int64_t changes = 0, hour_us = 0;
+    int nlearning = 0;
+
+    for (int i = 0; i < status->nfreshness; i++) {
+        const struct freshness *table = &status->freshness[i];
+
+        nlearning += table->state == FRESHNESS_LEARNING;
+        if (table->hour_changes >= 0) {
+            changes += table->hour_changes;
+            hour_us = table->hour_us > hour_us ? table->hour_us : hour_us;
+        }
+        if (newest == NULL || table->last_change_us > newest->last_change_us)
+            newest = table;
+    }
+    if (newest == NULL || newest->counted_to_us == 0)
+        return;
+    if (newest->last_change_us > 0)
+        buf_printf(&text, "the newest of %s ago, in %s.%s",
+                   human_duration(status->taken_at_us - newest->last_change_us, ago),
+                   newest->schema, newest->name);
+    else
+        buf_add(&text, "none yet");
+    buf_printf(&text, ", as of %s ago",
+               human_duration(status->taken_at_us - newest->counted_to_us, as_of));
+    if (hour_us > 0)
+        buf_printf(&text, "; %lld in the hour from %.16sZ on", (long long) changes,
+                   clock_text(hour_us, hour));
+    if (nlearning > 0)
+        buf_printf(&text, "; of %d of %d tables it is not known yet what is usual", nlearning,
+                   status->nfreshness);
+    add_line(out, "changes", "%s", buf_text(&text));
+}
+
 /* ---- the ledger ---- */
 
 /* A line a fact; nothing where there is none. */
@@ -320,6 +361,7 @@ static void add_text(struct buf *out, const struct status *status, struct pg *mi
     add_server(out, "mirror", &status->mirror);
     if (status->is_known) {
         add_repairs(out, status);
+        add_freshness(out, status);
         add_ledger(out, status, mirror, arena);
         add_tables(out, status, arena);
         add_quarantines(out, status);

@@ -296,10 +296,13 @@ static int list(struct table_run *run)
     bool is_known;
 
     if (!follow_look(follow, &is_known, &err) ||
-        (is_known && !control_measure_tables(follow->mirror, run->config.pipeline, follow->arena,
-                                             &nsizes, &sizes, &err)))
+        (is_known && (!control_measure_tables(follow->mirror, run->config.pipeline, follow->arena,
+                                              &nsizes, &sizes, &err) ||
+                      !freshness_list(follow->mirror, &run->config, follow->arena,
+                                      &status.nfreshness, &status.freshness, &err))))
         return cli_fail(run->cli, &err);
     control_give_sizes(sizes, nsizes, follow->tables, follow->ntables);
+    freshness_assign(status.freshness, status.nfreshness, follow->tables, follow->ntables);
     status.tables = follow->tables;
     status.ntables = follow->ntables;
     if (run->cli->is_json) {

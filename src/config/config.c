@@ -57,6 +57,7 @@ static const char *const truncates[] = {"apply", "ignore", "stop", NULL};
 static const char *const on_losts[] = {"stop", "resync", NULL};
 static const char *const schema_changes[] = {"apply", "stop", "keep", NULL};
 static const char *const schema_follow[] = {"apply", "stop", NULL}; /* where nothing can be kept */
+static const char *const watches[] = {"usual", "off", NULL};
 static const char *const on_errors[] = {"quarantine", "stop", NULL};
 
 static const char *const fan_outs[] = {"auto", "defer", NULL};
@@ -120,6 +121,10 @@ static const struct value_key keys[] = {
      .words = truncates},
     {TABLES "purge_after", value_read_retention, ENTRY(purge_after_us),
      .has = ENTRY(has_purge_after), .max = MAX_DELAY},
+    {TABLES "freshness.watch", value_read_word, ENTRY(watch), .has = ENTRY(has_watch),
+     .words = watches},
+    {TABLES "freshness.max_age", value_read_retention, ENTRY(max_age_us), .has = ENTRY(has_max_age),
+     .min = SECOND, .max = MAX_DELAY},
     {TABLES "key", value_read_names, ENTRY(key), ENTRY(nkey)},
     {TABLES "indexes", value_read_index_choice, ENTRY(indexes)},
 
@@ -235,6 +240,11 @@ static const struct value_key keys[] = {
      .fallback = "0.5"},
 
     {"copy.workers", value_read_int, AT(copy.workers), .min = 1, .max = 32, .fallback = "2"},
+
+    {"freshness.watch", value_read_word, AT(freshness.watch), .words = watches,
+     .fallback = "usual"},
+    {"freshness.max_age", value_read_retention, AT(freshness.max_age_us), .min = SECOND,
+     .max = MAX_DELAY, .fallback = "never"},
 
     {"http.listen", value_read_listen},
     {"http.token", value_read_text, AT(http.token)},

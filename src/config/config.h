@@ -38,6 +38,9 @@ struct config_mask {
     enum column_mask mask;
 };
 
+/* Is a table that is quieter or busier than usual worth a warning? */
+enum config_watch { FRESHNESS_WATCH_USUAL, FRESHNESS_WATCH_OFF };
+
 /* One entry of tables: a plain scalar, or a mapping with its name and policies.  Later entries win
  * over earlier ones. */
 struct config_table {
@@ -55,10 +58,13 @@ struct config_table {
     struct config_mask *mask;
     int nkey;
     const char **key; /* columns of a unique not-null index, for REPLICA IDENTITY FULL */
-    bool has_deletes, has_truncate, has_purge_after; /* whether this entry says it */
+    bool has_deletes, has_truncate, has_purge_after, has_watch,
+        has_max_age; /* whether this entry says it */
     enum table_deletes deletes;
     enum table_truncate truncate;
     int64_t purge_after_us;
+    enum config_watch watch;
+    int64_t max_age_us; /* as freshness has it */
     struct config_index_choice indexes;
 };
 
@@ -306,6 +312,11 @@ struct config {
     struct {
         int workers; /* default 2; 1…32 */
     } copy;
+    struct {
+        enum config_watch watch; /* default usual */
+        int64_t
+            max_age_us; /* since the last change of a table; more is warned of; default never, -1 */
+    } freshness;
     struct {
         const char *host; /* an address, as inet_pton() has it; NULL: no HTTP */
         int port;

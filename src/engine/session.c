@@ -18,6 +18,7 @@
 #include "engine/refresher.h"
 #include "engine/repairer.h"
 #include "engine/resyncer.h"
+#include "engine/volumes.h"
 #include "engine/watcher.h"
 #include "ledger/resolve.h"
 #include "ledger/store.h"
@@ -180,7 +181,9 @@ static bool check_continuity(struct session *s, struct error *err)
 static bool open_session(struct session *s, struct arena *arena, struct error *err)
 {
     return open_apply(s, err) && check_continuity(s, err) && read_intervals(s, err) &&
-           find_facts(s, err) && open_stream(s, arena, err);
+           find_facts(s, err) &&
+           volumes_begin(s->options->lock, s->options->config->pipeline, s->cursor.lsn, err) &&
+           open_stream(s, arena, err);
 }
 
 /* ---- the threads ---- */
@@ -316,6 +319,7 @@ static bool run_threads(struct session *s, struct error *err)
     bool is_ok = start_threads(threads, err) && receiver_run(&receiver, &s->culprit, err);
 
     finish_threads(s, threads);
+    volumes_finish(o->lock, o->config->pipeline, watcher_complete_us(&watcher));
     return is_ok;
 }
 

@@ -14,9 +14,11 @@
 #include "base/log.h"
 #include "base/pulse.h"
 #include "batch/batch.h"
+#include "engine/volumes.h"
 #include "engine/wal_guard.h"
 #include "mirror/control.h"
 #include "mirror/ddl.h"
+#include "mirror/freshness.h"
 #include "mirror/status.h"
 #include "mirror/sweep.h"
 #include "source/watch.h"
@@ -40,6 +42,11 @@
 #define SAY_TIMEOUT_MS   20000
 #define SWEEP_TIMEOUT_MS 60000
 
+#define COUNT_US 5000000
+
+/* A commit may carry a time from before its record is in the WAL, and be written a moment later. */
+#define COMMIT_US 1000000
+
 #define PROVEN_US 15000000 /* nothing to get past, perhaps */
 
 #define LOOK_US 10000000 /* between looks at the source's definitions */
@@ -60,7 +67,9 @@ struct watch {
     struct pg *source; /* opened when needed, dropped when it breaks */
     bool is_proven;
     lsn_t began_at; /* the cursor when the session began; 0: not looked at yet */
-    bool is_message_off, is_clock_wrong;
+    bool is_message_off, is_clock_wrong, is_freshness_failing;
+    lsn_t asked_lsn;  /* where the source's WAL was … */
+    int64_t asked_us; /* … then, by its clock: complete once the mirror is past it */
     int64_t mirror_before_us, source_before_us; /* the clocks, at the look before */
     char blocker[256]; /* the remedy that was said last, which names the transaction */
     enum wal_level wal;
@@ -232,6 +241,21 @@ static bool guard_wal(struct watch *watch, struct error *err)
     return pg != NULL && wal_guard(pg, watch->watcher->config, &watch->wal, err);
 }
 
+/* Without a look at the source's position nobody knows whether silence is the source's or ours. */
+static void note_complete(struct watch *watch, lsn_t lsn, int64_t source_us)
+{
+    struct watcher *watcher = watch->watcher;
+
+    if (watch->asked_lsn != 0 && watcher->statistics->cursor >= watch->asked_lsn) {
+        watcher->complete_us = watch->asked_us - COMMIT_US;
+        watch->asked_lsn = 0;
+    }
+    if (watch->asked_lsn == 0) {
+        watch->asked_lsn = lsn;
+        watch->asked_us = source_us;
+    }
+}
+
 static bool compare_clock(struct watch *watch, struct error *err)
 {
     struct pg *pg = source(watch, err);
@@ -239,10 +263,14 @@ static bool compare_clock(struct watch *watch, struct error *err)
     const int64_t asked_us = clock_now_us();
 
     if (pg == NULL ||
-        !pg_query_row(pg, "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint", 0,
-                      NULL, &row, err))
+        !pg_query_row(pg,
+                      "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, CASE WHEN "
+                      "pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() "
+                      "END",
+                      0, NULL, &row, err))
         return false;
     note_clocks(watch, ahead(asked_us, pg_int(row, 0, 0)));
+    note_complete(watch, pg_lsn(row, 0, 1), pg_int(row, 0, 0));
     return true;
 }
 
@@ -360,6 +388,38 @@ static bool sweep(struct watch *watch, struct error *err)
     return true;
 }
 
+/* ---- freshness ---- */
+
+int64_t watcher_complete_us(const struct watcher *watcher)
+{
+    const int64_t applied_us = watcher->statistics->applied_commit_us - COMMIT_US;
+
+    return watcher->complete_us > applied_us ? watcher->complete_us
+           : applied_us > 0                  ? applied_us
+                                             : 0;
+}
+
+/* Counts are worth a warning, no more: what cannot be stored is kept for later. */
+static bool count_changes(struct watch *watch, struct error *err)
+{
+    struct watcher *watcher = watch->watcher;
+    const char *pipeline = watcher->config->pipeline;
+    struct error failure = {0};
+    const bool is_ok = volumes_store(watcher->lock, pipeline, watcher_complete_us(watcher),
+                                     &failure) &&
+                       freshness_learn(watcher->lock, pipeline, &failure) &&
+                       volumes_look(watcher->lock, watcher->config, &failure);
+
+    if (!is_ok && pg_is_broken(watcher->lock)) {
+        *err = failure;
+        return false;
+    }
+    if (!is_ok && !watch->is_freshness_failing && !*watcher->stop)
+        log_error(LOG_WARNING, "freshness_failed", &failure);
+    watch->is_freshness_failing = !is_ok;
+    return true;
+}
+
 /* ---- the loop ---- */
 
 struct duty {
@@ -437,7 +497,8 @@ void *watcher_run(void *arg)
 {
     struct watch watch = {.watcher = arg, .sweep_due_us = clock_tick_us() + SWEEP_FIRST_US};
     struct duty duties[] = {{.run = say, .every_us = SAY_US, .is_vital = true},
-                            {.run = sweep, .is_vital = true}};
+                            {.run = sweep, .is_vital = true},
+                            {.run = count_changes, .every_us = COUNT_US, .is_vital = true}};
 
     /* A statement in progress at the end is cancelled. */
     pg_limit(watch.watcher->lock, SWEEP_TIMEOUT_MS, watch.watcher->stop_fd);

@@ -2,7 +2,7 @@
  * The watcher: two threads beside the stream that do what must not wait for it and must not hold it
  * up.  Says on the mirror what the replicator is doing (and notices when the pipeline's lock is
  * lost with that connection), writes the heartbeat message on the source, watches how much WAL the
- * slot retains, sweeps old tombstones.
+ * slot retains, sweeps old tombstones, stores how much of each table was changed.
  */
 #ifndef TAILWATER_WATCHER_H
 #define TAILWATER_WATCHER_H
@@ -39,11 +39,15 @@ struct watcher {
     /* Written by the watcher: how far the servers' clocks are ahead of ours. */
     _Atomic int64_t source_ahead_us, mirror_ahead_us;
     _Atomic int64_t mirror_seen_us; /* the same, as just seen */
+    _Atomic int64_t complete_us;    /* as just seen, too; see below */
 };
 
 /* Threads' functions: the argument is a struct watcher.  They end soon after stop is set; the first
  * one, which has the lock's connection, also when the lock is lost. */
 void *watcher_run(void *watcher);
 void *watcher_run_source(void *watcher);
+
+/* The mirror has everything that the source committed before, by the source's clock; 0: not known. */
+int64_t watcher_complete_us(const struct watcher *watcher);
 
 #endif

@@ -52,7 +52,7 @@ static void add_sample(struct buf *out, const char *name, const struct label *la
     if (value == floor(value) && fabs(value) < 1e15)
         buf_printf(out, " %.0f\n", value);
     else
-        buf_printf(out, " %.6g\n", value);
+        buf_printf(out, " %.15g\n", value); /* a time has ten digits before its point */
 }
 
 /* ---- the pipeline ---- */
@@ -239,6 +239,13 @@ static void add_replicator(const struct status *s, struct buf *out)
          "Commit time, on the source, of the newest transaction applied.",
          {0},
          s->is_known && s->pipeline.commit_time_us > 0 ? seconds(s->pipeline.commit_time_us) : NAN},
+        {"tailwater_complete_time_seconds",
+         "gauge",
+         "Up to when, by the source's clock, all changes are here and counted.",
+         {0},
+         s->nfreshness > 0 && s->freshness[0].counted_to_us > 0
+             ? seconds(s->freshness[0].counted_to_us)
+             : NAN},
     };
 
     add_scalars(out, scalars, COUNT(scalars));
@@ -349,6 +356,33 @@ static double table_resynced(const struct control_table *table)
     return table->resynced_at_us > 0 ? seconds(table->resynced_at_us) : NAN;
 }
 
+static double table_changed(const struct control_table *table)
+{
+    return table->freshness && table->freshness->last_change_us > 0
+               ? seconds(table->freshness->last_change_us)
+               : NAN;
+}
+
+static double table_hour(const struct control_table *table)
+{
+    return table->freshness ? count(table->freshness->hour_changes) : NAN;
+}
+
+static double table_low(const struct control_table *table)
+{
+    return table->freshness ? count(table->freshness->usual_low) : NAN;
+}
+
+static double table_high(const struct control_table *table)
+{
+    return table->freshness ? count(table->freshness->usual_high) : NAN;
+}
+
+static double table_reshaped(const struct control_table *table)
+{
+    return table->schema_changed_us > 0 ? seconds(table->schema_changed_us) : NAN;
+}
+
 static const struct table_metric table_metrics[] = {
     {"tailwater_table_rows", "Rows of the mirror table, estimated.", table_rows},
     {"tailwater_table_bytes", "Size of the mirror table with its indexes.", table_bytes},
@@ -358,6 +392,15 @@ static const struct table_metric table_metrics[] = {
     {"tailwater_table_verify_time_seconds", "When the last verify ended.", table_verified},
     {"tailwater_table_verify_differences", "Rows that differed then.", table_differences},
     {"tailwater_table_resync_time_seconds", "When the last resync ended.", table_resynced},
+    {"tailwater_table_schema_change_time_seconds",
+     "When the mirror table last followed a change of shape.", table_reshaped},
+    {"tailwater_table_change_time_seconds", "When the source last changed the table.",
+     table_changed},
+    {"tailwater_table_hour_changes", "Changes of the table in the last hour that is over.",
+     table_hour},
+    {"tailwater_table_hour_changes_usual_low", "5th percentile of the hours like it.", table_low},
+    {"tailwater_table_hour_changes_usual_high", "95th percentile of the hours like it.",
+     table_high},
 };
 
 static void add_table_metric(const struct table_metric *metric, const struct status *status,

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/memory.h"
+#include "batch/volume.h"
 
 #include <stdlib.h>
 
@@ -22,6 +23,8 @@ struct apply {
     const struct capture_sink *sink;
     struct writer *writer;
     struct inflight *inflight; /* the writer's */
+
+    struct volume_sheet *volumes; /* what the open transaction is of */
 
     _Atomic lsn_t *left_out_from; /* per table, the caller's as the next */
     bool *is_resynced;            /* per table: under resync */
@@ -44,6 +47,7 @@ bool apply_new(struct pg *pg, const char *pipeline, const struct table_list *lis
     apply->list = list;
     apply->cursor = cursor;
     apply->sink = sink;
+    apply->volumes = volume_sheet_new(list);
     if (!writer_new(&(struct writer_options){pg, pipeline, list, cursor, sink}, &apply->writer,
                     err)) {
         apply_free(apply);
@@ -59,6 +63,7 @@ void apply_free(struct apply *apply)
     if (apply == NULL)
         return;
     writer_free(apply->writer);
+    volume_sheet_free(apply->volumes);
     pg_free(apply->pg);
     free(apply);
 }
@@ -103,6 +108,7 @@ static bool begin(struct apply *apply, struct error *err)
         return false;
     apply->is_open = true;
     writer_begin(apply->writer);
+    volume_sheet_clear(apply->volumes);
     apply->nchanges = 0;
     if (apply->sink != NULL)
         apply->sink->begin(apply->sink->context);
@@ -195,6 +201,7 @@ static bool commit(struct apply *apply, struct error *err)
     apply->is_open = false;
     cursor_committed(apply->cursor);
     writer_committed(apply->writer);
+    volume_sheet_post(apply->volumes, apply->cursor->lsn);
     return FAULT(after_commit, err);
 }
 
@@ -206,6 +213,7 @@ static bool apply_steps(struct apply *apply, const struct batch *batch, struct e
     if (is_first && !(begin(apply, err) && move_clock(apply, batch, err)))
         return false;
     apply->nchanges += batch->nchanges;
+    volume_sheet_add(apply->volumes, batch->volumes);
     scope = scope_of(apply, batch);
     if (!write_rows(apply, batch, err) || !follow_captures(apply, &scope, err))
         return false;

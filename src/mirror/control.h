@@ -169,11 +169,14 @@ struct control_table {
     int64_t verified_at_us;       /* when the last verify ended; 0: never */
     int64_t verified_differences; /* that it found; -1 unknown */
     lsn_t unlisted_lsn; /* no longer in the configuration, and not followed since; 0: it is */
+    int64_t schema_changed_us; /* when its mirror table followed a change of shape; 0: never */
+    const char *schema_change; /* … and which, in words; "" */
     /* control_sync_tables() only: why the source's table is not the one that was copied; NULL: it is. */
     struct error *refusal;
     int64_t estimated_rows,
-        total_bytes; /* of the mirror's table, once control_give_sizes() has said;
+        total_bytes;                   /* of the mirror's table, once control_give_sizes() has said;
                                             -1 where unknown */
+    const struct freshness *freshness; /* of status alone (status.h); NULL: not known */
 };
 
 const char *control_table_state_name(enum control_table_state state);

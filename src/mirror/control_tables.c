@@ -184,8 +184,9 @@ static bool sync_listing(struct pg *mirror, int nparams, const char *const *para
     US("m.quarantined_at") ", " US("m.quarantine_commit_time") ", m.quarantine_xid, "              \
     "m.quarantine_sqlstate, m.quarantine_reason, m.resync_job IS NOT NULL, "                       \
     US("m.resynced_at") ", coalesce(m.resynced_differences, -1), " US("m.verified_at")             \
-    ", coalesce(m.verified_differences, -1), m.unlisted_lsn"
-#define NROW_COLUMNS 23
+    ", coalesce(m.verified_differences, -1), m.unlisted_lsn, " US("m.schema_changed_at")           \
+    ", m.schema_change"
+#define NROW_COLUMNS 25
 /* clang-format on */
 
 static bool read_row(const struct pg_result *rows, int row, struct arena *arena,
@@ -219,6 +220,8 @@ static bool read_row(const struct pg_result *rows, int row, struct arena *arena,
         .verified_at_us = pg_int(rows, row, 20),
         .verified_differences = pg_int(rows, row, 21),
         .unlisted_lsn = pg_lsn(rows, row, 22),
+        .schema_changed_us = pg_int(rows, row, 23),
+        .schema_change = arena_strdup(arena, pg_text(rows, row, 24)),
         .estimated_rows = -1,
         .total_bytes = -1,
     };

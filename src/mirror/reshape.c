@@ -94,20 +94,28 @@ static void add_definition(struct buf *json, const struct config *config, const 
 
 struct reshaping {
     const char *params[2];
+    const struct table *table;
     struct buf *what;
 };
 
 static bool step(struct pg *mirror, void *context, struct error *err)
 {
     const struct reshaping *reshaping = context;
-    _cleanup_result_ struct pg_result *row = NULL;
+    const char *change[] = {reshaping->params[0], reshaping->table->schema, reshaping->table->name,
+                            NULL};
+    _cleanup_result_ struct pg_result *row = NULL, *noted = NULL;
 
     if (!pg_query_row(mirror, "SELECT tailwater.reshape($1, $2::jsonb)", 2, reshaping->params, &row,
                       err))
         return false;
     buf_clear(reshaping->what);
     buf_add(reshaping->what, pg_text(row, 0, 0));
-    return true;
+    change[3] = buf_text(reshaping->what);
+    return reshaping->what->len == 0 ||
+           pg_query(mirror,
+                    "UPDATE tailwater.mirror_table SET schema_changed_at = clock_timestamp(), "
+                    "schema_change = $4 WHERE (pipeline, schema, name) = ($1, $2, $3)",
+                    4, change, &noted, err);
 }
 
 /* A server that is away, a lock that is not given: everything else is the definition's fault. */
@@ -134,7 +142,7 @@ bool reshape_table(struct pg *mirror, const struct config *config, const struct 
                    struct buf *ret_what, struct error *err)
 {
     _cleanup_buf_ struct buf json = {0};
-    struct reshaping reshaping = {.params = {config->pipeline}, .what = ret_what};
+    struct reshaping reshaping = {.params = {config->pipeline}, .table = table, .what = ret_what};
 
     add_definition(&json, config, table);
     reshaping.params[1] = buf_text(&json);

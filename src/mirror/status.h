@@ -12,6 +12,7 @@
 #include "base/buf.h"
 #include "config/config.h"
 #include "mirror/control.h"
+#include "mirror/freshness.h"
 #include "pg/pg.h"
 #include "source/slot.h"
 #include "tailwater/arena.h"
@@ -74,6 +75,8 @@ struct status {
     int64_t doubt_rows, doubt_oldest_us;
     int ncounters;
     struct control_counter *counters;
+    int nfreshness; /* how fresh each table is, by schema and name; tables point to it */
+    struct freshness *freshness;
     int ntroubles; /* what somebody has to look at, besides the verdict; the first first */
     const struct control_trouble *troubles;
 

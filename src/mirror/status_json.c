@@ -136,6 +136,32 @@ static void add_quarantine(struct buf *json, const struct control_quarantine *qu
     buf_add_char(json, '}');
 }
 
+static void add_freshness(struct buf *json, const struct freshness *freshness)
+{
+    buf_add(json, "\"freshness\": ");
+    if (freshness == NULL) {
+        buf_add(json, "null");
+        return;
+    }
+    buf_add_char(json, '{');
+    buf_add_json_member(json, "state", freshness_state_name(freshness->state)), NEXT();
+    add_time(json, "as_of", freshness->counted_to_us), NEXT();
+    add_time(json, "last_change", freshness->last_change_us), NEXT();
+    add_time(json, "quiet_since", freshness->since_us), NEXT();
+    add_count(json, "this_hour_changes", freshness->this_hour), NEXT();
+    add_time(json, "last_hour", freshness->hour_changes >= 0 ? freshness->hour_us : 0), NEXT();
+    add_count(json, "last_hour_changes", freshness->hour_changes), NEXT();
+    buf_add_json_member(json, "usual_of", freshness->usual_of), NEXT();
+    add_count(json, "usual_low", freshness->usual_low), NEXT();
+    add_count(json, "usual_median", freshness->usual_median), NEXT();
+    add_count(json, "usual_high", freshness->usual_high), NEXT();
+    add_count(json, "usual_most", freshness->usual_most), NEXT();
+    add_seconds(json, "usual_silence_seconds", freshness->usual_silence_us), NEXT();
+    add_seconds(json, "max_age_seconds", freshness->max_age_us), NEXT();
+    buf_add_json_member(json, "message", freshness->words);
+    buf_add_char(json, '}');
+}
+
 void status_add_tables(const struct status *status, struct buf *json)
 {
     buf_add(json, "\"tables\": [");
@@ -156,6 +182,11 @@ void status_add_tables(const struct status *status, struct buf *json)
         add_count(json, "verified_differences", table->verified_differences), NEXT();
         add_flag(json, "under_resync", table->is_resynced), NEXT();
         add_lsn(json, "unlisted_since", table->unlisted_lsn), NEXT();
+        add_time(json, "schema_changed_at", table->schema_changed_us), NEXT();
+        buf_add_json_member(json, "schema_change",
+                            table->schema_change[0] ? table->schema_change : NULL),
+            NEXT();
+        add_freshness(json, table->freshness), NEXT();
         add_quarantine(json, &table->quarantine);
         buf_add_char(json, '}');
     }

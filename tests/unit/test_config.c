@@ -376,7 +376,8 @@ static void hints_say_what_to_do(void **state)
          "the keys in source are conninfo, plugin, slot, publication, heartbeat, wal_guard, "
          "max_read_rate, nan_check, on_lost, failover, start_timeout, decode_memory"},
         {"hooks: {}\n", "the keys at the top are pipeline, source, mirror, tables, purge, facts, "
-                        "feeds, ledger, refresh, apply, schema_changes, resync, copy, http, log"},
+                        "feeds, ledger, refresh, apply, schema_changes, resync, copy, "
+                        "freshness, http, log"},
         {SMALL, "write tables: [public.*]"},
         {"purge: {after: 7m}\n", "the units of a duration are us ms s min h d"},
         {"apply: {max_bytes: 7m}\n", "the units of a size are B kB KiB MB MiB GB GiB TB TiB"},

@@ -1,0 +1,148 @@
+/*
+ * What was said lives as long as the process: a session that begins anew says nothing twice.  After a
+ * restart it is said once more, as a quarantine is.
+ */
+#include "engine/volumes.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "batch/volume.h"
+#include "mirror/freshness.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define FINISH_MS 2000
+
+/* One log line for each table up to here; more are one line. */
+#define MAX_LINES 5
+
+/* A table that was said to be unusual. */
+struct said {
+    char *schema, *name;
+    enum freshness_state state; /* as said last */
+    struct said *next;
+};
+
+static struct said *said;
+
+/* This process: parcels are numbered in it. */
+static const char *run(void)
+{
+    static char name[48];
+
+    if (name[0] == '\0')
+        snprintf(name, sizeof(name), "%d at %" PRId64, (int) getpid(), clock_now_us());
+    return name;
+}
+
+bool volumes_store(struct pg *lock, const char *pipeline, int64_t complete_us, struct error *err)
+{
+    return freshness_store(lock, pipeline, run(), complete_us, err);
+}
+
+bool volumes_begin(struct pg *lock, const char *pipeline, lsn_t lsn, struct error *err)
+{
+    while (volume_is_waiting())
+        if (!volumes_store(lock, pipeline, 0, err))
+            return false;
+    return freshness_begin(lock, pipeline, lsn, err);
+}
+
+void volumes_finish(struct pg *lock, const char *pipeline, int64_t complete_us)
+{
+    struct error err = {0};
+    bool is_ok = true;
+
+    if (pg_is_broken(lock))
+        return;
+    pg_limit(lock, FINISH_MS, -1);
+    do
+        is_ok = volumes_store(lock, pipeline, complete_us, &err);
+    while (is_ok && volume_is_waiting());
+    pg_limit(lock, 0, -1);
+    if (!is_ok)
+        log_error(LOG_WARNING, "freshness_failed", &err);
+}
+
+/* ---- the log ---- */
+
+static struct said *find(const struct freshness *table)
+{
+    struct said *one = said;
+
+    while (one != NULL &&
+           (strcmp(one->name, table->name) != 0 || strcmp(one->schema, table->schema) != 0))
+        one = one->next;
+    if (one == NULL && freshness_event(table->state) != NULL) {
+        one = memory_new(struct said);
+        one->schema = memory_strdup(table->schema);
+        one->name = memory_strdup(table->name);
+        one->state = FRESHNESS_USUAL;
+        one->next = said;
+        said = one;
+    }
+    return one;
+}
+
+static void say(const struct freshness *first, int count)
+{
+    if (count == 1)
+        log_event(LOG_WARNING, freshness_event(first->state), "%s; %s", first->words, first->next);
+    else
+        log_event(LOG_WARNING, freshness_event(first->state),
+                  "%d tables are %s; %s; %s; tailwater status has the others", count,
+                  freshness_state_name(first->state), first->words, first->next);
+}
+
+/* Tables that are so since the last look: a line each, or one for all. */
+static void say_state(const struct freshness *tables, int count, enum freshness_state state)
+{
+    const struct freshness *first = NULL;
+    int nnew = 0;
+
+    for (int i = 0; i < count; i++)
+        if (tables[i].state == state && find(&tables[i])->state != state) {
+            first = first == NULL ? &tables[i] : first;
+            nnew++;
+        }
+    if (nnew > MAX_LINES)
+        say(first, nnew);
+    for (int i = 0; i < count; i++)
+        if (tables[i].state == state && find(&tables[i])->state != state) {
+            if (nnew <= MAX_LINES)
+                say(&tables[i], 1);
+            find(&tables[i])->state = state;
+        }
+}
+
+/* Unknown is not over: a table in quarantine is as it was when it left. */
+static void say_over(const struct freshness *table)
+{
+    struct said *one = find(table);
+
+    if (one == NULL || freshness_event(one->state) == NULL || table->state == FRESHNESS_UNKNOWN ||
+        freshness_event(table->state) != NULL)
+        return;
+    log_event(LOG_INFO, "table_fresh", "%s.%s is no longer %s", table->schema, table->name,
+              freshness_state_name(one->state));
+    one->state = table->state;
+}
+
+bool volumes_look(struct pg *lock, const struct config *config, struct error *err)
+{
+    _cleanup_(arena_release) struct arena arena = {0};
+    struct freshness *tables;
+    int count;
+
+    if (!freshness_list(lock, config, &arena, &count, &tables, err))
+        return false;
+    for (int state = FRESHNESS_STALE; state <= FRESHNESS_HIGH; state++)
+        say_state(tables, count, (enum freshness_state) state);
+    for (int i = 0; i < count; i++)
+        say_over(&tables[i]);
+    return true;
+}
