@@ -215,9 +215,11 @@ static bool end_backfills(struct step *step, int64_t wanted, bool *ret_is_ended,
                   2, params, &row, err))
         return false;
     *ret_is_ended = pg_rows(row) > 0;
-    if (*ret_is_ended)
-        step->outcome->state = strcmp(pg_text(row, 0, 0), "done") == 0 ? "done" : "failed";
-    return true;
+    if (!*ret_is_ended)
+        return true;
+    step->outcome->state = strcmp(pg_text(row, 0, 0), "done") == 0 ? "done" : "failed";
+    return !is_kind(step->outcome->kind, "everything") ||
+           target_end_build(step->mirror, step->target, err);
 }
 
 /* The backfill whose turn it is: the current one as long as it has chunks. */

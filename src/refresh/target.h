@@ -91,6 +91,9 @@ bool target_try(struct pg *mirror, const struct config *config, const struct con
  * them, in each transaction. */
 bool target_make_rest(struct pg *mirror, const struct target *target, struct error *err);
 
+/* All rows of a table that was made are there; outside a transaction. */
+bool target_end_build(struct pg *mirror, const struct target *target, struct error *err);
+
 /* The fact of that name, with a derived table; ERROR_CONFIG otherwise. */
 bool target_find(const struct config *config, const char *name, const struct config_fact **ret_fact,
                  struct error *err);

@@ -53,6 +53,7 @@ def test_once(both_plugins, shop):
     first = made.once("bill")
     assert (first["inserted"], first["updated"], first["deleted"]) == (40, 0, 0)
     made.settle()
+    assert made.mirror.value("select reloptions from pg_class where oid = 'report.bill'::regclass") == ["fillfactor=90"]
     assert made.once("bill")["keys"] == 0
 
     made.source.sql("update bills set amount = amount + 1 where id in (1, 2)")
