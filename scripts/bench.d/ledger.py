@@ -4,12 +4,16 @@ Two pipelines over one source, one without facts and one with a fact of three di
 updates every order while both are stopped; then each catches up alone, in changing order.
 
 Then the one with the fact under a probe of single commits, in turns: quiet; while a process that has
-nothing to do with it computes; and while a row of countries that reaches every order is expanded.  The
-second is there because an expansion computes on the mirror's server: on few processors whoever
-computes makes others wait for their turn, and the comparison tells how much is the expansion's own.
+nothing to do with it computes; while a row of countries that reaches every order is expanded; and the
+same with the expansion's backend in the scheduler's class for idle time.  The second and the fourth are
+there because an expansion computes on the mirror's server: on few processors whoever computes makes
+others wait for their turn.  The second tells what any such wait costs on this machine; in the fourth
+nobody waits for the backend's turns, as with a processor to spare, and what is left is what the
+expansion itself makes others wait for: locks, WAL, the disk.
 """
 
 import contextlib
+import os
 import statistics
 import subprocess
 import sys
@@ -17,6 +21,7 @@ import threading
 import time
 
 from contenders import until_done
+from lib.cluster import SUPERUSER
 from shop import Side, make_source
 
 SCHEMA = """
@@ -99,45 +104,66 @@ def somebody_computes():
             process.kill()
 
 
+def schedule_expander(database, policy):
+    """Has the scheduler treat the backend of the expander so."""
+    pids = database.sql("select pid from pg_stat_activity where application_name = 'tailwater expander' "
+                        "and datname = current_database()", user=SUPERUSER)
+    if len(pids) != 1:
+        raise RuntimeError(f"{len(pids)} expanders")
+    os.sched_setscheduler(pids[0][0], policy, os.sched_param(0))
+
+
+def expand(bench, side, probe, number):
+    """A country changes; samples taken until all its orders are in the ledger, how long that took, the number."""
+    took, samples = [], []
+    watcher = threading.Thread(target=lambda: took.append(expansion(side.database)))
+    watcher.start()
+    bench.source.sql("update countries set tax = tax + 1 where id = 1")
+    while watcher.is_alive():
+        more, number = probe(bench.source, side.database, 0.1, number)
+        samples += more
+    watcher.join()
+    return samples, took[0], number
+
+
+WHEN = ("quiet", "beside", "busy", "yielding")
+
+
 def fan_out(bench, side, rounds, orders, seconds, probe, percentile, say):
-    """Latency of other transactions, quiet, beside a process that computes, and while one row reaches
-    all orders, and how fast it is expanded.  The stretches alternate; each kind's samples are taken
-    together."""
+    """Latency of other transactions at the four times above, and how fast one row's orders are expanded.  The stretches
+    alternate; each kind's samples are taken together."""
     side.pipeline.start()
     number = bench.sentinel = bench.sentinel + 1
     bench.source.sql("insert into done values (%s)", number)
     until_done(side.database, number)
     _, number = probe(bench.source, side.database, 1, number)  # warm
-    quiet, beside, busy, took = [], [], [], []
+    samples = {when: [] for when in WHEN}
+    took = {"busy": [], "yielding": []}
     before_kb = side.pipeline.peak_memory_kb()
     for i in range(rounds):
         bench.checkpoint()
         some, number = probe(bench.source, side.database, seconds, number)
-        quiet += some
+        samples["quiet"] += some
         with somebody_computes():
             some, number = probe(bench.source, side.database, seconds, number)
-        beside += some
-        watcher = threading.Thread(target=lambda: took.append(expansion(side.database)))
-        watcher.start()
-        bench.source.sql("update countries set tax = tax + 1 where id = 1")
-        some = []
-        while watcher.is_alive():
-            more, number = probe(bench.source, side.database, 0.1, number)
-            some += more
-        watcher.join()
-        busy += some
-        say(f"ledger, fan-out, round {i + 1}: {orders / took[-1]:,.0f} keys/s, {len(some)} probes meanwhile, "
-            f"p99 {percentile(some, 99):.2f} ms; so far quiet {percentile(quiet, 99):.2f} ms, "
-            f"beside one that computes {percentile(beside, 99):.2f} ms")
+        samples["beside"] += some
+        for when in ("busy", "yielding") if i % 2 == 0 else ("yielding", "busy"):
+            schedule_expander(side.database, os.SCHED_IDLE if when == "yielding" else os.SCHED_OTHER)
+            some, seconds_taken, number = expand(bench, side, probe, number)
+            samples[when] += some
+            took[when].append(seconds_taken)
+        say(f"ledger, fan-out, round {i + 1}: " + ", ".join(
+            f"{when} p99 {percentile(samples[when], 99):.2f} ms of {len(samples[when])}" for when in WHEN)
+            + "; " + ", ".join(f"{orders / t[-1]:,.0f} keys/s {when}" for when, t in took.items()))
     keys = side.database.value("select count(distinct id) from tailwater.ledger_order where lane = 1")
     if keys != orders:
         raise RuntimeError(f"{keys} keys by way of the country, not {orders}")
-    result = {"keys": keys, "seconds": took, "keys_per_second": keys / statistics.median(took),
-              "quiet_p50_ms": percentile(quiet, 50), "quiet_p99_ms": percentile(quiet, 99),
-              "beside_p50_ms": percentile(beside, 50), "beside_p99_ms": percentile(beside, 99),
-              "busy_p50_ms": percentile(busy, 50), "busy_p99_ms": percentile(busy, 99),
-              "quiet_probes": len(quiet), "beside_probes": len(beside), "busy_probes": len(busy),
-              "peak_before_MiB": before_kb / 1024, "peak_MiB": side.pipeline.peak_memory_kb() / 1024}
+    result = {"keys": keys, "peak_before_MiB": before_kb / 1024, "peak_MiB": side.pipeline.peak_memory_kb() / 1024}
+    for when in WHEN:
+        result |= {f"{when}_p50_ms": percentile(samples[when], 50), f"{when}_p99_ms": percentile(samples[when], 99),
+                   f"{when}_probes": len(samples[when])}
+    for when, all_seconds in took.items():
+        result |= {f"{when}_seconds": all_seconds, f"{when}_keys_per_second": keys / statistics.median(all_seconds)}
     side.pipeline.stop()
     bench.sentinel = number
     say(f"ledger, fan-out: {result}")
@@ -160,11 +186,12 @@ def report(result, orders):
         f"| {orders} updates | seconds | ratio |", "|---|---|---|",
         f"| without a fact | {plain:.2f} | 1.00 |",
         f"| one fact of three dimensions | {fact:.2f} | {fact / plain:.2f} |", "",
-        f"| one row reaches {out['keys']} facts | quiet | beside a process that computes | while it is expanded |",
-        "|---|---|---|---|",
-        f"| transactions | {out['quiet_probes']} | {out['beside_probes']} | {out['busy_probes']} |",
+        f"| one row reaches {out['keys']} facts | quiet | beside a process that computes | while it is expanded "
+        "| by a backend that yields its processor |", "|---|---|---|---|---|",
+        "| transactions | " + " | ".join(f"{out[f'{when}_probes']}" for when in WHEN) + " |",
         *(f"| commit to visible, {name}, ms | "
-          + " | ".join(f"{out[f'{when}_{p}_ms']:.2f}" for when in ("quiet", "beside", "busy")) + " |"
+          + " | ".join(f"{out[f'{when}_{p}_ms']:.2f}" for when in WHEN) + " |"
           for name, p in (("median", "p50"), ("p99", "p99"))),
-        f"| keys a second | | | {out['keys_per_second']:,.0f} |",
-        f"| peak resident memory, MiB | {out['peak_before_MiB']:.0f} | | {out['peak_MiB']:.0f} |"])
+        "| p99, times quiet | " + " | ".join(f"{out[f'{when}_p99_ms'] / out['quiet_p99_ms']:.2f}" for when in WHEN) + " |",
+        f"| keys a second | | | {out['busy_keys_per_second']:,.0f} | {out['yielding_keys_per_second']:,.0f} |",
+        f"| peak resident memory, MiB | {out['peak_before_MiB']:.0f} | | | {out['peak_MiB']:.0f} |"])

@@ -11,7 +11,7 @@ import psycopg2
 import pytest
 
 from lib import wait
-from lib.cluster import ROOT
+from lib.cluster import REPLICATOR, ROOT
 from lib.ledger import (BACKFILL, EVERYTHING, FAN_OUT, FENCED, FRESH, INVALID, ISOLATION, NOT_OPEN, OUTSIDE,
                         UNKNOWN, Ledger, Waiting, refused)
 from lib.pipeline import fault_points
@@ -390,6 +390,21 @@ def test_an_idle_claim_writes_nothing(ledger):
         cursor.execute("select * from tailwater.claim('crm', 'orders')")
         cursor.execute("select pg_current_xact_id_if_assigned()")
         assert cursor.fetchone() == (None,)
+
+
+def test_news_are_found_at_the_end(ledger):
+    """Whether there is something new is asked many times a second: that reads the ledger's newest pages, not all that
+    its index has not summarised."""
+    ledger.write("orders", range(100_000))
+    since = ledger.write("orders", [1])
+    ledger.write("orders", [2])
+    partition = ledger.value("select format('tailwater.%%I', p.name) from tailwater.ledger_partitions('orders') p "
+                             "where p.lower <= %s and p.upper > %s", since, since)
+    with ledger.mirror.transaction(REPLICATOR) as cursor:
+        cursor.execute("select tailwater.notify_news(%s, %s)", (ledger.name, since))
+        cursor.execute("select seq_tup_read + idx_tup_fetch from pg_stat_xact_all_tables where relid = %s::regclass",
+                       (partition,))
+        assert 0 < cursor.fetchone()[0] < 20_000
 
 
 def test_an_idle_consumer_advances_now_and_then(ledger):
