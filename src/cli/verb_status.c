@@ -272,6 +272,30 @@ static void add_freshness(struct buf *out, const struct status *status)
     add_line(out, "changes", "%s", buf_text(&text));
 }
 
+/* A line a fact. */
+static void add_keys(struct buf *out, const struct status *status)
+{
+    char ago[HUMAN_TEXT_SIZE], hour[CLOCK_TEXT_SIZE];
+
+    for (int i = 0; i < status->nfact_freshness; i++) {
+        const struct freshness *fact = &status->fact_freshness[i];
+        _cleanup_buf_ struct buf text = {0};
+
+        if (fact->last_change_us > 0)
+            buf_printf(&text, "%s: the newest of %s ago", fact->name,
+                       human_duration(fact->counted_to_us - fact->last_change_us, ago));
+        else
+            buf_printf(&text, "%s: none yet", fact->name);
+        if (fact->hour_changes >= 0)
+            buf_printf(&text, "; %lld in the hour from %.16sZ on", (long long) fact->hour_changes,
+                       clock_text(fact->hour_us, hour));
+        if (fact->usual_of != NULL)
+            buf_printf(&text, ", usual are %lld to %lld", (long long) fact->usual_low,
+                       (long long) fact->usual_high);
+        add_line(out, i == 0 ? "keys" : "", "%s", buf_text(&text));
+    }
+}
+
 /* ---- the ledger ---- */
 
 /* A line a fact; nothing where there is none. */
@@ -363,6 +387,7 @@ static void add_text(struct buf *out, const struct status *status, struct pg *mi
         add_repairs(out, status);
         add_freshness(out, status);
         add_ledger(out, status, mirror, arena);
+        add_keys(out, status);
         add_tables(out, status, arena);
         add_quarantines(out, status);
     }

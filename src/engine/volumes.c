@@ -20,9 +20,9 @@
 /* One log line for each table up to here; more are one line. */
 #define MAX_LINES 5
 
-/* A table that was said to be unusual. */
+/* A table or a fact that was said to be unusual. */
 struct said {
-    char *schema, *name;
+    char *label;
     enum freshness_state state; /* as said last */
     struct said *next;
 };
@@ -74,13 +74,11 @@ static struct said *find(const struct freshness *table)
 {
     struct said *one = said;
 
-    while (one != NULL &&
-           (strcmp(one->name, table->name) != 0 || strcmp(one->schema, table->schema) != 0))
+    while (one != NULL && strcmp(one->label, table->label) != 0)
         one = one->next;
     if (one == NULL && freshness_event(table->state) != NULL) {
         one = memory_new(struct said);
-        one->schema = memory_strdup(table->schema);
-        one->name = memory_strdup(table->name);
+        one->label = memory_strdup(table->label);
         one->state = FRESHNESS_USUAL;
         one->next = said;
         said = one;
@@ -94,8 +92,9 @@ static void say(const struct freshness *first, int count)
         log_event(LOG_WARNING, freshness_event(first->state), "%s; %s", first->words, first->next);
     else
         log_event(LOG_WARNING, freshness_event(first->state),
-                  "%d tables are %s; %s; %s; tailwater status has the others", count,
-                  freshness_state_name(first->state), first->words, first->next);
+                  "%d %s are %s; %s; %s; tailwater status has the others", count,
+                  first->schema != NULL ? "tables" : "facts", freshness_state_name(first->state),
+                  first->words, first->next);
 }
 
 /* Tables that are so since the last look: a line each, or one for all. */
@@ -127,22 +126,29 @@ static void say_over(const struct freshness *table)
     if (one == NULL || freshness_event(one->state) == NULL || table->state == FRESHNESS_UNKNOWN ||
         freshness_event(table->state) != NULL)
         return;
-    log_event(LOG_INFO, "table_fresh", "%s.%s is no longer %s", table->schema, table->name,
+    log_event(LOG_INFO, "table_fresh", "%s is no longer %s", table->label,
               freshness_state_name(one->state));
     one->state = table->state;
+}
+
+static void say_all(const struct freshness *list, int count)
+{
+    for (int state = FRESHNESS_STALE; state <= FRESHNESS_HIGH; state++)
+        say_state(list, count, (enum freshness_state) state);
+    for (int i = 0; i < count; i++)
+        say_over(&list[i]);
 }
 
 bool volumes_look(struct pg *lock, const struct config *config, struct error *err)
 {
     _cleanup_(arena_release) struct arena arena = {0};
-    struct freshness *tables;
-    int count;
+    struct freshness *tables, *facts;
+    int ntables, nfacts;
 
-    if (!freshness_list(lock, config, &arena, &count, &tables, err))
+    if (!freshness_list(lock, config, &arena, &ntables, &tables, err) ||
+        !freshness_list_facts(lock, config, &arena, &nfacts, &facts, err))
         return false;
-    for (int state = FRESHNESS_STALE; state <= FRESHNESS_HIGH; state++)
-        say_state(tables, count, (enum freshness_state) state);
-    for (int i = 0; i < count; i++)
-        say_over(&tables[i]);
+    say_all(tables, ntables);
+    say_all(facts, nfacts);
     return true;
 }

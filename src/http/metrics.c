@@ -480,6 +480,15 @@ static const struct group groups[] = {
                    "Whether the consumer has to rebuild everything."},
                   {"tailwater_ledger_consumer_stale", "gauge",
                    "Whether the consumer was given up as too far behind."}}},
+    {.sql = "select fact, extract(epoch from last_keys), hour_keys, usual_low, usual_high "
+            "from tailwater.fact_volume_states($1)",
+     .labels = {"fact"},
+     .families = {{"tailwater_fact_keys_time_seconds", "gauge", "When keys were written last."},
+                  {"tailwater_fact_hour_keys", "gauge", "Keys in the last hour that is over."},
+                  {"tailwater_fact_hour_keys_usual_low", "gauge",
+                   "5th percentile of the hours like it."},
+                  {"tailwater_fact_hour_keys_usual_high", "gauge",
+                   "95th percentile of the hours like it."}}},
     {.sql = "select fact, windows, keys, rows_inserted + rows_updated + rows_deleted, "
             "(failing_since is not null)::int, failed_keys, parked_keys, "
             "coalesce(chunks - chunks_done, 0), " SECONDS_SINCE(

@@ -25,7 +25,7 @@
 #define MIN_HIGH    1000
 #define MIN_MEDIAN  300
 
-#define TABLES_AT_ONCE "100"
+#define TABLES_AT_ONCE "20"
 
 static const struct {
     const char *name, *event;
@@ -83,13 +83,13 @@ static const char *silence_words(const struct freshness *f, int64_t quiet_us, st
     clock_text(f->counted_to_us, at);
     if (f->state == FRESHNESS_STALE)
         return arena_printf(arena,
-                            "%s.%s has not changed on the source for %s, as of %s; its "
+                            "%s has not changed on the source for %s, as of %s; its "
                             "freshness.max_age is %s",
-                            f->schema, f->name, quiet, at, human_duration(f->max_age_us, limit));
+                            f->label, quiet, at, human_duration(f->max_age_us, limit));
     return arena_printf(arena,
-                        "%s.%s has not changed on the source for %s, as of %s; the longest such "
+                        "%s has not changed on the source for %s, as of %s; the longest such "
                         "time of the last weeks was %s",
-                        f->schema, f->name, quiet, at, human_duration(f->usual_silence_us, limit));
+                        f->label, quiet, at, human_duration(f->usual_silence_us, limit));
 }
 
 static const char *volume_words(const struct freshness *f, struct arena *arena)
@@ -97,14 +97,14 @@ static const char *volume_words(const struct freshness *f, struct arena *arena)
     char hour[CLOCK_TEXT_SIZE];
 
     clock_text(f->hour_us, hour);
-    return arena_printf(
-        arena,
-        "%s.%s had %" PRId64 " changes in the hour from %.16sZ on; usual %s are %" PRId64
-        " to %" PRId64 ", %s %" PRId64,
-        f->schema, f->name, f->hour_changes, hour,
-        f->usual_of[0] == 't' ? "at that time of day" : "in an hour", f->usual_low, f->usual_high,
-        f->state == FRESHNESS_HIGH ? "at most" : "half of the time at least",
-        f->state == FRESHNESS_HIGH ? f->usual_most : f->usual_median);
+    return arena_printf(arena,
+                        "%s had %" PRId64 " %s in the hour from %.16sZ on; usual %s are %" PRId64
+                        " to %" PRId64 ", %s %" PRId64,
+                        f->label, f->hour_changes, f->schema != NULL ? "changes" : "keys", hour,
+                        f->usual_of[0] == 't' ? "at that time of day" : "in an hour", f->usual_low,
+                        f->usual_high,
+                        f->state == FRESHNESS_HIGH ? "at most" : "half of the time at least",
+                        f->state == FRESHNESS_HIGH ? f->usual_most : f->usual_median);
 }
 
 void freshness_judge(struct freshness *f, struct arena *arena)
@@ -130,12 +130,16 @@ void freshness_judge(struct freshness *f, struct arena *arena)
         return;
     case FRESHNESS_LOW:
         f->words = volume_words(f, arena);
-        f->next = "see whether all that writes that table on the source still runs";
+        f->next = f->schema != NULL
+                      ? "see whether all that writes that table on the source still runs"
+                      : "see which of its tables changes less than usual (tailwater status)";
         return;
     case FRESHNESS_HIGH:
         f->words = volume_words(f, arena);
-        f->next = "see what writes it on the source: a job that repeats itself, an update of more "
-                  "rows than meant";
+        f->next = f->schema != NULL
+                      ? "see what writes it on the source: a job that repeats itself, "
+                        "an update of more rows than meant"
+                      : "see which dimension causes them (tailwater ledger stats)";
         return;
     }
 }
@@ -208,6 +212,7 @@ static void read_row(const struct pg_result *rows, int row, struct arena *arena,
                      struct freshness *ret_freshness)
 {
     *ret_freshness = (struct freshness){
+        .label = arena_printf(arena, "%s.%s", pg_text(rows, row, SCHEMA), pg_text(rows, row, NAME)),
         .schema = arena_strdup(arena, pg_text(rows, row, SCHEMA)),
         .name = arena_strdup(arena, pg_text(rows, row, NAME)),
         .counted_to_us = pg_int(rows, row, COUNTED_TO),
@@ -241,6 +246,67 @@ bool freshness_list(struct pg *mirror, const struct config *config, struct arena
     for (int row = 0; row < pg_rows(rows); row++) {
         read_row(rows, row, arena, &list[row]);
         take_policy(&list[row], config);
+        freshness_judge(&list[row], arena);
+    }
+    *ret_count = pg_rows(rows);
+    *ret_list = list;
+    return true;
+}
+
+enum {
+    OF_FACT,
+    OF_NOW,
+    OF_LAST_KEYS,
+    OF_THIS_HOUR,
+    OF_HOUR,
+    OF_HOUR_KEYS,
+    OF_IS_WHOLE,
+    OF_USUAL,
+    OF_LOW,
+    OF_MEDIAN,
+    OF_HIGH,
+    OF_MOST
+};
+
+static const char facts_sql[] =
+    "SELECT fact, " US("clock_timestamp()") ", " US("last_keys") ", this_hour, " US(
+        "open_hour - interval '1 hour'") ", hour_keys, is_hour_whole, usual_of, usual_low, "
+                                         "usual_median, "
+                                         "usual_high, usual_most FROM "
+                                         "tailwater.fact_volume_states($1)";
+
+bool freshness_list_facts(struct pg *mirror, const struct config *config, struct arena *arena,
+                          int *ret_count, struct freshness **ret_list, struct error *err)
+{
+    _cleanup_result_ struct pg_result *rows = NULL;
+    struct freshness *list;
+
+    if (!pg_query(mirror, facts_sql, 1, &config->pipeline, &rows, err))
+        return error_wrap(err, "reading how many keys the facts of pipeline %s get",
+                          config->pipeline);
+    list = arena_new(arena, struct freshness, pg_rows(rows));
+    for (int row = 0; row < pg_rows(rows); row++) {
+        list[row] = (struct freshness){
+            .name = arena_strdup(arena, pg_text(rows, row, OF_FACT)),
+            .label = arena_printf(arena, "fact %s", pg_text(rows, row, OF_FACT)),
+            .counted_to_us = pg_int(rows, row, OF_NOW),
+            .since_us = pg_int(rows, row, OF_NOW),
+            .last_change_us = pg_int(rows, row, OF_LAST_KEYS),
+            .this_hour = pg_int(rows, row, OF_THIS_HOUR),
+            .hour_us = pg_int(rows, row, OF_HOUR),
+            .hour_changes = number(rows, row, OF_HOUR_KEYS),
+            .is_hour_whole = pg_bool(rows, row, OF_IS_WHOLE),
+            .usual_of = pg_is_null(rows, row, OF_USUAL)
+                            ? NULL
+                            : arena_strdup(arena, pg_text(rows, row, OF_USUAL)),
+            .usual_low = number(rows, row, OF_LOW),
+            .usual_median = number(rows, row, OF_MEDIAN),
+            .usual_high = number(rows, row, OF_HIGH),
+            .usual_most = number(rows, row, OF_MOST),
+            .usual_silence_us = -1,
+            .is_followed = true,
+            .is_watched = config->freshness.watch == FRESHNESS_WATCH_USUAL,
+            .max_age_us = -1};
         freshness_judge(&list[row], arena);
     }
     *ret_count = pg_rows(rows);
@@ -327,7 +393,9 @@ bool freshness_learn(struct pg *lock, const char *pipeline, struct error *err)
 {
     _cleanup_result_ struct pg_result *done = NULL;
 
-    return pg_query(lock, "SELECT tailwater.judge_volumes($1, " TABLES_AT_ONCE ")", 1, &pipeline,
-                    &done, err) ||
+    return pg_query(lock,
+                    "SELECT tailwater.judge_volumes($1, " TABLES_AT_ONCE
+                    "), tailwater.judge_fact_volumes($1)",
+                    1, &pipeline, &done, err) ||
            error_wrap(err, "comparing the changes of an hour");
 }

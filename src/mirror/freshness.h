@@ -30,11 +30,16 @@ enum freshness_state {
     FRESHNESS_HIGH   /* … or more */
 };
 
-/* Times are the source's, 0 where there is none; counts and durations -1. */
+/*
+ * Of a table, or of a fact: then changes are keys that its ledger got, which count when they are
+ * written, times are the mirror's, and silence is not judged (its tables' is).  Times are 0 where there
+ * is none; counts and durations -1.
+ */
 struct freshness {
-    const char *schema, *name;
-    int64_t counted_to_us;  /* everything committed before is counted */
-    int64_t last_change_us; /* commit of the newest change */
+    const char *schema, *name; /* schema NULL: a fact */
+    const char *label;         /* "public.orders", "fact order" */
+    int64_t counted_to_us;     /* everything committed before is counted */
+    int64_t last_change_us;    /* commit of the newest change */
     int64_t
         since_us; /* since when there is silence, as far as anybody knows: the last change, or when
                          counting began */
@@ -66,6 +71,10 @@ void freshness_judge(struct freshness *freshness, struct arena *arena);
 /* By schema and name, judged by the configuration. */
 bool freshness_list(struct pg *mirror, const struct config *config, struct arena *arena,
                     int *ret_count, struct freshness **ret_list, struct error *err);
+
+/* The same of the facts, by name. */
+bool freshness_list_facts(struct pg *mirror, const struct config *config, struct arena *arena,
+                          int *ret_count, struct freshness **ret_list, struct error *err);
 
 /* Tables in the same order point to theirs. */
 void freshness_assign(const struct freshness *list, int count, struct control_table *tables,

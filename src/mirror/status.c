@@ -118,7 +118,9 @@ static bool ask_mirror(struct pg *mirror, struct arena *arena, struct status *st
         !control_read_counters(mirror, name, arena, &status->ncounters, &status->counters, err) ||
         !control_list_troubles(mirror, name, arena, &status->ntroubles, &status->troubles, err) ||
         !freshness_list(mirror, status->config, arena, &status->nfreshness, &status->freshness,
-                        err)) {
+                        err) ||
+        !freshness_list_facts(mirror, status->config, arena, &status->nfact_freshness,
+                              &status->fact_freshness, err)) {
         status->is_known = false;
         return false;
     }
@@ -231,32 +233,33 @@ bool status_clock_is_wrong(int64_t source_ahead_us, int64_t mirror_ahead_us, con
     return true;
 }
 
-/* A table each; above MAX_ALIKE of one kind they are one trouble, and have one cause. */
+/* A table or fact each; above MAX_ALIKE of one kind they are one trouble, and have one cause. */
 #define MAX_ALIKE 5
 
-static int find_unusual(const struct status *status, enum freshness_state state,
-                        struct arena *arena, struct control_trouble ret_troubles[static MAX_ALIKE])
+static int find_unusual(const struct status *status, const struct freshness *list, int nlist,
+                        enum freshness_state state, struct arena *arena,
+                        struct control_trouble ret_troubles[static MAX_ALIKE])
 {
     const struct freshness *first = NULL;
     int count = 0;
 
-    for (int i = 0; i < status->nfreshness; i++) {
-        const struct freshness *freshness = &status->freshness[i];
+    for (int i = 0; i < nlist; i++) {
+        const struct freshness *freshness = &list[i];
 
         if (freshness->state != state)
             continue;
         first = first == NULL ? freshness : first;
         if (count++ < MAX_ALIKE)
-            ret_troubles[count - 1] = (struct control_trouble){
-                .event = freshness_event(state),
-                .subject = arena_printf(arena, "%s.%s", freshness->schema, freshness->name),
-                .words = freshness->words,
-                .next = freshness->next};
+            ret_troubles[count - 1] = (struct control_trouble){.event = freshness_event(state),
+                                                               .subject = freshness->label,
+                                                               .words = freshness->words,
+                                                               .next = freshness->next};
     }
     if (count <= MAX_ALIKE)
         return count;
     ret_troubles[0].subject = status->config->pipeline;
-    ret_troubles[0].words = arena_printf(arena, "%d tables are %s; %s", count,
+    ret_troubles[0].words = arena_printf(arena, "%d %s are %s; %s", count,
+                                         first->schema != NULL ? "tables" : "facts",
                                          freshness_state_name(state), first->words);
     return 1;
 }
@@ -265,7 +268,7 @@ static int find_unusual(const struct status *status, enum freshness_state state,
 static void gather_troubles(struct status *status, struct arena *arena)
 {
     struct control_trouble *all = arena_new(arena, struct control_trouble,
-                                            status->ntroubles + 2 + 4 * MAX_ALIKE);
+                                            status->ntroubles + 2 + 8 * MAX_ALIKE);
     int count = 0;
 
     if (status->blocker != NULL)
@@ -281,8 +284,12 @@ static void gather_troubles(struct status *status, struct arena *arena)
         human_commands(all[count].next, status->config->file, &next);
         all[count++].next = arena_strdup(arena, buf_text(&next));
     }
-    for (int state = FRESHNESS_STALE; state <= FRESHNESS_HIGH; state++)
-        count += find_unusual(status, (enum freshness_state) state, arena, &all[count]);
+    for (int state = FRESHNESS_STALE; state <= FRESHNESS_HIGH; state++) {
+        count += find_unusual(status, status->freshness, status->nfreshness,
+                              (enum freshness_state) state, arena, &all[count]);
+        count += find_unusual(status, status->fact_freshness, status->nfact_freshness,
+                              (enum freshness_state) state, arena, &all[count]);
+    }
     status->troubles = all;
     status->ntroubles = count;
 }

@@ -77,6 +77,8 @@ struct status {
     struct control_counter *counters;
     int nfreshness; /* how fresh each table is, by schema and name; tables point to it */
     struct freshness *freshness;
+    int nfact_freshness; /* the same of the facts */
+    struct freshness *fact_freshness;
     int ntroubles; /* what somebody has to look at, besides the verdict; the first first */
     const struct control_trouble *troubles;
 

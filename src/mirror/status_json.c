@@ -193,6 +193,30 @@ void status_add_tables(const struct status *status, struct buf *json)
     buf_add_char(json, ']');
 }
 
+static void add_facts(struct buf *json, const struct status *status)
+{
+    buf_add(json, "\"facts\": [");
+    for (int i = 0; i < status->nfact_freshness; i++) {
+        const struct freshness *fact = &status->fact_freshness[i];
+
+        buf_add(json, i > 0 ? ", {" : "{");
+        buf_add_json_member(json, "name", fact->name), NEXT();
+        buf_add_json_member(json, "state", freshness_state_name(fact->state)), NEXT();
+        add_time(json, "last_keys", fact->last_change_us), NEXT();
+        add_count(json, "this_hour_keys", fact->this_hour), NEXT();
+        add_time(json, "last_hour", fact->hour_changes >= 0 ? fact->hour_us : 0), NEXT();
+        add_count(json, "last_hour_keys", fact->hour_changes), NEXT();
+        buf_add_json_member(json, "usual_of", fact->usual_of), NEXT();
+        add_count(json, "usual_low", fact->usual_low), NEXT();
+        add_count(json, "usual_median", fact->usual_median), NEXT();
+        add_count(json, "usual_high", fact->usual_high), NEXT();
+        add_count(json, "usual_most", fact->usual_most), NEXT();
+        buf_add_json_member(json, "message", fact->words);
+        buf_add_char(json, '}');
+    }
+    buf_add_char(json, ']');
+}
+
 static void add_troubles(struct buf *json, const struct status *status)
 {
     buf_add(json, "\"troubles\": [");
@@ -237,6 +261,7 @@ static void add_pipeline(struct buf *json, const struct status *status)
     }
     buf_add(json, "}, ");
     add_troubles(json, status), NEXT();
+    add_facts(json, status), NEXT();
     status_add_tables(status, json);
 }
 

@@ -283,3 +283,40 @@ def test_shape(source, mirror, orders, make_pipeline):
     assert shown()["orders"] in seen(pipeline, "table_changed")[0]
     age = source.value("select extract(epoch from clock_timestamp())") - int(site.metrics()[key])
     assert -1 <= age < 60
+
+
+def test_facts(source, mirror, orders, make_pipeline):
+    """Keys by the hour: their time, and a fan-out of more than ever."""
+    site = Site(free_port())
+    pipeline = make_pipeline(facts={"order": {"table": "public.orders", "key": ["id"]}},
+                             http={"listen": f"127.0.0.1:{site.port}"})
+    pipeline.start().wait_until_caught_up()
+    source.sql("update orders set a = 7 where id < 4")
+    pipeline.wait_until_caught_up()
+    pipeline.stop()
+    fact = pipeline.verb("status", "--json").json()["facts"][0]
+    assert fact["name"] == "order" and fact["state"] == "learning" and fact["last_keys"]
+    assert fact["this_hour_keys"] in (0, 3), "the hour may have ended"
+    assert "order: the newest of" in pipeline.verb("status").out
+
+    mirror.sql("""update tailwater.fact_volume set counted_from = clock_timestamp() - interval '40 days',
+                                                 open_hour = clock_timestamp() - interval '1 day';
+                  update tailwater.volume_clock set late_at = null;
+                  delete from tailwater.dimension_statistic;
+                  insert into tailwater.dimension_statistic (fact, node, hour, keys_written)
+                  select 'order', 0, date_trunc('hour', clock_timestamp() - interval '1 minute', 'UTC') - make_interval(hours => i),
+                         case when i = 1 then 50000 else 1000 end from generate_series(1, 800) i;
+                  select tailwater.judge_fact_volumes('""" + pipeline.name + """');
+                  update tailwater.fact_volume set open_hour = open_hour + interval '10 hours'""")
+    pipeline.start()
+    assert "fact order had 50000 keys" in seen(pipeline, "volume_high")[0]
+    assert troubles(pipeline) == {("volume_high", "fact order")}
+    wait.until(lambda: site.metrics().get(("tailwater_fact_hour_keys", "order")) == 50000, site.metrics)
+    assert site.metrics()[("tailwater_fact_hour_keys_usual_high", "order")] == 1000
+
+    # It stood meanwhile: how many keys are written in an hour says nothing then.
+    pipeline.stop()
+    mirror.sql("update tailwater.volume_clock set stored_at = clock_timestamp() - interval '1 hour'")
+    mirror.sql("update tailwater.fact_volume set open_hour = date_trunc('hour', clock_timestamp(), 'UTC')")
+    pipeline.start()
+    wait.until(lambda: not troubles(pipeline), lambda: mirror.sql("select * from tailwater.volume_clock"))

@@ -20,6 +20,7 @@ static struct freshness well(void)
 {
     return (struct freshness){.schema = "public",
                               .name = "orders",
+                              .label = "public.orders",
                               .counted_to_us = 100 * DAY,
                               .last_change_us = 100 * DAY - MINUTE,
                               .since_us = 100 * DAY - MINUTE,

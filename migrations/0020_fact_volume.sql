@@ -1,0 +1,189 @@
+-- A look at how fresh tables are reads one row a table; and what tables have, facts have: how many keys in an hour, against what
+-- is usual for each.
+
+-- Written with the counts: what volume_states() would have to sum up.  last_change is of all hours from here on.
+alter table tailwater.volume
+    add newest_hour    timestamptz,     -- the newest hour with changes …
+    add newest_changes bigint;          -- … and how many these are
+
+update tailwater.volume v
+   set last_change = greatest(v.last_change, (select max(h.last_at) from tailwater.volume_hour h where h.volume = v.id));
+
+-- Keys count for the hour in which they are written.  So hours in which the replicator stood, or was behind, tell nothing.
+alter table tailwater.volume_clock
+    add stored_at timestamptz,          -- the mirror's clock, of the newest parcel
+    add late_at   timestamptz;          -- when the pipeline did not run, or was more than five minutes behind, last
+
+create or replace function tailwater.add_volumes(pipeline text, run text, nr bigint, lsn pg_lsn, counted_to timestamptz, lines jsonb)
+returns void
+language plpgsql set search_path = pg_catalog, pg_temp set jit = off as $$
+begin
+    update tailwater.volume_clock c
+       set run = add_volumes.run, nr = add_volumes.nr, counted_lsn = add_volumes.lsn,
+           counted_to = greatest(c.counted_to, add_volumes.counted_to), stored_at = n.at,
+           late_at = case when least(coalesce(c.stored_at, '-infinity'),
+                                     coalesce(greatest(c.counted_to, add_volumes.counted_to), '-infinity'))
+                               < n.at - interval '5 minutes'
+                          then n.at else c.late_at end
+      from (select clock_timestamp() as at) n
+     where c.pipeline = add_volumes.pipeline and (c.run, c.nr) is distinct from (add_volumes.run, add_volumes.nr);
+    if not found then
+        return;
+    end if;
+    with l as materialized (
+        select v.id, timestamptz 'epoch' + r.hour * interval '1 hour' as hour, r.inserted, r.updated, r.deleted, r.truncated,
+               timestamptz 'epoch' + r.first_us * interval '1 microsecond' as first_at,
+               timestamptz 'epoch' + r.last_us * interval '1 microsecond' as last_at
+          from jsonb_to_recordset(add_volumes.lines) r(schema text, name text, hour bigint, inserted bigint, updated bigint,
+                                                       deleted bigint, truncated bigint, first_us bigint, last_us bigint)
+          join tailwater.volume v on v.pipeline = add_volumes.pipeline and v.schema = r.schema and v.name = r.name
+    ), newest as (
+        update tailwater.volume v
+           set last_change = greatest(v.last_change, s.last_at),
+               newest_hour = greatest(v.newest_hour, s.hour),
+               newest_changes = case when s.hour > v.newest_hour or v.newest_hour is null then s.n
+                                   when s.hour = v.newest_hour then v.newest_changes + s.n
+                                   else v.newest_changes end
+          from (select distinct on (l.id) l.id, l.hour, l.inserted + l.updated + l.deleted + l.truncated as n,
+                       max(l.last_at) over (partition by l.id) as last_at
+                  from l order by l.id, l.hour desc) s
+         where v.id = s.id
+    )
+    insert into tailwater.volume_hour as h (volume, hour, inserted, updated, deleted, truncated, first_at, last_at)
+    select l.id, l.hour, l.inserted, l.updated, l.deleted, l.truncated, l.first_at, l.last_at from l
+    on conflict on constraint volume_hour_pkey do update
+       set inserted = h.inserted + excluded.inserted, updated = h.updated + excluded.updated,
+           deleted = h.deleted + excluded.deleted, truncated = h.truncated + excluded.truncated,
+           first_at = least(h.first_at, excluded.first_at), last_at = greatest(h.last_at, excluded.last_at);
+end
+$$;
+
+create or replace function tailwater.volume_states(pipeline text)
+returns table (schema text, name text, counted_to timestamptz, last_change timestamptz, since timestamptz,
+               this_hour bigint, open_hour timestamptz, hour_changes bigint, is_hour_whole boolean, usual_of text,
+               usual_low bigint, usual_median bigint, usual_high bigint, usual_most bigint, usual_silence interval,
+               is_followed boolean)
+language sql stable set search_path = pg_catalog, pg_temp set jit = off as $$
+    select v.schema, v.name, c.counted_to, v.last_change,
+           greatest(v.last_change, v.counted_from, v.unknown_to, c.gap_at,
+                    case when m.resynced_differences > 0 then m.resynced_at end),
+           case when v.newest_hour = date_trunc('hour', c.counted_to, 'UTC') then v.newest_changes else 0 end,
+           v.open_hour, v.hour_changes,
+           v.open_hour - interval '1 hour' >= greatest(v.counted_from, v.unknown_to, c.gap_at), v.usual_of,
+           v.usual_low, v.usual_median, v.usual_high, v.usual_most, v.usual_silence,
+           m.quarantine_lsn is null and m.unlisted_lsn is null and m.state = 'ready'
+      from tailwater.volume v
+      join tailwater.volume_clock c on c.pipeline = v.pipeline
+      join tailwater.mirror_table m on (m.pipeline, m.schema, m.name) = (v.pipeline, v.schema, v.name)
+     where v.pipeline = $1
+     order by v.schema, v.name
+$$;
+
+-- ---- facts ----
+
+create table tailwater.fact_volume (
+    fact         text primary key references tailwater.fact on delete cascade,
+    counted_from timestamptz not null,
+    last_keys    timestamptz,           -- when keys were written last; null: not since that is known
+    newest_hour  timestamptz,           -- the rest as those of tailwater.volume
+    newest_keys  bigint,
+    open_hour    timestamptz not null,
+    hour_keys    bigint,
+    usual_of     text,
+    usual_low    bigint,
+    usual_median bigint,
+    usual_high   bigint,
+    usual_most   bigint
+);
+
+-- As before, and with the time.
+create or replace function tailwater.add_statistics(facts text[], nodes smallint[], rows_changed bigint[], keys_written bigint[],
+                                                    deferred bigint[], null_keys bigint[]) returns void
+language sql set search_path = pg_catalog, pg_temp as $$
+    insert into tailwater.dimension_statistic as s (fact, node, hour, rows_changed, keys_written, deferred, null_keys)
+    select u.fact, u.node, date_trunc('hour', clock_timestamp(), 'UTC'), sum(u.rows_changed), sum(u.keys_written),
+           sum(u.deferred), sum(u.null_keys)
+      from unnest($1, $2, $3, $4, $5, $6) u(fact, node, rows_changed, keys_written, deferred, null_keys)
+      join tailwater.fact f on f.name = u.fact
+     group by 1, 2, 3
+    on conflict (fact, node, hour) do update
+       set rows_changed = s.rows_changed + excluded.rows_changed, keys_written = s.keys_written + excluded.keys_written,
+           deferred = s.deferred + excluded.deferred, null_keys = s.null_keys + excluded.null_keys;
+    insert into tailwater.fact_volume as v (fact, counted_from, open_hour, last_keys, newest_hour, newest_keys)
+    select f.name, n.at, date_trunc('hour', n.at, 'UTC'), n.at, date_trunc('hour', n.at, 'UTC'), sum(u.keys_written)
+      from unnest($1, $4) u(fact, keys_written) join tailwater.fact f on f.name = u.fact,
+           (select clock_timestamp() as at) n
+     group by f.name, n.at having sum(u.keys_written) > 0
+    on conflict (fact) do update
+       set last_keys = excluded.last_keys, newest_hour = excluded.newest_hour,
+           newest_keys = excluded.newest_keys + case when v.newest_hour = excluded.newest_hour then v.newest_keys else 0 end
+$$;
+
+-- Compares the last hour that is over, of each fact, with the hours before it, as judge_volumes() does for tables.
+create function tailwater.judge_fact_volumes(pipeline text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set jit = off as $$
+declare
+    -- Statistics are written some seconds late.
+    this_hour timestamptz := date_trunc('hour', clock_timestamp() - interval '1 minute', 'UTC');
+    v record;
+    began timestamptz;
+begin
+    insert into tailwater.fact_volume (fact, counted_from, open_hour)
+        select f.name, s.at, date_trunc('hour', s.at, 'UTC')
+          from tailwater.fact f
+          cross join lateral (select coalesce(min(d.hour), clock_timestamp()) as at
+                                from tailwater.dimension_statistic d where d.fact = f.name) s
+         where f.pipeline = judge_fact_volumes.pipeline
+        on conflict do nothing;
+    for v in select w.fact, w.counted_from from tailwater.fact_volume w join tailwater.fact f on f.name = w.fact
+              where f.pipeline = judge_fact_volumes.pipeline and w.open_hour < this_hour loop
+        began := greatest(date_trunc('hour', v.counted_from + interval '1 hour' - interval '1 microsecond', 'UTC'),
+                          this_hour - interval '35 days');
+        with counted as (
+            select d.hour, sum(d.keys_written)::bigint as n from tailwater.dimension_statistic d
+             where d.fact = v.fact and d.hour >= this_hour - interval '35 days' and d.hour < this_hour group by 1
+        ), hours as (
+            select g.hour, coalesce(c.n, 0) as n
+              from generate_series(began, this_hour - interval '2 hours', interval '1 hour') g(hour)
+              left join counted c using (hour)
+        ), kind as (
+            select case when count(*) >= 336 then 'time of day' when count(*) >= 72 then 'all hours' end as of from hours
+        ), sample as (
+            select k.of, percentile_disc(0.05) within group (order by s.n) as low,
+                   percentile_disc(0.5) within group (order by s.n) as median,
+                   percentile_disc(0.95) within group (order by s.n) as high, max(s.n) as most
+              from kind k join hours s
+                on k.of = 'all hours'
+                or k.of = 'time of day'
+                   and (extract(epoch from this_hour - interval '1 hour' - s.hour)::bigint / 3600) % 24 in (0, 1, 23)
+             group by k.of
+        )
+        update tailwater.fact_volume w
+           set open_hour = this_hour,
+               hour_keys = case when began < this_hour
+                                then coalesce((select c.n from counted c where c.hour = this_hour - interval '1 hour'), 0) end,
+               usual_of = s.of, usual_low = s.low, usual_median = s.median, usual_high = s.high, usual_most = s.most
+          from (select 1) one left join sample s on true
+         where w.fact = v.fact;
+    end loop;
+end
+$$;
+
+-- What there is to know of each fact.
+create function tailwater.fact_volume_states(pipeline text)
+returns table (fact text, last_keys timestamptz, this_hour bigint, open_hour timestamptz, hour_keys bigint,
+               is_hour_whole boolean, usual_of text, usual_low bigint, usual_median bigint, usual_high bigint, usual_most bigint)
+language sql stable set search_path = pg_catalog, pg_temp set jit = off as $$
+    select f.name, v.last_keys,
+           case when v.newest_hour = date_trunc('hour', clock_timestamp(), 'UTC') then v.newest_keys else 0 end,
+           v.open_hour, v.hour_keys,
+           v.open_hour - interval '1 hour' >= greatest(v.counted_from, c.late_at) and f.suspended is null,
+           v.usual_of, v.usual_low, v.usual_median, v.usual_high, v.usual_most
+      from tailwater.fact f
+      join tailwater.fact_volume v on v.fact = f.name
+      join tailwater.volume_clock c on c.pipeline = f.pipeline
+     where f.pipeline = $1
+     order by f.name
+$$;
+
+revoke execute on function tailwater.judge_fact_volumes(text), tailwater.fact_volume_states(text) from public;
