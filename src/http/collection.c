@@ -31,8 +31,8 @@ bool collection_connect(const struct config *config, struct pg **connection, str
                       connection, err);
 }
 
-struct collection *collection_read(const struct config *config, struct pg **connection,
-                                   struct error *err)
+struct collection *collection_read(const struct config *config, bool with_sizes,
+                                   struct pg **connection, struct error *err)
 {
     struct collection *collection;
     struct error left_out;
@@ -42,9 +42,11 @@ struct collection *collection_read(const struct config *config, struct pg **conn
     collection = memory_new(struct collection);
     collection->at_us = clock_now_us();
     collection->tick_us = clock_tick_us();
-    collection->nfailed += !control_measure_tables(*connection, config->pipeline,
-                                                   &collection->arena, &collection->nsizes,
-                                                   &collection->sizes, &left_out);
+    if (with_sizes && control_measure_tables(*connection, config->pipeline, &collection->arena,
+                                             &collection->nsizes, &collection->sizes, &left_out))
+        collection->measured_us = collection->tick_us;
+    else
+        collection->nfailed += with_sizes;
     for (int i = 0; i < OVERVIEW_PARTS; i++)
         if (overview_is_slow(i))
             collection->nfailed += !overview_read(*connection, config->pipeline, i,
@@ -52,6 +54,17 @@ struct collection *collection_read(const struct config *config, struct pg **conn
     collection->nfailed += metrics_collect(*connection, config->pipeline, &collection->metrics);
     collection->took_us = clock_tick_us() - collection->tick_us;
     return collection;
+}
+
+void collection_take_sizes(struct collection *collection, struct collection *former)
+{
+    collection->arena = former->arena;
+    collection->measured_us = former->measured_us;
+    collection->sizes = former->sizes;
+    collection->nsizes = former->nsizes;
+    former->arena = (struct arena){0};
+    former->sizes = NULL;
+    former->nsizes = 0;
 }
 
 void collection_free(struct collection *collection)

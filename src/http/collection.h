@@ -13,6 +13,7 @@
 
 struct collection {
     struct arena arena;
+    int64_t measured_us; /* clock_tick_us(): the sizes; 0: not yet */
     int nsizes;
     struct control_size *sizes; /* arena's */
     struct overview overview;   /* its slow parts */
@@ -27,8 +28,11 @@ struct collection {
 bool collection_connect(const struct config *config, struct pg **connection, struct error *err);
 
 /* Connects first.  NULL, with the reason: the mirror cannot be asked, or has no control schema of ours. */
-struct collection *collection_read(const struct config *config, struct pg **connection,
-                                   struct error *err);
+struct collection *collection_read(const struct config *config, bool with_sizes,
+                                   struct pg **connection, struct error *err);
+
+/* The sizes of one before, which has none then. */
+void collection_take_sizes(struct collection *collection, struct collection *former);
 
 void collection_free(struct collection *collection); /* NULL is fine */
 

@@ -23,14 +23,17 @@
 
 #define SECOND   INT64_C(1000000)
 #define EVERY_US (MONITOR_EVERY_S * SECOND)
-#define FRESH_US SECOND
+#define TABLE_US 5000          /* a glance is good for so long a table … */
+#define STALE_US (5 * SECOND)  /* … at most */
+#define FACT_US  300000        /* a collection for so long a fact, EVERY_US at most … */
+#define SIZES_US (60 * SECOND) /* … and sizes, of many tables … */
+#define SIZE_US  60000         /* … or for so long a table */
 
 #define WAIT_US   (3 * SECOND) /* for a newer glance, at most … */
 #define SCRAPE_US 30000        /* … of who comes every few seconds, and is told how old it is */
 #define SILENT_US (5 * SECOND) /* a glance that takes so long: the servers do not answer */
 #define GRACE_US                                                                                   \
     10000 /* a collection that takes less is waited for: a small pipeline's is current */
-#define PACE_US (300 * SECOND) /* however long a collection takes */
 
 #define LINEAGE_US (60 * SECOND) /* it changes with users' views */
 #define FAILED_US  (10 * SECOND) /* a query that fails may have taken long */
@@ -98,23 +101,32 @@ static void end(struct monitor *monitor, struct turn *turn)
     pthread_cond_broadcast(&monitor->news);
 }
 
-/* How long it takes, so that a server that hangs is not asked all the time. */
-static int64_t fresh_for(const struct turn *turn)
+/*
+ * How long the newest is good for: by how much there is, not by how long it took, so that a busy machine is
+ * not told later; but of a server that is slow no more than a part of the time is spent on it.
+ */
+static int64_t good_for(const struct turn *turn, int count, int64_t each_us, int64_t max_us)
 {
-    const int64_t took_us = turn->ended_us - turn->began_us;
+    const int64_t took_us = (turn->ended_us - turn->began_us) * MONITOR_PART;
+    int64_t good_us = count * each_us;
 
-    return took_us > FRESH_US ? took_us : FRESH_US;
+    if (good_us > max_us)
+        good_us = max_us;
+    if (good_us < SECOND)
+        good_us = SECOND;
+    return took_us > good_us ? took_us : good_us;
 }
 
-/* Of the collection; one that failed is tried again sooner. */
+static int64_t fresh_for(const struct monitor *monitor)
+{
+    const int ntables = monitor->glance != NULL ? monitor->glance->status.ntables : 0;
+
+    return good_for(&monitor->glancing, ntables, TABLE_US, STALE_US);
+}
+
 static int64_t pace(const struct monitor *monitor)
 {
-    const struct turn *turn = &monitor->collecting;
-    const int64_t pace_us = (turn->ended_us - turn->began_us) * MONITOR_SHARE;
-
-    if (monitor->collection == NULL)
-        return fresh_for(turn);
-    return pace_us < FRESH_US ? FRESH_US : pace_us > PACE_US ? PACE_US : pace_us;
+    return good_for(&monitor->collecting, monitor->config->nfacts, FACT_US, EVERY_US);
 }
 
 /* Until something has changed, or the moment has come. */
@@ -185,7 +197,7 @@ static void *glance_on(void *arg)
 
     pthread_mutex_lock(&monitor->mutex);
     while (!monitor->is_stopping) {
-        const int64_t after_us = turn->is_wanted ? fresh_for(turn) : EVERY_US;
+        const int64_t after_us = turn->is_wanted ? fresh_for(monitor) : EVERY_US;
 
         if (age(turn) >= after_us)
             make_glance(monitor);
@@ -201,11 +213,17 @@ static void *glance_on(void *arg)
 static void collect(struct monitor *monitor)
 {
     struct collection *collection, *former = monitor->collection;
+    const int64_t now_us = clock_tick_us();
+    const bool is_measured = former != NULL && former->measured_us > 0 &&
+                             now_us < former->measured_us + SIZES_US &&
+                             now_us < former->measured_us + former->nsizes * SIZE_US;
     struct error unseen; /* the glance says what is wrong with the mirror */
 
     begin(monitor, &monitor->collecting);
-    collection = collection_read(monitor->config, &monitor->mirror, &unseen);
+    collection = collection_read(monitor->config, !is_measured, &monitor->mirror, &unseen);
     end(monitor, &monitor->collecting);
+    if (collection != NULL && is_measured)
+        collection_take_sizes(collection, former);
     collection_free(former);
     monitor->collection = collection;
 }
@@ -224,7 +242,7 @@ static void trace(struct monitor *monitor)
               lineage_read(monitor->mirror, monitor->config, NULL, &arena, &lineage, &err);
     end(monitor, &monitor->tracing);
     buf_clear(&monitor->lineage_reason);
-    monitor->traced_for_us = is_read ? LINEAGE_US : is_connected ? FAILED_US : FRESH_US;
+    monitor->traced_for_us = is_read ? LINEAGE_US : is_connected ? FAILED_US : SECOND;
     if (is_read) {
         buf_clear(&monitor->lineage);
         lineage_add_json(&lineage, &monitor->lineage);
@@ -263,7 +281,7 @@ static const char unseen[] = "the servers have not answered yet\n";
 /* With the mutex held: a glance that is current, as far as patience goes.  True once there is one at all. */
 static bool get_glance(struct monitor *monitor, int64_t patience_us, struct buf *reason)
 {
-    if (want(monitor, &monitor->glancing, fresh_for(&monitor->glancing)))
+    if (want(monitor, &monitor->glancing, fresh_for(monitor)))
         wait_for(monitor, &monitor->glancing, monitor->glance == NULL ? WAIT_US : patience_us);
     if (monitor->glance == NULL)
         buf_add(reason, unseen);

@@ -3,10 +3,13 @@
  * of their own ask the servers; whoever comes by HTTP is given what they have seen, and waits a few
  * seconds at most for what is newer.  Reads only.
  *
- *   the glance      what has to be current; taken when somebody asks, at most once a second however many
- *                   do, and every MONITOR_EVERY_S for the history
- *   the collection  what takes longer, the more tables and facts there are (collection.h), and lineage;
- *                   that often too, but never more than one part in MONITOR_SHARE of the time
+ *   the glance      what has to be current; taken when somebody asks, and every MONITOR_EVERY_S for the
+ *                   history
+ *   the collection  what takes longer, the more tables and facts there are (collection.h), and lineage
+ *
+ * However many ask, either is made once a second at most: a glance with a thousand tables once in five, a
+ * collection with fifty facts once in fifteen, and sizes of a thousand tables once a minute; and
+ * neither takes more than one part in MONITOR_PART of the time.
  */
 #ifndef TAILWATER_MONITOR_H
 #define TAILWATER_MONITOR_H
@@ -18,7 +21,7 @@
 
 #define MONITOR_EVERY_S 15
 #define MONITOR_KEPT    (8 * 3600 / MONITOR_EVERY_S) /* samples: eight hours */
-#define MONITOR_SHARE   200
+#define MONITOR_PART    10
 
 struct monitor;
 

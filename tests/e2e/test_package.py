@@ -99,6 +99,44 @@ def test_alert_rules(folder):
         assert done.returncode == 0 and "SUCCESS" in done.stdout, done.stdout + done.stderr
 
 
+def first_screen():
+    """The commands that the README begins with: of the package, the configuration in its three lines, those after it."""
+    with open(os.path.join(ROOT, "README.md")) as file:
+        text = "".join(file.readlines()[:60])
+    found = re.search(r"^    (scripts/package && apt install .*)\n\n    cat > (\S+) <<'END'\n((?:    .*\n)+?)    END\n\n((?:    .*\n)+)",
+                      text, re.M)
+    assert found, text
+    package, path, lines, after = found.groups()
+    return package, path, [line[4:] for line in lines.splitlines()], [line.strip() for line in after.splitlines()]
+
+
+def test_the_first_screen(source, make_pipeline):
+    """Three lines as the README has them, and systemctl start's stand-in mirrors a database."""
+    package, path, lines, (start, status) = first_screen()
+    assert package.endswith("./build-package/tailwater_*.deb")
+    assert len(lines) == 3 and (start, status) == ("systemctl start tailwater@main", f"tailwater status -c {path}")
+    with open(os.path.join(UNITS, "tailwater@.service")) as file:
+        command = re.search(r"^ExecStart=(.*)$", file.read(), re.M)[1].replace("%i", "main")
+    assert path in command
+    source.sql("create table t (id int primary key); insert into t select generate_series(1, 100)")
+    pipeline = make_pipeline(name="main", plugin="wal2json")
+    for key, database in (("source", pipeline.source), ("mirror", pipeline.mirror)):
+        number = next(i for i, line in enumerate(lines) if line.startswith(key))
+        lines[number] = re.sub('"[^"]*"', lambda _, d=database: f'"{d.conninfo()}"', lines[number])
+    pipeline.write_config("\n".join(lines) + "\n")
+    with open(pipeline.log_file, "a") as log:
+        process = subprocess.Popen(shlex.split(command.replace("/usr/bin/tailwater", BINARY).replace(path, pipeline.file)),
+                                   stderr=log, stdin=subprocess.DEVNULL, env=pipeline.environment())
+    try:
+        wait.until(lambda: "streaming, up to date" in pipeline.verb(*status.split()[1:2]).out, pipeline.log_tail)
+        source.sql("insert into t values (101)")
+        wait.until(lambda: pipeline.mirror.value("select count(*) from t") == 101, pipeline.log_tail)
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+    pipeline.settle_stopped()
+
+
 def test_the_unit_starts_it(source, make_pipeline, folder):
     """A stand-in for systemd takes the unit's own lines: started when it says READY, restarted after a crash."""
     with open(os.path.join(UNITS, "tailwater@.service")) as file:
