@@ -123,10 +123,11 @@ void freshness_judge(struct freshness *f, struct arena *arena)
     case FRESHNESS_QUIET:
         f->words = silence_words(f, quiet_us, arena);
         f->next = f->state == FRESHNESS_STALE
-                      ? "the pipeline is not behind: see whether what writes that table on the "
-                        "source still runs"
-                      : "the pipeline is not behind: see whether what writes that table on the "
-                        "source still runs; where that is meant, freshness: {watch: off} for it";
+                      ? "the mirror has all that the source committed until then: see whether what "
+                        "writes that table there still runs"
+                      : "the mirror has all that the source committed until then: see whether what "
+                        "writes that table there still runs; where that is meant, freshness: "
+                        "{watch: off} for it";
         return;
     case FRESHNESS_LOW:
         f->words = volume_words(f, arena);
