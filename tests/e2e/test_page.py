@@ -51,8 +51,7 @@ setTimeout(() => {
     const [a, b] = [light(isDrawn ? style.fill : style.color), light(isDrawn ? underneath(e) : back(e))].sort((x, y) => y - x);
     if ((a + .05) / (b + .05) < 4.5) poor.push(e.tagName + ":" + e.textContent.slice(0, 20));
   }
-  const cut = [...document.querySelectorAll(".scroll")].filter(e => innerWidth < 400 && e.scrollWidth > e.clientWidth + 1 &&
-    !e.classList.contains("lineage")).map(e => e.id);
+  const cut = [...document.querySelectorAll(".scroll")].filter(e => e.scrollWidth > e.clientWidth + 1 && !e.classList.contains("lineage")).map(e => e.id);
   const unnamed = [...document.querySelectorAll("svg, input, section")].filter(e => e.getClientRects().length &&
     !e.getAttribute("aria-label") && !e.querySelector("h2, label, p") && !e.closest("label")).map(e => e.outerHTML.slice(0, 60));
   top.document.documentElement.dataset.seen = JSON.stringify({width: document.documentElement.scrollWidth, inner: innerWidth,
