@@ -51,7 +51,8 @@ struct decoder_ops {
 
     /*
      * One message of the stream (the payload of one XLogData).  scratch is reset by the caller
-     * between messages. An unknown or malformed message is ERROR_PROTOCOL, whatever it is (P12). On
+     * between messages. An unknown or malformed message is ERROR_PROTOCOL, whatever it is (P12);
+     * ERROR_RETRY is one that may be well formed when it is decoded again on the source (P64). On
      * success *ret_change is whole.
      */
     bool (*decode)(struct decoder *decoder, struct bytes message, struct arena *scratch,

@@ -276,6 +276,15 @@ static bool read_row(struct message *m, struct row *ret_row)
     return true;
 }
 
+/* Nothing has said yet what the table's identity is. */
+static bool refuse_bare(struct message *m, const struct table_name *name)
+{
+    return error_set(m->err, ERROR_RETRY,
+                     "an update of %.*s.%.*s came without an identity before any came with one",
+                     (int) name->schema.len, name->schema.data, (int) name->name.len,
+                     name->name.data);
+}
+
 bool row_decode(struct message *m)
 {
     struct change *change = &m->change;
@@ -300,6 +309,8 @@ bool row_decode(struct message *m)
         m->json = behind_name;
         if (!read_row(m, &row))
             return message_refuse_json(m);
+        if (m->action == 'U' && !row.has_identity && (shape == NULL || shape->nidentity == 0))
+            return refuse_bare(m, &name);
         shape = shapes_fit(&m->decoder->shapes, settle_table(m->decoder, &name), &row);
         change->values = row.has_columns ? spread(m, shape, &row.columns) : NULL;
         change->old = row.has_identity ? spread(m, shape, &row.identity) : NULL;

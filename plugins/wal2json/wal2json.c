@@ -14,7 +14,9 @@
  * the identity before it writes the columns, looks at the answer afterwards, and a look into the
  * catalogs in between may have brought the news that the table was altered, vacuumed or analyzed
  * elsewhere, with which the server forgets the answer.  The WAL has no old row where the identity
- * did not change, so an update without one is of a row whose key is the same.  A delete is never
+ * did not change, so an update without one is of a row whose key is the same, if the identity is the key:
+ * another row of the table has to have shown that before (src/batch/binding.c holds it against the
+ * mirror's key); else the stream is begun anew, where the answer will be there.  A delete is never
  * without: its key would be unknown.
  *
  * Identity entries carry no position, so a table whose first message is a delete has columns without

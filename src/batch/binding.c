@@ -14,29 +14,33 @@ bool binding_is_left_out(const struct table *table, const char *name)
     return false;
 }
 
-/* pgoutput says which columns are the identity; they must be the key that the mirror was made with
- * (P19, P64). */
+/*
+ * The columns of the identity must be the key that the mirror was made with (P19, P64).  pgoutput says
+ * which they are; wal2json shows them with the first update or delete, and all columns for FULL.
+ */
 static bool check_identity(const struct binding *binding, struct error *err)
 {
     const struct relation *relation = binding->relation;
     const struct table *table = binding->table;
-    int matched = 0;
+    int matched = 0, others = 0;
 
-    if (relation->identity == IDENTITY_UNKNOWN || relation->identity == IDENTITY_FULL)
+    if (relation->identity == IDENTITY_FULL)
         return true;
     for (int i = 0; i < relation->ncolumns; i++) {
-        if (relation->columns[i].is_identity && binding->column[i] >= 0 &&
-            table->columns[binding->column[i]].is_key)
-            matched++;
-        else if (relation->columns[i].is_identity)
-            matched = -relation->ncolumns;
+        const bool is_key = binding->column[i] >= 0 && table->columns[binding->column[i]].is_key;
+
+        matched += relation->columns[i].is_identity && is_key;
+        others += relation->columns[i].is_identity && !is_key;
     }
-    if (matched == table->nkeys)
+    if (relation->identity == IDENTITY_UNKNOWN ? matched == table->nkeys || matched + others == 0
+                                               : matched == table->nkeys && others == 0)
         return true;
     error_set(err, ERROR_FAILED,
               "%s: its replica identity is no longer the key of the mirror table", table->label);
-    return error_hint(err, "restore the replica identity on the source (ALTER TABLE … REPLICA "
-                           "IDENTITY …), or destroy the pipeline and copy anew");
+    return error_hint(err,
+                      "restore the replica identity on the source (ALTER TABLE … REPLICA "
+                      "IDENTITY …); then tailwater resync %s",
+                      table->label);
 }
 
 /* The same name with another oid is another table (P59); a root's partitions have oids of their

@@ -283,6 +283,66 @@ static bool take_row(struct receiver *r, const struct change *change, struct err
            blame(r, binding->table, err);
 }
 
+/* The mirrored table that the plugin means by "schema"."name"; NULL for none. */
+static bool find_left_out(struct receiver *r, const char *quoted, const struct table **ret_table,
+                          struct error *err)
+{
+    _cleanup_buf_ struct buf name = {0};
+    struct relation relation = {0};
+    bool exists;
+    char *middle;
+
+    *ret_table = NULL;
+    for (int i = 0; i < r->options->list->count && *ret_table == NULL; i++) {
+        const struct table *table = &r->options->list->tables[i];
+
+        buf_clear(&name);
+        buf_printf(&name, "\"%s\".\"%s\"", table->schema, table->name);
+        if (strcmp(buf_text(&name), quoted) == 0)
+            *ret_table = table;
+    }
+    if (*ret_table != NULL || !has_partitioned(r->options->list))
+        return true;
+    /* A partition? */
+    buf_clear(&name);
+    buf_add(&name, quoted);
+    middle = strstr(name.data, "\".\"");
+    if (middle == NULL)
+        return true;
+    *middle = '\0';
+    middle[strlen(middle + 1)] = '\0';
+    relation.schema = name.data + 1;
+    relation.name = middle + 3;
+    return look_up(r, &relation, &exists, ret_table, err);
+}
+
+/* What the plugin did not send cannot be applied: the table is missing it from here on. */
+static bool take_left_out(struct receiver *r, struct error *err)
+{
+    const struct table *table;
+    const char *quoted;
+    int next = 0;
+
+    while (stream_left_out(r->stream, &next, &quoted)) {
+        if (!r->is_inside || r->is_skipping)
+            continue;
+        if (!find_left_out(r, quoted, &table, err))
+            return false;
+        if (table == NULL || batch_skips(r->open, table))
+            continue;
+        error_set(err, ERROR_FAILED,
+                  "%s: the source left an update or a delete out, since the table had no replica "
+                  "identity at the time",
+                  table->label);
+        error_hint(err,
+                   "see that it has its primary key, or REPLICA IDENTITY, again; then tailwater "
+                   "resync %s",
+                   table->label);
+        return blame(r, table, err);
+    }
+    return true;
+}
+
 static bool take_begin(struct receiver *r, const struct change *change, struct error *err)
 {
     if (r->is_inside)
@@ -550,7 +610,7 @@ static bool loop(struct receiver *r, struct error *err)
 
         pulse_beat(PULSE_RECEIVER);
         if (!stream_next(r->stream, timeout_ms(r), handover_wake_fd(r->handover), &event, err) ||
-            !take_event(r, &event, err) || !wait_for_applier(r, err))
+            !take_left_out(r, err) || !take_event(r, &event, err) || !wait_for_applier(r, err))
             return false;
         if (event.kind != STREAM_NOTHING)
             r->sent_at_us = event.sent_at_us;

@@ -296,14 +296,24 @@ static bool connect_failed(enum pg_side side, PGconn *conn, bool is_timeout, str
 static void take_notice(void *arg, const PGresult *result)
 {
     struct pg *pg = arg;
+    struct pg_warning warning;
     const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
     const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
     const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
 
     if (!pg->is_replication || severity == NULL || strcmp(severity, "WARNING") != 0)
         return;
-    snprintf(pg->warning.sqlstate, sizeof(pg->warning.sqlstate), "%s", sqlstate ? sqlstate : "");
-    snprintf(pg->warning.message, sizeof(pg->warning.message), "%s", message ? message : "");
+    snprintf(warning.sqlstate, sizeof(warning.sqlstate), "%s", sqlstate ? sqlstate : "");
+    snprintf(warning.message, sizeof(warning.message), "%s", message ? message : "");
+    for (int i = 0; i < pg->nwarnings; i++)
+        if (strcmp(pg->warnings[i].message, warning.message) == 0)
+            return;
+    if (pg->nwarnings == pg->max_warnings) {
+        pg->max_warnings = pg->max_warnings * 2 + 4;
+        pg->warnings = memory_resize(pg->warnings,
+                                     (size_t) pg->max_warnings * sizeof(*pg->warnings));
+    }
+    pg->warnings[pg->nwarnings++] = warning;
 }
 
 /* Compare what matters, and set what differs or could not be in the startup packet. */
@@ -407,6 +417,7 @@ void pg_free(struct pg *pg)
     free(pg->values);
     free(pg->lengths);
     free(pg->formats);
+    free(pg->warnings);
     free(pg);
 }
 

@@ -201,14 +201,14 @@ bool pg_stream_next(struct pg *pg, int timeout_ms, int wake_fd, const char **ret
                     size_t *ret_len, struct error *err);
 
 /*
- * The last WARNING that the server sent in the stream; its sqlstate is empty before the first one.  It
- * is known at latest when pg_stream_next() gives the message that was sent behind it.
+ * The WARNINGs that the server sent in the stream in front of what the last pg_stream_next() gave, and
+ * behind what the one before it did; several with the same words are one.  Valid until the next call.
  */
 struct pg_warning {
     char sqlstate[6];
     char message[256]; /* cut */
 };
-const struct pg_warning *pg_stream_warning(const struct pg *pg);
+const struct pg_warning *pg_stream_warnings(const struct pg *pg, int *ret_count);
 
 bool pg_stream_send(struct pg *pg, const void *data, size_t len, struct error *err);
 

@@ -29,7 +29,8 @@ struct pg {
     int *formats;
 
     /* Of a stream: the last WARNING that came in it. */
-    struct pg_warning warning;
+    struct pg_warning *warnings; /* of a stream, since the last look */
+    int nwarnings, max_warnings;
 
     char *chunk;         /* what pg_copy_out_next() or pg_stream_next() gave last; libpq's memory */
     int64_t nap_from_us; /* stream: since when nap_messages are counted */

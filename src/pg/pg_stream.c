@@ -105,6 +105,7 @@ bool pg_stream_next(struct pg *pg, int timeout_ms, int wake_fd, const char **ret
 
     PQfreemem(pg->chunk);
     pg->chunk = NULL;
+    pg->nwarnings = 0;
     taken = take_buffered(pg, &len, err);
     while (taken == 0) {
         struct pollfd fds[2] = {{.fd = PQsocket(pg->conn), .events = POLLIN},
@@ -140,9 +141,10 @@ bool pg_stream_next(struct pg *pg, int timeout_ms, int wake_fd, const char **ret
     return true;
 }
 
-const struct pg_warning *pg_stream_warning(const struct pg *pg)
+const struct pg_warning *pg_stream_warnings(const struct pg *pg, int *ret_count)
 {
-    return &pg->warning;
+    *ret_count = pg->nwarnings;
+    return pg->warnings;
 }
 
 bool pg_stream_send(struct pg *pg, const void *data, size_t len, struct error *err)

@@ -92,6 +92,14 @@ bool stream_next(struct stream *stream, int timeout_ms, int wake_fd, struct stre
                  struct error *err);
 
 /*
+ * Tables of which the plugin has left an update or a delete out, with nothing but a warning, in front of
+ * the last event: wal2json does so where a table had no replica identity at the time (P17).  From *next
+ * on, which is 0 at first; false: no more.  ret_table: "schema"."name" in quotes that nothing escapes,
+ * valid until the next event.
+ */
+bool stream_left_out(const struct stream *stream, int *next, const char **ret_table);
+
+/*
  * Tell the source that everything up to flushed is durable in the mirror; it may then forget it.
  * Never goes backwards: a lower position repeats the last one.  Also the answer to a keepalive.
  */

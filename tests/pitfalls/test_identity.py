@@ -6,6 +6,7 @@ import threading
 import psycopg2
 import pytest
 
+from lib import wait
 from lib.pipeline import FAILED, FINDINGS, USAGE
 from pitfalls.common import STOP, refused, running, wait_until_repaired
 
@@ -160,6 +161,37 @@ def test_p64_identity_within_a_transaction(both_plugins, source, make_pipeline, 
             cursor.execute("update t set a = 0 where id = 4; update t set id = 30 where id = 21; delete from t where id = 5")
         cursor.execute(f"alter table t replica identity {before}")
         cursor.execute("update t set a = 7 where id = 4; update t set id = 10 where id = 1")
+    pipeline.settle()
+
+
+MOVED = {
+    "another index": "alter table t replica identity using index o; update t set id = 5 where id = 1;"
+                     "alter table t replica identity default",
+    "another primary key": "alter table t drop constraint t_pkey; alter table t add primary key (o);"
+                           "update t set id = id + 100;"
+                           "alter table t drop constraint t_pkey; alter table t add primary key (id)",
+    "none": "alter table t drop constraint t_pkey; update t set id = id + 100; alter table t add primary key (id)",
+    "nothing, update": "alter table t replica identity nothing; update t set a = 9; alter table t replica identity default",
+    "nothing, delete": "alter table t replica identity nothing; delete from t where id = 2; alter table t replica identity default",
+}
+
+
+@pytest.mark.parametrize("moved", MOVED)
+def test_p17_p64_identity_moved_and_put_back(source, mirror, make_pipeline, moved):
+    """Within one transaction: when it is decoded the table looks as it always did, but wal2json has sent another key, or
+    nothing but a warning.  The table is left out until it is copied anew; others go on, and nothing is silently wrong."""
+    source.sql("create table t (id int primary key, o int not null, a int); create unique index o on t (o);"
+               "create table other (id int primary key); create table \"odd\"\".\"\"name\" (id int);"
+               "insert into t select i, i + 10, i from generate_series(1, 3) i")
+    pipeline = make_pipeline(apply={"on_error": "quarantine"}).start()
+    pipeline.wait_until_caught_up()
+    source.sql("update t set a = 7 where id = 3")
+    source.sql(MOVED[moved] + "; insert into other values (1)")
+    wait.until(lambda: mirror.value("select quarantine_lsn from tailwater.mirror_table where name = 't'"), pipeline.log_tail)
+    source.sql("insert into other values (2)")
+    wait.until(lambda: mirror.value("select count(*) from other") == 2, "others go on")
+    assert ("left an update or a delete out" in pipeline.log) == (moved.startswith("no"))
+    pipeline.ok("resync", "t")
     pipeline.settle()
 
 

@@ -412,10 +412,12 @@ static void update_without_identity(void **state)
     struct relation *relation;
 
     (void) state;
-    relation = relation_of(&s, BARE_UPDATE(ID("1") "," A("1") "," B("null")));
-    has_columns(relation, "id:23:1 a:23:2 b:25:3");
-    gives(&s, BARE_UPDATE(ID("1") "," A("2")), "update public.t a='2' id='1'");
-    assert_ptr_equal(s.change.relation, relation);
+    /* Nobody knows yet whether the identity is the mirror's key. */
+    assert_false(feed(&s, BARE_UPDATE(ID("1") "," A("1") "," B("null"))));
+    assert_int_equal(s.err.kind, ERROR_RETRY);
+    gives(&s, INSERT(ID("1") "," A("1")), "insert public.t a='1' id='1'");
+    assert_false(feed(&s, BARE_UPDATE(ID("1") "," A("1") "," B("null"))));
+    assert_int_equal(s.err.kind, ERROR_RETRY);
     relation = relation_of(&s, UPDATE(ID("1") "," A("1") "," B("null"), KEY("1")));
     has_columns(relation, "id:23:1* a:23:2 b:25:3");
     gives(&s, BARE_UPDATE(ID("1") "," A("2") "," B("null")), "update public.t a='2' b=null id='1'");
