@@ -89,7 +89,8 @@ void pipe_free(struct pipe *pipe)
 /*
  * wal2json's rows say everything themselves, so what came before must not matter: a decoder that
  * has just been told of the transaction gives the same change.  (One that knows the table reads it
- * the short way, the new one the long way.)
+ * the short way, the new one the long way.  The exception is an update without an identity, which
+ * only a decoder that knows the table's reads at all.)
  */
 static void check_history_is_nothing(struct pipe *pipe, const void *message, size_t len,
                                      const struct change *change)
@@ -99,13 +100,16 @@ static void check_history_is_nothing(struct pipe *pipe, const void *message, siz
     struct arena scratch = {0};
     struct change again;
     struct error err;
+    bool is_read;
 
     promise(pipe->ops->decode(fresh, bytes_of(buf_text(&pipe->begin), pipe->begin.len), &scratch,
                               &again, &err));
-    promise(pipe->ops->decode(fresh, bytes_of(message, len), &scratch, &again, &err));
+    is_read = pipe->ops->decode(fresh, bytes_of(message, len), &scratch, &again, &err);
+    promise(is_read || err.kind == ERROR_RETRY);
     change_text(&text, change, NULL);
-    change_text(&again_text, &again, NULL);
-    if (strcmp(buf_text(&text), buf_text(&again_text)) != 0) {
+    if (is_read)
+        change_text(&again_text, &again, NULL);
+    if (is_read && strcmp(buf_text(&text), buf_text(&again_text)) != 0) {
         fprintf(stderr, "%.*s\nwith what came before:  %s\nwithout: %s\n", (int) len,
                 (const char *) message, buf_text(&text), buf_text(&again_text));
         promise(!"what came before matters");
