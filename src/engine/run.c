@@ -165,6 +165,7 @@ static bool prepare(struct life *life, struct pg *lock, struct error *err)
     life->arena = arena;
     life->prepared = prepared;
     life->renewal = RENEW_NOT;
+    server_follow(life->http, life->config);
     return start_feeders(life, err);
 }
 

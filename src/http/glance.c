@@ -88,13 +88,25 @@ static const struct collection *give(struct glance *glance, const struct collect
     return collection;
 }
 
+/* Is that text to be made, with that collection?  Then it is empty. */
+static bool is_due(struct buf *text, int64_t *collect_us, const struct collection *collection)
+{
+    const int64_t now_us = collection != NULL ? collection->tick_us : 0;
+
+    if (text->len > 0 && *collect_us == now_us)
+        return false;
+    *collect_us = now_us;
+    buf_clear(text);
+    return true;
+}
+
 const struct buf *glance_json(struct glance *glance, const struct collection *collection)
 {
     struct overview all = glance->overview; /* borrowed, as what is added to it */
 
-    if (glance->json.len > 0)
-        return &glance->json;
     collection = give(glance, collection);
+    if (!is_due(&glance->json, &glance->json_collect_us, collection))
+        return &glance->json;
     for (int i = 0; i < OVERVIEW_PARTS && collection != NULL; i++)
         if (overview_is_slow(i))
             all.parts[i] = collection->overview.parts[i];
@@ -106,9 +118,9 @@ const struct buf *glance_json(struct glance *glance, const struct collection *co
 const struct buf *glance_metrics(struct glance *glance, const struct collection *collection,
                                  const char *version)
 {
-    if (glance->metrics.len > 0)
-        return &glance->metrics;
     collection = give(glance, collection);
+    if (!is_due(&glance->metrics, &glance->metrics_collect_us, collection))
+        return &glance->metrics;
     metrics_add(&glance->status, version, &glance->metrics);
     if (collection != NULL)
         buf_add_bytes(&glance->metrics, collection->metrics.data, collection->metrics.len);

@@ -16,9 +16,11 @@ struct glance {
 
     int64_t tick_us, took_us; /* clock_tick_us() when it began, and how long it took */
 
-    /* Made when somebody asks for them first. */
-    struct buf json;    /* as tailwater status --json */
-    struct buf metrics; /* Prometheus text format 0.0.4, without its end */
+    /* Made when somebody asks for them first, and again with another collection. */
+    struct buf json;            /* as tailwater status --json */
+    struct buf metrics;         /* Prometheus text format 0.0.4, without its end */
+    int64_t json_collect_us;    /* the collection's tick_us that is in json; 0: none … */
+    int64_t metrics_collect_us; /* … and in metrics */
 };
 
 /* Waits for servers that do not answer, some seconds at most; that is then what it saw. */

@@ -3,7 +3,7 @@
  * hangs keeps its thread, and everybody else is told how old the newest glance is.
  *
  * A thread sleeps until its turn has come: by the clock, or because somebody asked, which counts once
- * what it has is old enough (fresh_for(), pace()).
+ * what it has is old enough (fresh_for(), pace(); pace.h).
  */
 #include "http/monitor.h"
 
@@ -14,6 +14,7 @@
 #include "http/collection.h"
 #include "http/glance.h"
 #include "http/metrics.h"
+#include "http/pace.h"
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -23,10 +24,7 @@
 
 #define SECOND   INT64_C(1000000)
 #define EVERY_US (MONITOR_EVERY_S * SECOND)
-#define TABLE_US 5000          /* a glance is good for so long a table … */
-#define STALE_US (5 * SECOND)  /* … at most */
-#define FACT_US  300000        /* a collection for so long a fact, EVERY_US at most … */
-#define SIZES_US (60 * SECOND) /* … and sizes, of many tables … */
+#define SIZES_US (60 * SECOND) /* sizes are good for so long, of many tables … */
 #define SIZE_US  60000         /* … or for so long a table */
 
 #define WAIT_US   (3 * SECOND) /* for a newer glance, at most … */
@@ -37,6 +35,12 @@
 
 #define LINEAGE_US (60 * SECOND) /* it changes with users' views */
 #define FAILED_US  (10 * SECOND) /* a query that fails may have taken long */
+
+/* A glance by its tables, a collection by its facts.  Of a mirror that did not answer it is tried again
+ * sooner: so long its facts, consumers and feeds are in no metric. */
+static const struct pace glances = {5000, 5 * SECOND, EVERY_US};
+static const struct pace collections = {300000, EVERY_US, 60 * SECOND};
+static const struct pace failures = {300000, EVERY_US, EVERY_US};
 
 /* -1: it was not known. */
 struct sample {
@@ -51,10 +55,10 @@ struct turn {
 };
 
 struct monitor {
-    const struct config *config;
     const char *version;
     pthread_mutex_t mutex; /* guards all below but the connections */
-    pthread_cond_t news;   /* something is wanted, or complete */
+    const struct config *config;
+    pthread_cond_t news; /* something is wanted, or complete */
     bool is_stopping;
 
     pthread_t glance_thread;
@@ -101,32 +105,24 @@ static void end(struct monitor *monitor, struct turn *turn)
     pthread_cond_broadcast(&monitor->news);
 }
 
-/*
- * How long the newest is good for: by how much there is, not by how long it took, so that a busy machine is
- * not told later; but of a server that is slow no more than a part of the time is spent on it.
- */
-static int64_t good_for(const struct turn *turn, int count, int64_t each_us, int64_t max_us)
+static int64_t good_for(const struct turn *turn, const struct pace *pace, int count)
 {
-    const int64_t took_us = (turn->ended_us - turn->began_us) * MONITOR_PART;
-    int64_t good_us = count * each_us;
-
-    if (good_us > max_us)
-        good_us = max_us;
-    if (good_us < SECOND)
-        good_us = SECOND;
-    return took_us > good_us ? took_us : good_us;
+    return pace_for(pace, count, turn->ended_us - turn->began_us);
 }
 
 static int64_t fresh_for(const struct monitor *monitor)
 {
     const int ntables = monitor->glance != NULL ? monitor->glance->status.ntables : 0;
 
-    return good_for(&monitor->glancing, ntables, TABLE_US, STALE_US);
+    return good_for(&monitor->glancing, &glances, ntables);
 }
 
 static int64_t pace(const struct monitor *monitor)
 {
-    return good_for(&monitor->collecting, monitor->config->nfacts, FACT_US, EVERY_US);
+    const bool is_there = monitor->collection != NULL;
+
+    return good_for(&monitor->collecting, is_there ? &collections : &failures,
+                    monitor->config->nfacts);
 }
 
 /* Until something has changed, or the moment has come. */
@@ -175,11 +171,12 @@ static void add_sample(struct monitor *monitor, const struct status *status)
 
 static void make_glance(struct monitor *monitor)
 {
+    const struct config *config = monitor->config;
     const struct status *status;
     struct glance *glance, *former = monitor->glance;
 
     begin(monitor, &monitor->glancing);
-    glance = glance_take(monitor->config, &monitor->connections);
+    glance = glance_take(config, &monitor->connections);
     end(monitor, &monitor->glancing);
     glance_free(former);
     monitor->glance = glance;
@@ -212,6 +209,7 @@ static void *glance_on(void *arg)
 
 static void collect(struct monitor *monitor)
 {
+    const struct config *config = monitor->config;
     struct collection *collection, *former = monitor->collection;
     const int64_t now_us = clock_tick_us();
     const bool is_measured = former != NULL && former->measured_us > 0 &&
@@ -220,7 +218,7 @@ static void collect(struct monitor *monitor)
     struct error unseen; /* the glance says what is wrong with the mirror */
 
     begin(monitor, &monitor->collecting);
-    collection = collection_read(monitor->config, !is_measured, &monitor->mirror, &unseen);
+    collection = collection_read(config, !is_measured, &monitor->mirror, &unseen);
     end(monitor, &monitor->collecting);
     if (collection != NULL && is_measured)
         collection_take_sizes(collection, former);
@@ -231,15 +229,15 @@ static void collect(struct monitor *monitor)
 /* What cannot be read leaves what was read before. */
 static void trace(struct monitor *monitor)
 {
+    const struct config *config = monitor->config;
     _cleanup_(arena_release) struct arena arena = {0};
     struct lineage lineage;
     struct error err;
     bool is_connected, is_read;
 
     begin(monitor, &monitor->tracing);
-    is_connected = collection_connect(monitor->config, &monitor->mirror, &err);
-    is_read = is_connected &&
-              lineage_read(monitor->mirror, monitor->config, NULL, &arena, &lineage, &err);
+    is_connected = collection_connect(config, &monitor->mirror, &err);
+    is_read = is_connected && lineage_read(monitor->mirror, config, NULL, &arena, &lineage, &err);
     end(monitor, &monitor->tracing);
     buf_clear(&monitor->lineage_reason);
     monitor->traced_for_us = is_read ? LINEAGE_US : is_connected ? FAILED_US : SECOND;
@@ -473,6 +471,15 @@ bool monitor_start(const struct config *config, const char *version, struct moni
     }
     *ret_monitor = monitor;
     return true;
+}
+
+void monitor_follow(struct monitor *monitor, const struct config *config)
+{
+    pthread_mutex_lock(&monitor->mutex);
+    if (monitor->config != config)
+        monitor->traced_for_us = 0;
+    monitor->config = config;
+    pthread_mutex_unlock(&monitor->mutex);
 }
 
 void monitor_stop(struct monitor *monitor)

@@ -8,8 +8,9 @@
  *   the collection  what takes longer, the more tables and facts there are (collection.h), and lineage
  *
  * However many ask, either is made once a second at most: a glance with a thousand tables once in five, a
- * collection with fifty facts once in fifteen, and sizes of a thousand tables once a minute; and
- * neither takes more than one part in MONITOR_PART of the time.
+ * collection with fifty facts once in fifteen, and sizes of a thousand tables once a minute; and of
+ * servers that are slow less often (pace.h), but a glance every MONITOR_EVERY_S, a collection once a
+ * minute, however long they take.
  */
 #ifndef TAILWATER_MONITOR_H
 #define TAILWATER_MONITOR_H
@@ -21,13 +22,15 @@
 
 #define MONITOR_EVERY_S 15
 #define MONITOR_KEPT    (8 * 3600 / MONITOR_EVERY_S) /* samples: eight hours */
-#define MONITOR_PART    10
 
 struct monitor;
 
 /* config has to outlive it. */
 bool monitor_start(const struct config *config, const char *version, struct monitor **ret_monitor,
                    struct error *err);
+
+/* Another configuration of the same pipeline, from the next look on; it too has to outlive it. */
+void monitor_follow(struct monitor *monitor, const struct config *config);
 
 /* Once nobody else uses it. */
 void monitor_stop(struct monitor *monitor);
@@ -39,10 +42,8 @@ void monitor_stop(struct monitor *monitor);
 bool monitor_add_status(struct monitor *monitor, struct buf *json); /* as tailwater status --json */
 bool monitor_add_metrics(struct monitor *monitor,
                          struct buf *text); /* Prometheus' text format 0.0.4 */
-bool monitor_add_lineage(struct monitor *monitor,
-                         struct buf *json); /* feed/lineage.h; of the configuration
-    that the process began with, and of the views that there were a minute ago at most, while the
-    mirror can be asked */
+/* feed/lineage.h; of the views that there were a minute ago at most, while the mirror can be asked. */
+bool monitor_add_lineage(struct monitor *monitor, struct buf *json);
 
 /* "ready", or the reasons why not, a line each; then remarks.  Is it? */
 bool monitor_add_ready(struct monitor *monitor, struct buf *text);

@@ -298,6 +298,12 @@ bool server_start(const struct config *config, const char *version, struct serve
     return true;
 }
 
+void server_follow(struct server *server, const struct config *config)
+{
+    if (server != NULL)
+        monitor_follow(server->monitor, config);
+}
+
 void server_stop(struct server *server)
 {
     if (server == NULL)

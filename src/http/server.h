@@ -27,6 +27,10 @@ struct server;
 bool server_start(const struct config *config, const char *version, struct server **ret_server,
                   struct error *err);
 
+/* From now on the pipeline is judged and shown as this configuration, which has to outlive the server, has
+ * it; where it listens, and the token, are those of its start.  server may be NULL. */
+void server_follow(struct server *server, const struct config *config);
+
 /* Waits for requests that are being answered.  server may be NULL. */
 void server_stop(struct server *server);
 

@@ -1,6 +1,7 @@
 """How fresh tables are, how much of them changes, and what of that is unusual: counts, warnings, and no false ones."""
 
 import json
+import signal
 
 import pytest
 
@@ -165,6 +166,21 @@ def test_quiet(source, mirror, watched):
     source.sql("update orders set a = 5 where id = 2")
     seen(watched, "table_fresh")
     assert troubles(watched) == set() and len(events(watched, "table_quiet")) == 1
+
+
+def test_reloaded(mirror, watched):
+    """What is said by HTTP is judged by the configuration as it was read last."""
+    freeze(mirror)
+    history(mirror, "orders", 50, silent=6)
+    watched.start()
+    seen(watched, "table_quiet")
+    wait.until(lambda: "TailwaterQuiet" in raised(watched), lambda: watched.site.metrics())
+    watched.keys["freshness"] = {"watch": "off"}
+    watched.write_config()
+    watched.signal(signal.SIGHUP)
+    seen(watched, "reloaded")
+    wait.until(lambda: "TailwaterQuiet" not in raised(watched), lambda: watched.site.metrics())
+    wait.until(lambda: not json.loads(watched.site.get("/status")[1])["troubles"], lambda: watched.site.get("/status"))
 
 
 def test_hours(mirror, watched):
