@@ -19,7 +19,9 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -447,6 +449,32 @@ static int watch(const struct cli *cli, const struct config *config,
     return 0;
 }
 
+/* A thread: what is asked of servers is not waited for any more, and nothing is written that would want an
+ * end of its own. */
+static void *break_connections(void *arg)
+{
+    const atomic_bool *is_ended = arg;
+
+    while (!*is_ended) {
+        pg_break_all();
+        poll(NULL, 0, 50);
+    }
+    return NULL;
+}
+
+/* Also while a server hangs.  Without the thread as long as that takes. */
+static void stop_serving(struct server *server)
+{
+    atomic_bool is_ended = false;
+    pthread_t thread;
+    const bool has_thread = pthread_create(&thread, NULL, break_connections, &is_ended) == 0;
+
+    server_stop(server);
+    is_ended = true;
+    if (has_thread)
+        pthread_join(thread, NULL);
+}
+
 /* Page, probes and metrics from a process of its own: they are there when the replicator is not. */
 static int serve(const struct cli *cli, struct config *config, struct arena *arena)
 {
@@ -465,7 +493,7 @@ static int serve(const struct cli *cli, struct config *config, struct arena *are
     while (!stop_is_raised())
         poll(&stop, 1, -1);
     supervisor_stopping();
-    server_stop(server);
+    stop_serving(server);
     return 0;
 }
 

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import threading
@@ -217,10 +218,10 @@ def test_many_at_once(site):
     site.pipeline.settle()
 
 
-def statements(pipeline, folder):
-    """What the mirror is asked while four scrape at once, over and over: {application: {statement: how often}}."""
+@contextlib.contextmanager
+def listening(pipeline, folder):
+    """A listener without a replicator: the process, and its site."""
     site = Site(free_port())
-    before = len(pipeline.mirror.cluster.log)
     with open(os.path.join(folder, "listener"), "w") as log:
         listener = subprocess.Popen([pipeline.binary, "-c", pipeline.file, "status", "--listen", f"127.0.0.1:{site.port}"],
                                     stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=pipeline.environment())
@@ -229,6 +230,40 @@ def statements(pipeline, folder):
             with contextlib.suppress(OSError):
                 return site.get("/livez")[0] == 200
         wait.until(answers, lambda: open(log.name).read())
+        yield listener, site
+    finally:
+        listener.terminate()
+        try:
+            listener.wait(20)
+        finally:
+            listener.kill()
+            listener.wait()
+
+
+def test_a_listener_ends_though_a_server_hangs(source, mirror, make_pipeline, folder):
+    source.sql("create table t (id int primary key)")
+    pipeline = make_pipeline().publish()
+    pipeline.run_until_now()
+    with listening(pipeline, folder) as (listener, site):
+        wait.until(lambda: site.metrics()[("tailwater_scrape_errors",)] == 0, site.metrics)
+        pids = [pid for pid, in mirror.sql("select pid from pg_stat_activity where application_name in (%s, %s)",
+                                           *(f"tailwater {pipeline.name} {what}" for what in ("status", "collect")), user="postgres")]
+        assert len(pids) == 2
+        try:
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            wait.until(lambda: "a server has not answered" in site.get("/readyz")[1], lambda: site.get("/readyz"))
+            listener.terminate()
+            assert listener.wait(20) == 0
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
+
+def statements(pipeline, folder):
+    """What the mirror is asked while four scrape at once, over and over: {application: {statement: how often}}."""
+    before = len(pipeline.mirror.cluster.log)
+    with listening(pipeline, folder) as (_, site):
         began, answered = time.monotonic(), []
         threads = [threading.Thread(target=lambda: answered.extend(site.get("/metrics")[0] for _ in range(5))) for _ in range(4)]
         for thread in threads:
@@ -245,9 +280,6 @@ def statements(pipeline, folder):
                                                                 pipeline.mirror.cluster.log[before:]))
             assert max(found[application].values()) <= looks, "once a look, a look a second"
         return found
-    finally:
-        listener.terminate()
-        listener.wait(20)
 
 
 def test_a_scrape_asks_as_much_of_many_tables_as_of_one(source, mirror, make_pipeline, folder):
