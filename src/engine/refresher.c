@@ -253,6 +253,16 @@ static void say_ended(const struct duty *duty, const struct backfill_outcome *ou
               outcome->kind, is_done ? "done" : "ended, with chunks that failed");
 }
 
+static bool step_on(struct refresh *refresh, struct target *target, int64_t backfill,
+                    struct backfill_outcome *ret_outcome, struct error *err)
+{
+    if (!refresh_chunk(refresh, target, backfill, ret_outcome, err))
+        return false;
+    if (ret_outcome->unsettled.kind != ERROR_NONE)
+        log_error(LOG_WARNING, "fillfactor_kept", &ret_outcome->unsettled);
+    return true;
+}
+
 /* Of a fact one backfill runs at a time: one that nobody else works on, since no replicator runs, would
  * be waited for without end. */
 static bool clear_the_way(const struct refresher *refresher, struct refresh *refresh,
@@ -263,7 +273,7 @@ static bool clear_the_way(const struct refresher *refresher, struct refresh *ref
 
     if (refresher->backfill == 0 || outcome->is_found || !outcome->is_waiting)
         return true;
-    if (!refresh_chunk(refresh, target, 0, &other, err))
+    if (!step_on(refresh, target, 0, &other, err))
         return false;
     if (other.is_found)
         *outcome = other;
@@ -278,7 +288,7 @@ static bool do_chunk(struct crew *crew, struct refresh *refresh, struct duty *du
     struct target *target;
 
     if (!open_target(refresh, duty, &target, err) ||
-        !refresh_chunk(refresh, target, refresher->backfill, &outcome, err) ||
+        !step_on(refresh, target, refresher->backfill, &outcome, err) ||
         !clear_the_way(refresher, refresh, target, &outcome, err))
         return false;
     refresher->chunks += outcome.is_found;

@@ -189,6 +189,7 @@ struct step {
     char id[24], nr[16];
     char *predicate; /* NULL: none */
     bool is_current;
+    bool is_built; /* all rows of the target are there, and that is to be said: end_build() */
     int parallel;
     struct recompute_range range;
     const char *low[16], *high[16];
@@ -211,15 +212,27 @@ static bool end_backfills(struct step *step, int64_t wanted, bool *ret_is_ended,
                   "c.state = 'failed') then 'failed' else 'done' end where b.fact = $1 and "
                   "($2::bigint = 0 or b.id = $2::bigint) and b.state = 'running' and not exists "
                   "(select from tailwater.backfill_chunk c where c.backfill = b.id and c.state = "
-                  "'waiting') returning b.state",
+                  "'waiting') returning b.state, b.kind",
                   2, params, &row, err))
         return false;
     *ret_is_ended = pg_rows(row) > 0;
-    if (!*ret_is_ended)
-        return true;
-    step->outcome->state = strcmp(pg_text(row, 0, 0), "done") == 0 ? "done" : "failed";
-    return !is_kind(step->outcome->kind, "everything") ||
-           target_end_build(step->mirror, step->target, err);
+    for (int i = 0; i < pg_rows(row); i++) {
+        const bool is_done = strcmp(pg_text(row, i, 0), "done") == 0;
+
+        step->outcome->state = is_done ? "done" : "failed";
+        step->is_built |= is_done && is_kind(pg_text(row, i, 1), "everything");
+    }
+    return true;
+}
+
+/* The rows are there whatever becomes of it, so that is no failure of theirs. */
+static void end_build(struct step *step)
+{
+    struct error failure;
+
+    if (step->is_built && !target_end_build(step->mirror, step->target, &failure))
+        step->outcome->unsettled = failure;
+    step->is_built = false;
 }
 
 /* The backfill whose turn it is: the current one as long as it has chunks. */
@@ -626,6 +639,8 @@ bool backfill_step(struct pg *mirror, const struct config *config, const struct 
     struct error ignored;
     bool is_ok = find_backfill(&step, id, err);
 
+    if (is_ok)
+        end_build(&step);
     if (is_ok && outcome.id != 0 && !step.is_current)
         is_ok = make_current(&step, err);
     if (is_ok && outcome.id != 0)
@@ -634,6 +649,7 @@ bool backfill_step(struct pg *mirror, const struct config *config, const struct 
         outcome.is_waiting = id != 0;
     free(step.predicate);
     if (is_ok) {
+        end_build(&step);
         *ret_outcome = outcome;
         return true;
     }

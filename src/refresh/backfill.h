@@ -39,6 +39,8 @@ struct backfill_outcome {
     bool is_ended;     /* it was the last chunk … */
     const char *state; /* … and the backfill ended like this */
     char kind[16];
+    struct error unsettled; /* why target_end_build() failed, of a table that is built all the same;
+                               ERROR_NONE */
 };
 
 /*

@@ -431,13 +431,13 @@ bool target_end_build(struct pg *mirror, const struct target *target, struct err
                  target->into) &&
         pg_exec(mirror, "commit", &failure))
         return true;
-    if (pg_is_broken(mirror) || failure.kind != ERROR_RETRY) {
-        *err = failure;
-        return false;
-    }
+    if (!pg_is_broken(mirror))
+        (void) pg_exec(mirror, "rollback", &ignored);
     /* Somebody vacuums it at this moment: it stays as it is, and is right as it is. */
-    (void) pg_exec(mirror, "rollback", &ignored);
-    return true;
+    if (!pg_is_broken(mirror) && failure.kind == ERROR_RETRY)
+        return true;
+    *err = failure;
+    return error_wrap(err, "setting the fillfactor of %s", target->into);
 }
 
 /* ---- the control schema ---- */

@@ -91,7 +91,7 @@ bool target_try(struct pg *mirror, const struct config *config, const struct con
  * them, in each transaction. */
 bool target_make_rest(struct pg *mirror, const struct target *target, struct error *err);
 
-/* All rows of a table that was made are there; outside a transaction. */
+/* All rows of a table that was made are there; outside a transaction, and it leaves none behind. */
 bool target_end_build(struct pg *mirror, const struct target *target, struct error *err);
 
 /* The fact of that name, with a derived table; ERROR_CONFIG otherwise. */

@@ -61,6 +61,37 @@ def test_cancel(shop):  # noqa: F811
     made.settle()
 
 
+def options(made):
+    return made.mirror.value("select reloptions from pg_class where oid = 'report.bill'::regclass")
+
+
+def test_killed_before_a_build_has_ended(shop):  # noqa: F811
+    """Its last chunk is done, and nobody has said so: whoever comes next does."""
+    made = shop({"bill": BILL}, refresh=BY_HAND)
+    kill = {"TAILWATER_FAULT": "backfill_after_commit=kill"}
+    assert made.pipeline.verb("refresh", "bill", "--once", env=kill).code == -9
+    assert options(made) == ["fillfactor=81"]
+    made.once("bill")
+    assert options(made) == ["fillfactor=90"]
+    made.settle()
+
+
+def test_a_build_whose_end_is_refused(shop):  # noqa: F811
+    """A table that cannot be altered is built all the same: each chunk is done, and a warning says the rest."""
+    made = shop({"bill": BILL}, refresh=BY_HAND)
+    made.mirror.sql("""create function public.refuse() returns event_trigger language plpgsql as $$begin
+                         if exists (select from pg_class where oid = to_regclass('report.bill') and reloptions @> '{fillfactor=90}') then
+                           raise 'nobody alters tables today';
+                         end if; end$$;
+                       create event trigger refuse on ddl_command_end when tag in ('ALTER TABLE') execute function public.refuse()""")
+    result = made.pipeline.ok("refresh", "bill", "--once")
+    assert "[fillfactor_kept]" in result.text and "nobody alters tables today" in result.text, repr(result)
+    assert made.mirror.sql("select b.state, c.state, c.error from tailwater.backfill b join tailwater.backfill_chunk c on c.backfill = b.id") \
+        == [("done", "done", None)]
+    assert options(made) == ["fillfactor=81"]
+    made.settle()
+
+
 def test_a_cancelled_rebuild(shop):  # noqa: F811
     """The table says that it is not whole, until it is."""
     made = shop({"bill": BILL}, refresh=BY_HAND)
