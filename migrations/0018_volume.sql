@@ -111,14 +111,15 @@ begin
     -- What is counted late is counted in its own hour; a minute is for the commits whose times are not in their order.
     select date_trunc('hour', c.counted_to - interval '1 minute', 'UTC') into this_hour
         from tailwater.volume_clock c where c.pipeline = judge_volumes.pipeline;
-    update tailwater.volume w set unknown_to = c.counted_to
+    -- To the end of the minute: the rows of what is left out for weeks are written once a minute.
+    update tailwater.volume w set unknown_to = date_trunc('minute', c.counted_to) + interval '1 minute'
         from tailwater.volume_clock c, tailwater.mirror_table m
         where w.pipeline = judge_volumes.pipeline and c.pipeline = w.pipeline
           and (m.pipeline, m.schema, m.name) = (w.pipeline, w.schema, w.name)
           and (m.quarantine_lsn is not null or m.unlisted_lsn is not null)
-          and w.unknown_to is distinct from c.counted_to;
+          and w.unknown_to is distinct from date_trunc('minute', c.counted_to) + interval '1 minute';
     for v in select w.id, w.counted_from from tailwater.volume w
-              where w.pipeline = judge_volumes.pipeline and w.open_hour < this_hour order by w.id limit max_tables loop
+              where w.pipeline = judge_volumes.pipeline and w.open_hour < this_hour order by w.open_hour, w.id limit max_tables loop
         judged := judged + 1;
         began := greatest(date_trunc('hour', v.counted_from + interval '1 hour' - interval '1 microsecond', 'UTC'),
                           this_hour - interval '35 days');

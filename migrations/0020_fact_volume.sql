@@ -96,6 +96,12 @@ create table tailwater.fact_volume (
     usual_most   bigint
 );
 
+-- What was written before this table was there is used.
+insert into tailwater.fact_volume (fact, counted_from, newest_hour, newest_keys, open_hour)
+select s.fact, s.oldest, s.newest,
+       (select sum(d.keys_written) from tailwater.dimension_statistic d where d.fact = s.fact and d.hour = s.newest), s.oldest
+  from (select d.fact, min(d.hour) as oldest, max(d.hour) as newest from tailwater.dimension_statistic d group by 1) s;
+
 -- As before, and with the time.
 create or replace function tailwater.add_statistics(facts text[], nodes smallint[], rows_changed bigint[], keys_written bigint[],
                                                     deferred bigint[], null_keys bigint[]) returns void
@@ -109,10 +115,10 @@ language sql set search_path = pg_catalog, pg_temp as $$
     on conflict (fact, node, hour) do update
        set rows_changed = s.rows_changed + excluded.rows_changed, keys_written = s.keys_written + excluded.keys_written,
            deferred = s.deferred + excluded.deferred, null_keys = s.null_keys + excluded.null_keys;
+    with n as materialized (select clock_timestamp() as at) -- one time for all rows
     insert into tailwater.fact_volume as v (fact, counted_from, open_hour, last_keys, newest_hour, newest_keys)
     select f.name, n.at, date_trunc('hour', n.at, 'UTC'), n.at, date_trunc('hour', n.at, 'UTC'), sum(u.keys_written)
-      from unnest($1, $4) u(fact, keys_written) join tailwater.fact f on f.name = u.fact,
-           (select clock_timestamp() as at) n
+      from unnest($1, $4) u(fact, keys_written) join tailwater.fact f on f.name = u.fact cross join n
      group by f.name, n.at having sum(u.keys_written) > 0
     on conflict (fact) do update
        set last_keys = excluded.last_keys, newest_hour = excluded.newest_hour,
@@ -134,6 +140,7 @@ begin
           cross join lateral (select coalesce(min(d.hour), clock_timestamp()) as at
                                 from tailwater.dimension_statistic d where d.fact = f.name) s
          where f.pipeline = judge_fact_volumes.pipeline
+           and not exists (select from tailwater.fact_volume w where w.fact = f.name)
         on conflict do nothing;
     for v in select w.fact, w.counted_from from tailwater.fact_volume w join tailwater.fact f on f.name = w.fact
               where f.pipeline = judge_fact_volumes.pipeline and w.open_hour < this_hour loop
