@@ -257,7 +257,9 @@ static int find_unusual(const struct status *status, const struct freshness *lis
     }
     if (count <= MAX_ALIKE)
         return count;
-    ret_troubles[0].subject = status->config->pipeline;
+    ret_troubles[0].subject = first->schema != NULL
+                                  ? status->config->pipeline
+                                  : arena_printf(arena, "facts of %s", status->config->pipeline);
     ret_troubles[0].words = arena_printf(arena, "%d %s are %s; %s", count,
                                          first->schema != NULL ? "tables" : "facts",
                                          freshness_state_name(state), first->words);
