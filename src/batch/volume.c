@@ -29,7 +29,7 @@ struct volume_sheet {
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct counted *all, *dirty;
-static lsn_t posted_lsn;
+static lsn_t posted_lsn, stored_lsn;
 static bool has_parcel; /* it is not stored yet */
 static struct volume_parcel parcel;
 
@@ -165,13 +165,13 @@ void volume_sheet_post(struct volume_sheet *sheet, lsn_t lsn)
 void volume_begin(lsn_t lsn)
 {
     pthread_mutex_lock(&mutex);
-    posted_lsn = lsn;
+    posted_lsn = stored_lsn = lsn;
     pthread_mutex_unlock(&mutex);
 }
 
 /* ---- parcels ---- */
 
-const struct volume_parcel *volume_peek(void)
+const struct volume_parcel *volume_peek(int64_t complete_us)
 {
     pthread_mutex_lock(&mutex);
     if (!has_parcel) {
@@ -191,6 +191,7 @@ const struct volume_parcel *volume_peek(void)
         dirty = NULL;
         parcel.number++;
         parcel.lsn = posted_lsn;
+        parcel.complete_us = complete_us;
         parcel.first = first;
         has_parcel = true;
     }
@@ -206,6 +207,7 @@ void volume_stored(void)
     total = (struct volume_total *) parcel.first;
     parcel.first = NULL;
     has_parcel = false;
+    stored_lsn = parcel.lsn;
     pthread_mutex_unlock(&mutex);
     for (; total != NULL; total = next) {
         next = total->next;
@@ -218,7 +220,7 @@ bool volume_is_waiting(void)
     bool is_waiting;
 
     pthread_mutex_lock(&mutex);
-    is_waiting = has_parcel || dirty != NULL;
+    is_waiting = has_parcel || dirty != NULL || posted_lsn != stored_lsn;
     pthread_mutex_unlock(&mutex);
     return is_waiting;
 }

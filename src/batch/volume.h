@@ -67,19 +67,23 @@ struct volume_total {
 };
 
 struct volume_parcel {
-    int64_t number; /* from 1, in this process */
-    lsn_t lsn;      /* everything up to here is in this parcel or in an earlier one */
+    int64_t number;      /* from 1, in this process */
+    lsn_t lsn;           /* everything up to here is in this parcel or in an earlier one … */
+    int64_t complete_us; /* … and everything that was committed before; 0: not known */
     const struct volume_total *first; /* NULL: nothing but a new position */
 };
 
 /* The process begins to follow at lsn: what came before is not its business. */
 void volume_begin(lsn_t lsn);
 
-/* What is posted and not stored yet.  One thread at a time; it belongs to this module. */
-const struct volume_parcel *volume_peek(void);
+/* What is posted and not stored yet.  complete_us: up to then, by the source's clock, everything was
+ * posted before this call; a parcel that is given out again keeps its own.  One thread at a time; it
+ * belongs to this module. */
+const struct volume_parcel *volume_peek(int64_t complete_us);
 void volume_stored(void);
 
-/* Was something posted that is in no parcel yet, or is there one that is not stored? */
+/* Was something posted that is in no parcel yet, be it only a position, or is there a parcel that is
+ * not stored? */
 bool volume_is_waiting(void);
 
 #endif

@@ -15,7 +15,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define FINISH_MS 2000
+/* A statement at the begin or at the end of a session. */
+#define LIMIT_MS 2000
 
 /* One log line for each table up to here; more are one line. */
 #define MAX_LINES 5
@@ -29,6 +30,9 @@ struct said {
 
 static struct said *said;
 
+/* The session began here, and the server does not know; 0: it does. */
+static lsn_t unbegun_lsn;
+
 /* This process: parcels are numbered in it. */
 static const char *run(void)
 {
@@ -39,30 +43,56 @@ static const char *run(void)
     return name;
 }
 
+/* Where the server does not know yet that this session began, no parcel says so: it would look as if
+ * the one before it had stored everything. */
 bool volumes_store(struct pg *lock, const char *pipeline, int64_t complete_us, struct error *err)
 {
+    if (unbegun_lsn != 0) {
+        if (!freshness_begin(lock, pipeline, unbegun_lsn, err))
+            return false;
+        unbegun_lsn = 0;
+    }
     return freshness_store(lock, pipeline, run(), complete_us, err);
+}
+
+static bool store_all(struct pg *lock, const char *pipeline, int64_t complete_us, struct error *err)
+{
+    while (volume_is_waiting())
+        if (!volumes_store(lock, pipeline, complete_us, err))
+            return false;
+    return true;
 }
 
 bool volumes_begin(struct pg *lock, const char *pipeline, lsn_t lsn, struct error *err)
 {
-    while (volume_is_waiting())
-        if (!volumes_store(lock, pipeline, 0, err))
-            return false;
-    return freshness_begin(lock, pipeline, lsn, err);
+    struct error failure = {0};
+    bool is_ok;
+
+    pg_limit(lock, LIMIT_MS, -1);
+    is_ok = store_all(lock, pipeline, 0, &failure) &&
+            freshness_begin(lock, pipeline, lsn, &failure);
+    pg_limit(lock, 0, -1);
+    if (!is_ok && pg_is_broken(lock)) {
+        *err = failure;
+        return false;
+    }
+    if (!is_ok)
+        log_error(LOG_WARNING, "freshness_failed", &failure);
+    unbegun_lsn = is_ok ? 0 : lsn;
+    volume_begin(lsn);
+    return true;
 }
 
 void volumes_finish(struct pg *lock, const char *pipeline, int64_t complete_us)
 {
     struct error err = {0};
-    bool is_ok = true;
+    bool is_ok;
 
     if (pg_is_broken(lock))
         return;
-    pg_limit(lock, FINISH_MS, -1);
-    do
-        is_ok = volumes_store(lock, pipeline, complete_us, &err);
-    while (is_ok && volume_is_waiting());
+    pg_limit(lock, LIMIT_MS, -1);
+    is_ok = volumes_store(lock, pipeline, complete_us, &err) &&
+            store_all(lock, pipeline, complete_us, &err);
     pg_limit(lock, 0, -1);
     if (!is_ok)
         log_error(LOG_WARNING, "freshness_failed", &err);

@@ -12,7 +12,8 @@
 #include "tailwater/lsn.h"
 
 /* Before a session streams from lsn on.  What an earlier session of this process counted is stored
- * first. */
+ * first.  Fails only where the connection is gone: whatever else there is, a lock that somebody holds
+ * or a full disk, is a warning, and volumes_store() begins later; changes in between may lack. */
 bool volumes_begin(struct pg *lock, const char *pipeline, lsn_t lsn, struct error *err);
 
 /* What was counted since; complete_us as freshness_store() has it. */

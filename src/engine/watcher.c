@@ -41,6 +41,7 @@
  * long): who has not answered by then, and does not answer a cancel either, is gone. */
 #define SAY_TIMEOUT_MS   20000
 #define SWEEP_TIMEOUT_MS 60000
+#define COUNT_TIMEOUT_MS 5000 /* this connection says the heartbeat */
 
 #define COUNT_US 5000000
 
@@ -405,11 +406,13 @@ static bool count_changes(struct watch *watch, struct error *err)
     struct watcher *watcher = watch->watcher;
     const char *pipeline = watcher->config->pipeline;
     struct error failure = {0};
-    const bool is_ok = volumes_store(watcher->lock, pipeline, watcher_complete_us(watcher),
-                                     &failure) &&
-                       freshness_learn(watcher->lock, pipeline, &failure) &&
-                       volumes_look(watcher->lock, watcher->config, &failure);
+    bool is_ok;
 
+    pg_limit(watcher->lock, COUNT_TIMEOUT_MS, watcher->stop_fd);
+    is_ok = volumes_store(watcher->lock, pipeline, watcher_complete_us(watcher), &failure) &&
+            freshness_learn(watcher->lock, pipeline, &failure) &&
+            volumes_look(watcher->lock, watcher->config, &failure);
+    pg_limit(watcher->lock, SWEEP_TIMEOUT_MS, watcher->stop_fd);
     if (!is_ok && pg_is_broken(watcher->lock)) {
         *err = failure;
         return false;

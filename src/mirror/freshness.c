@@ -186,23 +186,14 @@ enum {
     IS_FOLLOWED
 };
 
+/* clang-format off */
 static const char list_sql[] =
-    "SELECT schema, name, " US("counted_to") ", " US("last_change") ", " US(
-        "since") ", this_hour, " US("open_hour - interval '1 hour'") ", hour_changes, "
-                                                                     "is_hour_whole, usual_of, "
-                                                                     "usual_low, "
-                                                                     "usual_median, usual_high, "
-                                                                     "usual_most, " US(
-                                                                         "usual_silence") ", "
-                                                                                          "is_"
-                                                                                          "followed"
-                                                                                          " "
-                                                                                          "FROM "
-                                                                                          "tailwate"
-                                                                                          "r."
-                                                                                          "volume_"
-                                                                                          "states($"
-                                                                                          "1)";
+    "SELECT schema, name, " US("counted_to") ", " US("last_change") ", " US("since") ", "
+    "this_hour, " US("open_hour - interval '1 hour'") ", hour_changes, is_hour_whole, "
+    "usual_of, usual_low, usual_median, usual_high, usual_most, " US("usual_silence") ", "
+    "is_followed "
+    "FROM tailwater.volume_states($1)";
+/* clang-format on */
 
 static int64_t number(const struct pg_result *rows, int row, int column)
 {
@@ -269,12 +260,13 @@ enum {
     OF_MOST
 };
 
+/* clang-format off */
 static const char facts_sql[] =
-    "SELECT fact, " US("clock_timestamp()") ", " US("last_keys") ", this_hour, " US(
-        "open_hour - interval '1 hour'") ", hour_keys, is_hour_whole, usual_of, usual_low, "
-                                         "usual_median, "
-                                         "usual_high, usual_most FROM "
-                                         "tailwater.fact_volume_states($1)";
+    "SELECT fact, " US("clock_timestamp()") ", " US("last_keys") ", "
+    "this_hour, " US("open_hour - interval '1 hour'") ", hour_keys, is_hour_whole, "
+    "usual_of, usual_low, usual_median, usual_high, usual_most "
+    "FROM tailwater.fact_volume_states($1)";
+/* clang-format on */
 
 bool freshness_list_facts(struct pg *mirror, const struct config *config, struct arena *arena,
                           int *ret_count, struct freshness **ret_list, struct error *err)
@@ -342,7 +334,6 @@ bool freshness_begin(struct pg *lock, const char *pipeline, lsn_t lsn, struct er
 
     if (!pg_query(lock, "SELECT tailwater.begin_volumes($1, $2::pg_lsn)", 2, params, &done, err))
         return error_wrap(err, "beginning to count changes");
-    volume_begin(lsn);
     return true;
 }
 
@@ -365,14 +356,14 @@ static void add_total(struct buf *json, const struct volume_total *total)
 bool freshness_store(struct pg *lock, const char *pipeline, const char *run, int64_t complete_us,
                      struct error *err)
 {
-    const struct volume_parcel *parcel = volume_peek();
+    const struct volume_parcel *parcel = volume_peek(complete_us);
     char number[24], lsn[LSN_TEXT_SIZE], complete[24];
     _cleanup_buf_ struct buf lines = {0};
     const char *params[] = {pipeline, run, number, lsn_text(parcel->lsn, lsn), complete, NULL};
     _cleanup_result_ struct pg_result *done = NULL;
 
     snprintf(number, sizeof(number), "%" PRId64, parcel->number);
-    snprintf(complete, sizeof(complete), "%" PRId64, complete_us);
+    snprintf(complete, sizeof(complete), "%" PRId64, parcel->complete_us);
     buf_add_char(&lines, '[');
     for (const struct volume_total *total = parcel->first; total != NULL; total = total->next) {
         add_total(&lines, total);

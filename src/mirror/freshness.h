@@ -82,11 +82,13 @@ void freshness_assign(const struct freshness *list, int count, struct control_ta
 
 /* ---- for the replicator, which holds the pipeline's lock ---- */
 
-/* Following begins at lsn.  Counts of an earlier process that lack are noticed here. */
+/* Following begins at lsn, or has begun there.  Counts of an earlier process that lack are noticed
+ * here. */
 bool freshness_begin(struct pg *lock, const char *pipeline, lsn_t lsn, struct error *err);
 
 /* Store a parcel of counts; run names this process.  complete_us: up to then, by the source's clock,
- * the mirror was complete when this was called; 0: not known. */
+ * the mirror was complete when this was called; 0: not known.  Where storing failed before, it is that
+ * parcel, as of then. */
 bool freshness_store(struct pg *lock, const char *pipeline, const char *run, int64_t complete_us,
                      struct error *err);
 

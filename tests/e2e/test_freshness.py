@@ -1,5 +1,6 @@
 """How fresh tables are, how much of them changes, and what of that is unusual: counts, warnings, and no false ones."""
 
+import contextlib
 import json
 import signal
 
@@ -96,10 +97,14 @@ def test_killed(source, mirror, orders, make_pipeline):
     """Counts of the last seconds are lost, never doubled, and the silence of no table begins before the gap."""
     pipeline = make_pipeline()
     pipeline.start().wait_until_caught_up()
+    # Nothing is stored between the changes and the end.
+    wait.until(lambda: mirror.value("select count(*) from tailwater.volume_clock") == 1, pipeline.log_tail)
+    mirror.sql("alter table tailwater.volume_clock add constraint refused check (false) not valid")
     for i in range(5):
         source.sql("insert into orders values (%s, 0)", 100 + i)
     pipeline.wait_until_caught_up()
     pipeline.kill()
+    mirror.sql("alter table tailwater.volume_clock drop constraint refused")
     before = mirror.sql(TOTAL, "orders")[0][0]
     pipeline.start().wait_until_caught_up()
     source.sql("insert into others values (1)")
@@ -111,6 +116,50 @@ def test_killed(source, mirror, orders, make_pipeline):
     last = mirror.value("select commit_time from tailwater.clock")
     since = mirror.value("select since from tailwater.volume_states(%s) where name = 'orders'", pipeline.name)
     assert 0 <= (last - since).total_seconds() < 20
+
+
+@pytest.mark.parametrize("trouble", ["error", "lock"])
+def test_counts_cannot_be_stored(source, mirror, orders, make_pipeline, trouble):
+    """The stream does not depend on them; changes that were not counted for sure are a gap."""
+    pipeline = make_pipeline()
+    pipeline.start().wait_until_caught_up()
+    pipeline.stop()
+    with contextlib.closing(mirror.connect(user="postgres")) as other:
+        other.cursor().execute("lock table tailwater.volume in access exclusive mode" if trouble == "lock" else
+                               "alter table tailwater.volume_clock add constraint refused check (false) not valid")
+        if trouble == "error":
+            other.commit()
+        pipeline.start()
+        source.sql("insert into orders values (60, 0)")
+        wait.until(lambda: mirror.value("select count(*) from mirror_public.orders") == 21, pipeline.log_tail)
+        wait.until(lambda: events(pipeline, "freshness_failed"), pipeline.log_tail)
+        assert mirror.sql(TOTAL.replace("join tailwater.volume v on v.id = h.volume where v.name = %s", "")) == [(0, 0, 0, 0)]
+        if trouble == "error":
+            other.cursor().execute("alter table tailwater.volume_clock drop constraint refused")
+        other.commit()
+    wait.until(lambda: mirror.sql(TOTAL, "orders") == [(1, 0, 0, 0)], pipeline.log_tail)
+    pipeline.stop()
+    assert mirror.value("select gap_at is null and counted_lsn = (select cursor from tailwater.clock) "
+                        "from tailwater.volume_clock"), "the session before had stored all, and so has this one"
+
+
+def test_a_mirror_that_restarts(own_servers, source, mirror, orders, make_pipeline):
+    """While the source is idle: nothing is lost, so no table's silence begins anew."""
+    pipeline = make_pipeline(source={"heartbeat": "1s"})
+    pipeline.start().wait_until_caught_up()
+    source.sql("insert into orders values (60, 0)")
+    wait.until(lambda: mirror.sql(TOTAL, "orders") == [(1, 0, 0, 0)], pipeline.log_tail)
+    # After what is stored it goes on by heartbeats alone.
+    mirror.sql("alter table tailwater.volume_clock add constraint refused check (false) not valid")
+    wait.until(lambda: events(pipeline, "freshness_failed"), pipeline.log_tail)
+    cursor = mirror.value("select cursor from tailwater.clock")
+    wait.until(lambda: mirror.value("select cursor > %s::pg_lsn from tailwater.clock", cursor), pipeline.log_tail)
+    own_servers.mirror.stop()
+    own_servers.mirror.start()
+    mirror.sql("alter table tailwater.volume_clock drop constraint refused")
+    source.sql("insert into orders values (61, 0)")
+    wait.until(lambda: mirror.sql(TOTAL, "orders") == [(2, 0, 0, 0)], pipeline.log_tail)
+    assert mirror.value("select gap_at is null from tailwater.volume_clock")
 
 
 def test_a_parcel_twice(source, mirror, orders, make_pipeline):

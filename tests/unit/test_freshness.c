@@ -177,28 +177,40 @@ static void parcels(void **state)
     volume_sheet_post(sheet, 100);
     assert_true(volume_is_waiting());
 
-    parcel = volume_peek();
+    parcel = volume_peek(1000);
     number = parcel->number;
     assert_int_equal(parcel->lsn, 100);
+    assert_int_equal(parcel->complete_us, 1000);
     assert_int_equal(number_of(parcel, "a", 4), 2);
     assert_int_equal(number_of(parcel, "a", 5), 4);
     assert_int_equal(parcel->first->counts.first_us % HOUR, parcel->first->hour == 5 ? 3 : 1);
 
-    /* It was not stored: the same again, whatever was posted since. */
+    /* It was not stored: the same again, whatever was posted since, and as of then. */
     volume_sheet_add(sheet, &other);
     volume_sheet_post(sheet, 200);
-    parcel = volume_peek();
+    parcel = volume_peek(2000);
     assert_int_equal(parcel->number, number);
+    assert_int_equal(parcel->complete_us, 1000);
     assert_int_equal(parcel->lsn, 100);
     assert_int_equal(number_of(parcel, "b", 5), 0);
     volume_stored();
 
-    parcel = volume_peek();
+    parcel = volume_peek(3000);
     assert_int_equal(parcel->number, number + 1);
+    assert_int_equal(parcel->complete_us, 3000);
     assert_int_equal(parcel->lsn, 200);
     assert_int_equal(number_of(parcel, "a", 5), 0);
     assert_int_equal(number_of(parcel, "b", 5), 1);
     volume_stored();
+    assert_false(volume_is_waiting());
+
+    /* The source is idle, and the mirror goes on all the same: that too is to be stored. */
+    volume_sheet_post(sheet, 300);
+    assert_true(volume_is_waiting());
+    assert_int_equal(volume_peek(0)->lsn, 300);
+    volume_stored();
+    assert_false(volume_is_waiting());
+    volume_begin(400);
     assert_false(volume_is_waiting());
     volume_sheet_free(sheet);
 }
