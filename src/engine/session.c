@@ -249,6 +249,26 @@ static void finish_threads(struct session *s, struct thread *threads)
     }
 }
 
+static struct receiver_options what_is_received(struct session *s)
+{
+    const struct session_options *o = s->options;
+
+    return (struct receiver_options){.stream = s->stream,
+                                     .handover = s->handover,
+                                     .list = &o->prepared->catalog.tables,
+                                     .batches = {s->batches[0], s->batches[1]},
+                                     .confirm_interval_us = s->confirm_interval_us,
+                                     .silence_us = s->silence_us,
+                                     .cursor = s->cursor.lsn,
+                                     .until = o->until,
+                                     .careful_until = o->careful_until,
+                                     .source_conninfo = o->config->source.conninfo,
+                                     .stop = o->stop,
+                                     .is_finished = &s->is_finished,
+                                     .is_reloading = &o->reload->is_due,
+                                     .statistics = &s->statistics};
+}
+
 static bool run_threads(struct session *s, struct error *err)
 {
     const struct session_options *o = s->options;
@@ -291,20 +311,7 @@ static bool run_threads(struct session *s, struct error *err)
                                 .job = o->job,
                                 .reload = o->reload,
                                 .finished = &s->is_finished};
-    const struct receiver_options receiver = {.stream = s->stream,
-                                              .handover = s->handover,
-                                              .list = list,
-                                              .batches = {s->batches[0], s->batches[1]},
-                                              .confirm_interval_us = s->confirm_interval_us,
-                                              .silence_us = s->silence_us,
-                                              .cursor = s->cursor.lsn,
-                                              .until = o->until,
-                                              .careful_until = o->careful_until,
-                                              .source_conninfo = o->config->source.conninfo,
-                                              .stop = o->stop,
-                                              .is_finished = &s->is_finished,
-                                              .is_reloading = &o->reload->is_due,
-                                              .statistics = &s->statistics};
+    const struct receiver_options receiver = what_is_received(s);
     struct thread threads[NTHREADS] = {
         {.run = applier_run, .argument = &applier},
         {.run = watcher_run, .argument = &watcher},
