@@ -415,7 +415,7 @@ static bool count_changes(struct watch *watch, struct error *err)
     pg_limit(watcher->lock, SWEEP_TIMEOUT_MS, watcher->stop_fd);
     if (!is_ok && pg_is_broken(watcher->lock)) {
         *err = failure;
-        return false;
+        return error_wrap(err, "the connection that holds the pipeline's lock");
     }
     if (!is_ok && !watch->is_freshness_failing && !*watcher->stop)
         log_error(LOG_WARNING, "freshness_failed", &failure);
