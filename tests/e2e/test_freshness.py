@@ -358,6 +358,8 @@ def test_facts(source, mirror, orders, make_pipeline):
     pipeline.start().wait_until_caught_up()
     source.sql("update orders set a = 7 where id < 4")
     pipeline.wait_until_caught_up()
+    # Statistics are stored every few seconds; a stop does not wait for them for long.
+    wait.until(lambda: mirror.value("select sum(keys_written) from tailwater.dimension_statistic") == 3, pipeline.log_tail)
     pipeline.stop()
     fact = pipeline.verb("status", "--json").json()["facts"][0]
     assert fact["name"] == "order" and fact["state"] == "learning" and fact["last_keys"]
