@@ -8,10 +8,13 @@ create table tailwater.volume_clock (
     nr          bigint not null default 0,
     counted_lsn pg_lsn not null,        -- what the mirror had then: all of it is counted
     counted_to  timestamptz,            -- the source's clock: everything committed before it is counted; null: not yet
-    gap_at      timestamptz             -- a process ended before it had stored its counts: changes up to here may lack
+    gap_at      timestamptz,            -- a process ended before it had stored its counts: changes up to here may lack
+    -- Keys count for the hour in which they are written.  So hours in which the replicator stood, or was behind, tell nothing.
+    stored_at   timestamptz,            -- the mirror's clock, of the newest parcel
+    late_at     timestamptz             -- when the pipeline did not run, or was more than five minutes behind, last
 ) with (fillfactor = 50);
 
--- One row a table: what came before open_hour, and what is usual for it.
+-- One row a table: its newest changes, what came before open_hour, and what is usual for it.
 create table tailwater.volume (
     id             bigint generated always as identity primary key,
     pipeline       text not null,
@@ -19,7 +22,10 @@ create table tailwater.volume (
     name           text not null,
     counted_from   timestamptz not null, -- changes that the source committed from here on are counted
     unknown_to     timestamptz,         -- the table was not followed until then (quarantine)
-    last_change    timestamptz,         -- the last commit that changed it, of the hours before open_hour
+    -- Written with the counts, so that a look reads one row a table.
+    last_change    timestamptz,         -- the last commit that changed it
+    newest_hour    timestamptz,         -- the newest hour with changes …
+    newest_changes bigint,              -- … and how many these are
     open_hour      timestamptz not null, -- the first hour that is not judged yet
     -- Of the hour before open_hour; null while there is too little to compare with.
     hour_changes   bigint,
@@ -74,22 +80,41 @@ $$;
 -- hours and times in microseconds since 1970.  counted_to null: as before.
 create function tailwater.add_volumes(pipeline text, run text, nr bigint, lsn pg_lsn, counted_to timestamptz, lines jsonb)
 returns void
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql set search_path = pg_catalog, pg_temp set jit = off as $$
 begin
     update tailwater.volume_clock c
        set run = add_volumes.run, nr = add_volumes.nr, counted_lsn = add_volumes.lsn,
-           counted_to = greatest(c.counted_to, add_volumes.counted_to)
+           counted_to = greatest(c.counted_to, add_volumes.counted_to), stored_at = n.at,
+           late_at = case when least(coalesce(c.stored_at, '-infinity'),
+                                     coalesce(greatest(c.counted_to, add_volumes.counted_to), '-infinity'))
+                               < n.at - interval '5 minutes'
+                          then n.at else c.late_at end
+      from (select clock_timestamp() as at) n
      where c.pipeline = add_volumes.pipeline and (c.run, c.nr) is distinct from (add_volumes.run, add_volumes.nr);
     if not found then
         return;
     end if;
+    with l as materialized (
+        select v.id, timestamptz 'epoch' + r.hour * interval '1 hour' as hour, r.inserted, r.updated, r.deleted, r.truncated,
+               timestamptz 'epoch' + r.first_us * interval '1 microsecond' as first_at,
+               timestamptz 'epoch' + r.last_us * interval '1 microsecond' as last_at
+          from jsonb_to_recordset(add_volumes.lines) r(schema text, name text, hour bigint, inserted bigint, updated bigint,
+                                                       deleted bigint, truncated bigint, first_us bigint, last_us bigint)
+          join tailwater.volume v on v.pipeline = add_volumes.pipeline and v.schema = r.schema and v.name = r.name
+    ), newest as (
+        update tailwater.volume v
+           set last_change = greatest(v.last_change, s.last_at),
+               newest_hour = greatest(v.newest_hour, s.hour),
+               newest_changes = case when s.hour > v.newest_hour or v.newest_hour is null then s.n
+                                   when s.hour = v.newest_hour then v.newest_changes + s.n
+                                   else v.newest_changes end
+          from (select distinct on (l.id) l.id, l.hour, l.inserted + l.updated + l.deleted + l.truncated as n,
+                       max(l.last_at) over (partition by l.id) as last_at
+                  from l order by l.id, l.hour desc) s
+         where v.id = s.id
+    )
     insert into tailwater.volume_hour as h (volume, hour, inserted, updated, deleted, truncated, first_at, last_at)
-    select v.id, timestamptz 'epoch' + l.hour * interval '1 hour', l.inserted, l.updated, l.deleted, l.truncated,
-           timestamptz 'epoch' + l.first_us * interval '1 microsecond',
-           timestamptz 'epoch' + l.last_us * interval '1 microsecond'
-      from jsonb_to_recordset(add_volumes.lines) l(schema text, name text, hour bigint, inserted bigint, updated bigint,
-                                                   deleted bigint, truncated bigint, first_us bigint, last_us bigint)
-      join tailwater.volume v on v.pipeline = add_volumes.pipeline and v.schema = l.schema and v.name = l.name
+    select l.id, l.hour, l.inserted, l.updated, l.deleted, l.truncated, l.first_at, l.last_at from l
     on conflict on constraint volume_hour_pkey do update
        set inserted = h.inserted + excluded.inserted, updated = h.updated + excluded.updated,
            deleted = h.deleted + excluded.deleted, truncated = h.truncated + excluded.truncated,
@@ -169,22 +194,18 @@ returns table (schema text, name text, counted_to timestamptz, last_change times
                this_hour bigint, open_hour timestamptz, hour_changes bigint, is_hour_whole boolean, usual_of text,
                usual_low bigint, usual_median bigint, usual_high bigint, usual_most bigint, usual_silence interval,
                is_followed boolean)
-language sql stable set search_path = pg_catalog, pg_temp as $$
-    select v.schema, v.name, c.counted_to, greatest(v.last_change, r.last_at),
-           greatest(v.last_change, r.last_at, v.counted_from, v.unknown_to, c.gap_at,
+language sql stable set search_path = pg_catalog, pg_temp set jit = off as $$
+    select v.schema, v.name, c.counted_to, v.last_change,
+           greatest(v.last_change, v.counted_from, v.unknown_to, c.gap_at,
                     case when m.resynced_differences > 0 then m.resynced_at end),
-           coalesce(r.n, 0), v.open_hour, v.hour_changes,
+           case when v.newest_hour = date_trunc('hour', c.counted_to, 'UTC') then v.newest_changes else 0 end,
+           v.open_hour, v.hour_changes,
            v.open_hour - interval '1 hour' >= greatest(v.counted_from, v.unknown_to, c.gap_at), v.usual_of,
            v.usual_low, v.usual_median, v.usual_high, v.usual_most, v.usual_silence,
            m.quarantine_lsn is null and m.unlisted_lsn is null and m.state = 'ready'
       from tailwater.volume v
       join tailwater.volume_clock c on c.pipeline = v.pipeline
       join tailwater.mirror_table m on (m.pipeline, m.schema, m.name) = (v.pipeline, v.schema, v.name)
-      cross join lateral (
-          select max(h.last_at) as last_at,
-                 sum(h.inserted + h.updated + h.deleted + h.truncated)
-                     filter (where h.hour = date_trunc('hour', c.counted_to, 'UTC'))::bigint as n
-            from tailwater.volume_hour h where h.volume = v.id and h.hour >= v.open_hour) r
      where v.pipeline = $1
      order by v.schema, v.name
 $$;

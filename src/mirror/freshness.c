@@ -167,37 +167,64 @@ static void take_policy(struct freshness *f, const struct config *config)
 
 #define US(time) "(extract(epoch FROM " time ") * 1000000)::bigint"
 
+/* What tables and facts have alike. */
+enum {
+    HOURS_THIS,
+    HOURS_HOUR,
+    HOURS_CHANGES,
+    HOURS_IS_WHOLE,
+    HOURS_OF,
+    HOURS_LOW,
+    HOURS_MEDIAN,
+    HOURS_HIGH,
+    HOURS_MOST,
+    NHOURS
+};
+
+/* clang-format off */
+#define HOURS(changes) \
+    "this_hour, " US("open_hour - interval '1 hour'") ", " changes ", is_hour_whole, " \
+    "usual_of, usual_low, usual_median, usual_high, usual_most"
+/* clang-format on */
+
 enum {
     SCHEMA,
     NAME,
     COUNTED_TO,
     LAST_CHANGE,
     SINCE,
-    THIS_HOUR,
-    HOUR,
-    HOUR_CHANGES,
-    IS_HOUR_WHOLE,
-    USUAL_OF,
-    USUAL_LOW,
-    USUAL_MEDIAN,
-    USUAL_HIGH,
-    USUAL_MOST,
-    USUAL_SILENCE,
+    FIRST_OF_HOURS,
+    USUAL_SILENCE = FIRST_OF_HOURS + NHOURS,
     IS_FOLLOWED
 };
 
 /* clang-format off */
 static const char list_sql[] =
     "SELECT schema, name, " US("counted_to") ", " US("last_change") ", " US("since") ", "
-    "this_hour, " US("open_hour - interval '1 hour'") ", hour_changes, is_hour_whole, "
-    "usual_of, usual_low, usual_median, usual_high, usual_most, " US("usual_silence") ", "
-    "is_followed "
+    HOURS("hour_changes") ", " US("usual_silence") ", is_followed "
     "FROM tailwater.volume_states($1)";
 /* clang-format on */
 
 static int64_t number(const struct pg_result *rows, int row, int column)
 {
     return pg_is_null(rows, row, column) ? -1 : pg_int(rows, row, column);
+}
+
+/* The columns of HOURS, from there on. */
+static void read_hours(const struct pg_result *rows, int row, int from, struct arena *arena,
+                       struct freshness *freshness)
+{
+    freshness->this_hour = pg_int(rows, row, from + HOURS_THIS);
+    freshness->hour_us = pg_int(rows, row, from + HOURS_HOUR);
+    freshness->hour_changes = number(rows, row, from + HOURS_CHANGES);
+    freshness->is_hour_whole = pg_bool(rows, row, from + HOURS_IS_WHOLE);
+    freshness->usual_of = pg_is_null(rows, row, from + HOURS_OF)
+                              ? NULL
+                              : arena_strdup(arena, pg_text(rows, row, from + HOURS_OF));
+    freshness->usual_low = number(rows, row, from + HOURS_LOW);
+    freshness->usual_median = number(rows, row, from + HOURS_MEDIAN);
+    freshness->usual_high = number(rows, row, from + HOURS_HIGH);
+    freshness->usual_most = number(rows, row, from + HOURS_MOST);
 }
 
 static void read_row(const struct pg_result *rows, int row, struct arena *arena,
@@ -210,20 +237,10 @@ static void read_row(const struct pg_result *rows, int row, struct arena *arena,
         .counted_to_us = pg_int(rows, row, COUNTED_TO),
         .last_change_us = pg_int(rows, row, LAST_CHANGE),
         .since_us = pg_int(rows, row, SINCE),
-        .this_hour = pg_int(rows, row, THIS_HOUR),
-        .hour_us = pg_int(rows, row, HOUR),
-        .hour_changes = number(rows, row, HOUR_CHANGES),
-        .is_hour_whole = pg_bool(rows, row, IS_HOUR_WHOLE),
-        .usual_of = pg_is_null(rows, row, USUAL_OF)
-                        ? NULL
-                        : arena_strdup(arena, pg_text(rows, row, USUAL_OF)),
-        .usual_low = number(rows, row, USUAL_LOW),
-        .usual_median = number(rows, row, USUAL_MEDIAN),
-        .usual_high = number(rows, row, USUAL_HIGH),
-        .usual_most = number(rows, row, USUAL_MOST),
         .usual_silence_us = number(rows, row, USUAL_SILENCE),
         .is_followed = pg_bool(rows, row, IS_FOLLOWED),
     };
+    read_hours(rows, row, FIRST_OF_HOURS, arena, ret_freshness);
 }
 
 bool freshness_list(struct pg *mirror, const struct config *config, struct arena *arena,
@@ -245,26 +262,12 @@ bool freshness_list(struct pg *mirror, const struct config *config, struct arena
     return true;
 }
 
-enum {
-    OF_FACT,
-    OF_NOW,
-    OF_LAST_KEYS,
-    OF_THIS_HOUR,
-    OF_HOUR,
-    OF_HOUR_KEYS,
-    OF_IS_WHOLE,
-    OF_USUAL,
-    OF_LOW,
-    OF_MEDIAN,
-    OF_HIGH,
-    OF_MOST
-};
+enum { OF_FACT, OF_NOW, OF_LAST_KEYS, OF_FIRST_OF_HOURS };
 
 /* clang-format off */
 static const char facts_sql[] =
     "SELECT fact, " US("clock_timestamp()") ", " US("last_keys") ", "
-    "this_hour, " US("open_hour - interval '1 hour'") ", hour_keys, is_hour_whole, "
-    "usual_of, usual_low, usual_median, usual_high, usual_most "
+    HOURS("hour_keys") " "
     "FROM tailwater.fact_volume_states($1)";
 /* clang-format on */
 
@@ -285,21 +288,11 @@ bool freshness_list_facts(struct pg *mirror, const struct config *config, struct
             .counted_to_us = pg_int(rows, row, OF_NOW),
             .since_us = pg_int(rows, row, OF_NOW),
             .last_change_us = pg_int(rows, row, OF_LAST_KEYS),
-            .this_hour = pg_int(rows, row, OF_THIS_HOUR),
-            .hour_us = pg_int(rows, row, OF_HOUR),
-            .hour_changes = number(rows, row, OF_HOUR_KEYS),
-            .is_hour_whole = pg_bool(rows, row, OF_IS_WHOLE),
-            .usual_of = pg_is_null(rows, row, OF_USUAL)
-                            ? NULL
-                            : arena_strdup(arena, pg_text(rows, row, OF_USUAL)),
-            .usual_low = number(rows, row, OF_LOW),
-            .usual_median = number(rows, row, OF_MEDIAN),
-            .usual_high = number(rows, row, OF_HIGH),
-            .usual_most = number(rows, row, OF_MOST),
             .usual_silence_us = -1,
             .is_followed = true,
             .is_watched = config->freshness.watch == FRESHNESS_WATCH_USUAL,
             .max_age_us = -1};
+        read_hours(rows, row, OF_FIRST_OF_HOURS, arena, &list[row]);
         freshness_judge(&list[row], arena);
     }
     *ret_count = pg_rows(rows);
