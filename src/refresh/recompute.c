@@ -114,7 +114,9 @@ static bool read_arrays(struct pg *mirror, const struct target *target, struct p
     _cleanup_buf_ struct buf sql = {0};
 
     for (int i = 0; i < target->nkeys; i++) {
-        buf_add(&sql, i > 0 ? ", array_agg(distinct k." : "select array_agg(distinct k.");
+        /* One column alone has each value once. */
+        buf_printf(&sql, "%s array_agg(%sk.", i > 0 ? "," : "select",
+                   target->nkeys > 1 ? "distinct " : "");
         pg_add_ident(&sql, target->keys[i].name);
         buf_add(&sql, ")");
     }
@@ -318,9 +320,9 @@ static bool refuse_twins(struct pg *mirror, const struct target *target, struct 
     return error_hint(err, "name what tells the rows of a key apart: refresh: {unique: […]}");
 }
 
-bool recompute_rows(struct pg *mirror, const struct target *target,
-                    const struct recompute_range *range, int64_t nkeys,
-                    struct recompute_found *ret_found, struct error *err)
+static bool read_rows(struct pg *mirror, const struct target *target,
+                      const struct recompute_range *range, int64_t nkeys,
+                      struct recompute_found *ret_found, struct error *err)
 {
     _cleanup_buf_ struct buf sql = {0};
     _cleanup_result_ struct pg_result *done = NULL;
@@ -339,11 +341,17 @@ bool recompute_rows(struct pg *mirror, const struct target *target,
     found.rows = pg_affected(done);
     if (plan == TARGET_BY_ITSELF && !drop_others(mirror, target, &found.rows, err))
         return false;
-    if (target->nunique > 0 && found.rows > 0 && !refuse_twins(mirror, target, err))
-        return false;
     found.is_complete = range == NULL && found.rows == nkeys && is_key_unique(target);
     *ret_found = found;
     return true;
+}
+
+bool recompute_rows(struct pg *mirror, const struct target *target,
+                    const struct recompute_range *range, int64_t nkeys,
+                    struct recompute_found *ret_found, struct error *err)
+{
+    return read_rows(mirror, target, range, nkeys, ret_found, err) &&
+           (target->nunique == 0 || ret_found->rows == 0 || refuse_twins(mirror, target, err));
 }
 
 bool recompute_explain(struct pg *mirror, const struct target *target, int64_t nkeys,
@@ -714,11 +722,14 @@ static bool write_straight(struct pg *mirror, const struct target *target,
 {
     int64_t updated = 0, inserted = 0, deleted = 0;
 
-    /* For a merge the whole table would be read by its index, which the planner thinks is as good as
+    /* An update changes no row twice: where it changed as many as were found, none has a twin.
+     *
+     * For a merge the whole table would be read by its index, which the planner thinks is as good as
      * reading it in the order of its pages where both are alike, and takes several times as long. */
     if (!pg_exec(mirror, "set local enable_mergejoin = off", err) ||
         (found->rows > 0 && !update_straight(mirror, target, &updated, err)) ||
-        (found->rows > updated && !insert_straight(mirror, target, &inserted, err)) ||
+        (found->rows > updated && (!refuse_twins(mirror, target, err) ||
+                                   !insert_straight(mirror, target, &inserted, err))) ||
         (!found->is_complete && !delete_straight(mirror, target, range, &deleted, err)) ||
         !pg_exec(mirror, "set local enable_mergejoin to default", err))
         return false;
@@ -735,11 +746,12 @@ bool recompute_all(struct pg *mirror, const struct target *target,
     struct recompute_found found;
     bool is_so;
 
-    if (!is_straight(mirror, target, &is_so, err) ||
-        !recompute_rows(mirror, target, range, nkeys, &found, err))
+    if (!is_straight(mirror, target, &is_so, err))
         return false;
     if (is_so)
-        return write_straight(mirror, target, range, &found, counts, err);
-    return recompute_compare(mirror, target, range, &found, err) &&
+        return read_rows(mirror, target, range, nkeys, &found, err) &&
+               write_straight(mirror, target, range, &found, counts, err);
+    return recompute_rows(mirror, target, range, nkeys, &found, err) &&
+           recompute_compare(mirror, target, range, &found, err) &&
            recompute_write(mirror, target, counts, err);
 }

@@ -3,7 +3,7 @@
  *
  *     begin
  *     1  the target's lock, alone                       pg_advisory_xact_lock
- *     2  claim: the consumer's row, and a window        tailwater.claim
+ *     2  claim: the consumer's row, and a window        tailwater.claim_pending
  *     3  the window's keys into a temporary table       tailwater.keys_<fact>
  *     4  the query for these keys into another          one statement, one snapshot S
  *     5  how that differs, into a third; written        delete, update, insert
@@ -211,7 +211,7 @@ static bool claim(struct refresh *refresh, const struct target *target, struct w
     snprintf(max_keys, sizeof(max_keys), "%" PRId64, wanted > 0 ? wanted : MAX_KEYS);
     if (!pg_query(refresh->mirror,
                   "select claim_id, everything, lane, from_batch, to_batch from "
-                  "tailwater.claim($1, $2, $3::bigint)",
+                  "tailwater.claim_pending($1, $2, $3::bigint)",
                   3, params, &row, err))
         return false;
     window->is_open = pg_rows(row) > 0;
