@@ -25,7 +25,8 @@
  * Straight, where the table is told apart by the fact's key alone, nothing but its rows has to be
  * brought forward (no facts over it), and no trigger can leave a row out: an update joined with what
  * was found changes what differs; new rows are inserted only where it changed fewer, and gone ones
- * looked for only where a key has no row.  That visits each row once.
+ * looked for only where a key has no row.  That visits each row once.  A range in which nothing stands
+ * yet is inserted, and that is all.
  *
  * By the differences, everywhere else.  One statement compares: rows that differ, with the address of
  * what stands there.  Where each key can have one row and has one, nothing can be gone, and is not
@@ -680,8 +681,9 @@ static bool update_straight(struct pg *mirror, const struct target *target, int6
     return run_straight(mirror, &sql, ret_count, err);
 }
 
-static bool insert_straight(struct pg *mirror, const struct target *target, int64_t *ret_count,
-                            struct error *err)
+/* is_empty: nothing stands there yet. */
+static bool insert_straight(struct pg *mirror, const struct target *target, bool is_empty,
+                            int64_t *ret_count, struct error *err)
 {
     _cleanup_buf_ struct buf sql = {0};
 
@@ -689,11 +691,29 @@ static bool insert_straight(struct pg *mirror, const struct target *target, int6
     add_columns(&sql, NULL, target->ncolumns, target->columns);
     buf_add(&sql, ") select ");
     add_columns(&sql, "r", target->ncolumns, target->columns);
-    buf_printf(&sql, " from %s r where not exists (select from %s d where ", target->rows,
-               target->into);
-    add_same_row(&sql, target);
-    buf_add(&sql, ")");
+    buf_printf(&sql, " from %s r", target->rows);
+    if (!is_empty) {
+        buf_printf(&sql, " where not exists (select from %s d where ", target->into);
+        add_same_row(&sql, target);
+        buf_add(&sql, ")");
+    }
     return run_straight(mirror, &sql, ret_count, err);
+}
+
+/* Has the derived table none of a range's keys, as when it is being built? */
+static bool is_range_empty(struct pg *mirror, const struct target *target,
+                           const struct recompute_range *range, bool *ret_is, struct error *err)
+{
+    _cleanup_buf_ struct buf sql = {0};
+    _cleanup_result_ struct pg_result *row = NULL;
+
+    buf_printf(&sql, "select not exists (select from %s d where true", target->into);
+    recompute_add_range(&sql, target, "d", false, range);
+    buf_add(&sql, ")");
+    if (!pg_query_row(mirror, buf_text(&sql), 0, NULL, &row, err))
+        return false;
+    *ret_is = pg_bool(row, 0, 0);
+    return true;
 }
 
 static bool delete_straight(struct pg *mirror, const struct target *target,
@@ -721,16 +741,20 @@ static bool write_straight(struct pg *mirror, const struct target *target,
                            struct recompute_counts *counts, struct error *err)
 {
     int64_t updated = 0, inserted = 0, deleted = 0;
+    bool is_empty = false;
 
+    if (range != NULL && !is_range_empty(mirror, target, range, &is_empty, err))
+        return false;
     /* An update changes no row twice: where it changed as many as were found, none has a twin.
      *
      * For a merge the whole table would be read by its index, which the planner thinks is as good as
      * reading it in the order of its pages where both are alike, and takes several times as long. */
     if (!pg_exec(mirror, "set local enable_mergejoin = off", err) ||
-        (found->rows > 0 && !update_straight(mirror, target, &updated, err)) ||
+        (found->rows > 0 && !is_empty && !update_straight(mirror, target, &updated, err)) ||
         (found->rows > updated && (!refuse_twins(mirror, target, err) ||
-                                   !insert_straight(mirror, target, &inserted, err))) ||
-        (!found->is_complete && !delete_straight(mirror, target, range, &deleted, err)) ||
+                                   !insert_straight(mirror, target, is_empty, &inserted, err))) ||
+        (!found->is_complete && !is_empty &&
+         !delete_straight(mirror, target, range, &deleted, err)) ||
         !pg_exec(mirror, "set local enable_mergejoin to default", err))
         return false;
     counts->updated += updated;

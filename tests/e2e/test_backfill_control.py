@@ -158,6 +158,14 @@ def test_several_rows_where_one_belongs(shop):  # noqa: F811
     assert (then["failed"], then["inserted"]) == (1, 38)
     state = made.state("bill")
     assert state["failure_key"] == ["7"] and "several rows with the same" in state["failure_error"]
+    # One that stands there already, beside one that has merely changed.
+    made.source.sql("insert into payments values (101, 8, 1); update payments set paid = 5000 where bill_id = 9")
+    made.pipeline.wait_until_caught_up()
+    stood = made.mirror.sql("select * from report.bill where id = 8")
+    then = made.once("bill", code=3)
+    assert (then["failed"], then["updated"]) == (1, 1)
+    assert made.mirror.sql("select * from report.bill where id = 8") == stood
+    assert made.mirror.value("select count(*) from tailwater.refresh_failure where error ~ 'several rows with the same'") == 2
 
 
 def test_further_indexes_and_triggers(shop):  # noqa: F811
