@@ -1,8 +1,8 @@
 -- A claim looked through the ledger's newest pages once for each question: is anything pending, is it in this lane, in that
 -- one.  Of a window of two thousand keys that was a tenth of the time of its refresh.
 
--- The lanes that have keys up to this batch which the consumer has not been given, in one reading; null where that would be a
--- long one: then each lane is looked at by itself, piece by piece.
+-- At least those lanes that have keys up to this batch which the consumer has not been given, in one reading; null where that
+-- would be a long one: then each lane is looked at by itself, piece by piece.
 create function tailwater.pending_lanes(c tailwater.consumer, pipeline text, up_to bigint) returns smallint[]
 language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
 set max_parallel_workers_per_gather = 0 as $$

@@ -115,9 +115,7 @@ static bool read_arrays(struct pg *mirror, const struct target *target, struct p
     _cleanup_buf_ struct buf sql = {0};
 
     for (int i = 0; i < target->nkeys; i++) {
-        /* One column alone has each value once. */
-        buf_printf(&sql, "%s array_agg(%sk.", i > 0 ? "," : "select",
-                   target->nkeys > 1 ? "distinct " : "");
+        buf_add(&sql, i > 0 ? ", array_agg(distinct k." : "select array_agg(distinct k.");
         pg_add_ident(&sql, target->keys[i].name);
         buf_add(&sql, ")");
     }
@@ -700,7 +698,8 @@ static bool insert_straight(struct pg *mirror, const struct target *target, bool
     return run_straight(mirror, &sql, ret_count, err);
 }
 
-/* Has the derived table none of a range's keys, as when it is being built? */
+/* Has the derived table none of a range's keys, as when it is being built?  Of a table that it knows
+ * nothing about the planner would read all, to find that it has none. */
 static bool is_range_empty(struct pg *mirror, const struct target *target,
                            const struct recompute_range *range, bool *ret_is, struct error *err)
 {
@@ -710,7 +709,9 @@ static bool is_range_empty(struct pg *mirror, const struct target *target,
     buf_printf(&sql, "select not exists (select from %s d where true", target->into);
     recompute_add_range(&sql, target, "d", false, range);
     buf_add(&sql, ")");
-    if (!pg_query_row(mirror, buf_text(&sql), 0, NULL, &row, err))
+    if (!pg_exec(mirror, "set local enable_seqscan = off", err) ||
+        !pg_query_row(mirror, buf_text(&sql), 0, NULL, &row, err) ||
+        !pg_exec(mirror, "set local enable_seqscan to default", err))
         return false;
     *ret_is = pg_bool(row, 0, 0);
     return true;
@@ -745,7 +746,8 @@ static bool write_straight(struct pg *mirror, const struct target *target,
 
     if (range != NULL && !is_range_empty(mirror, target, range, &is_empty, err))
         return false;
-    /* An update changes no row twice: where it changed as many as were found, none has a twin.
+    /* An update changes no row twice: where it changed as many as were found, none has a twin.  (More
+     * rows than keys were refused before.)
      *
      * For a merge the whole table would be read by its index, which the planner thinks is as good as
      * reading it in the order of its pages where both are alike, and takes several times as long. */
@@ -774,6 +776,7 @@ bool recompute_all(struct pg *mirror, const struct target *target,
         return false;
     if (is_so)
         return read_rows(mirror, target, range, nkeys, &found, err) &&
+               (range != NULL || found.rows <= nkeys || refuse_twins(mirror, target, err)) &&
                write_straight(mirror, target, range, &found, counts, err);
     return recompute_rows(mirror, target, range, nkeys, &found, err) &&
            recompute_compare(mirror, target, range, &found, err) &&

@@ -52,6 +52,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/memory.h"
+#include "mirror/control.h"
 #include "refresh/onward.h"
 #include "refresh/settle.h"
 
@@ -99,7 +100,7 @@ bool refresh_new(const struct refresh_options *options, struct refresh **ret_ref
                                          .settings = "-c synchronous_commit=off"},
                     &mirror, err))
         return false;
-    if (!pg_exec(mirror, session_sql, err)) {
+    if (!control_require(mirror, err) || !pg_exec(mirror, session_sql, err)) {
         pg_free(mirror);
         return false;
     }

@@ -245,6 +245,23 @@ def test_a_lower_lane_gets_its_share(ledger):
     assert lanes[10:] == [0, 0, FAN_OUT, BACKFILL, FAN_OUT, BACKFILL], lanes
 
 
+@pytest.mark.parametrize("many", ["keys", "batches"])
+def test_a_long_backlog_of_three_lanes(ledger, many):
+    """It is not read through to see which lanes have anything; each gives all that it has."""
+    ledger.subscribe("crm", "orders")
+    if many == "keys":
+        ledger.write("orders", list(range(1000, 11500)))
+    else:
+        for i in range(1000):
+            ledger.write("orders", [1000 + i])
+    ledger.write("orders", [1], lane=FAN_OUT)
+    ledger.write("orders", [2], lane=BACKFILL)
+    given = {lane: set() for lane in (FRESH, FAN_OUT, BACKFILL)}
+    for lane, keys in ledger.take_all("crm", "orders", 100):
+        given[lane] |= set(keys)
+    assert given == {FRESH: set(range(1000, 11500 if many == "keys" else 2000)), FAN_OUT: {1}, BACKFILL: {2}}
+
+
 def test_fresh_goes_first_again(ledger):
     ledger.subscribe("crm", "orders")
     for i in range(3):
