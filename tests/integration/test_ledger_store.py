@@ -252,8 +252,9 @@ def test_a_long_backlog_of_three_lanes(ledger, many):
     if many == "keys":
         ledger.write("orders", list(range(1000, 11500)))
     else:
-        for i in range(1000):
-            ledger.write("orders", [1000 + i])
+        with ledger.mirror.transaction("tailwater") as cursor:
+            for i in range(1000):
+                ledger.write_in(cursor, "orders", [1000 + i])
     ledger.write("orders", [1], lane=FAN_OUT)
     ledger.write("orders", [2], lane=BACKFILL)
     given = {lane: set() for lane in (FRESH, FAN_OUT, BACKFILL)}
