@@ -76,6 +76,19 @@ def test_once(both_plugins, shop):
     made.pipeline.settle()
 
 
+def test_a_program_newer_than_the_control_schema(shop):
+    made = shop({"bill": BILL}, refresh=BY_HAND)
+    made.once("bill")
+    made.pipeline.stop()
+    newest = made.mirror.sql("delete from tailwater.migration where version = (select max(version) from tailwater.migration) "
+                             "returning version, name, hash", user="tailwater")[0]
+    for verb in ("refresh", "bill", "--once"), ("backfill", "bill", "--all"):
+        result = made.pipeline.verb(*verb)
+        assert result.code == 2 and f"is at version {newest[0] - 1}" in result.err and "tailwater run" in result.err, result
+    made.mirror.sql("insert into tailwater.migration (version, name, hash) values (%s, %s, %s)", *newest, user="tailwater")
+    made.once("bill")
+
+
 def test_by_the_replicator(shop):
     made = shop({"bill": BILL, "day": DAY})
     made.settle()
