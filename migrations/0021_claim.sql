@@ -23,74 +23,23 @@ begin
 end
 $$;
 
--- As before (0002_ledger.sql), but for lanes in which nothing is pending.
-create or replace function tailwater.open_next(c tailwater.consumer, f tailwater.fact, max_keys bigint) returns tailwater.consumer
+-- The consumer's row, moved on in lanes that have nothing: these need not be looked through (tailwater.find_window).
+create function tailwater.pass_empty_lanes(c tailwater.consumer, f tailwater.fact) returns tailwater.consumer
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     now_at bigint;
     fan_out_at bigint;
-    up_to bigint;
-    newest bigint;
-    lanes smallint[];
     pending smallint[];
-    try smallint;
-    done bigint;
-    w record;
+    lane smallint;
 begin
-    c := tailwater.without_window(c);
-    select k.batch_id, tailwater.lane_end(f.pipeline, 1::smallint),
-           (select max(e.batch_id) from tailwater.everything e where e.fact = f.name and e.generation = f.generation)
-        into now_at, fan_out_at, newest
+    select k.batch_id, tailwater.lane_end(f.pipeline, 1::smallint) into now_at, fan_out_at
         from tailwater.clock k where k.pipeline = f.pipeline;
-    if c.stale_since is not null or c.everything_done is null or c.everything_done < newest then
-        -- Whoever rebuilds now needs no key up to now_at, that of a page which is still being written neither: what caused
-        -- it is applied.  Until the rebuild is acknowledged it stays owed.
-        if c.stale_since is not null then
-            c.everything_done := null;
+    pending := tailwater.pending_lanes(c, f.pipeline, now_at);
+    foreach lane in array '{0,1,2}'::smallint[] loop
+        if lane <> all (pending) then
+            c := tailwater.move_lane(c, lane, case lane when 1 then fan_out_at else now_at end);
         end if;
-        c.stale_since := null;
-        c.stale_reason := null;
-        c.fresh_done := greatest(c.fresh_done, now_at);
-        c.fan_out_done := greatest(c.fan_out_done, now_at);
-        c.backfill_done := greatest(c.backfill_done, now_at);
-        c.claim_lane := 0;
-        c.claim_from := 0;
-        c.claim_to := now_at;
-        c.claim_everything := true;
-    else
-        lanes := case c.last_lower when 1 then '{2,1}' else '{1,2}' end;
-        lanes := case when c.turn >= 4 then lanes || 0::smallint else 0::smallint || lanes end;
-        pending := tailwater.pending_lanes(c, f.pipeline, now_at);
-        foreach try in array lanes loop
-            done := case try when 0 then c.fresh_done when 1 then c.fan_out_done else c.backfill_done end;
-            up_to := case try when 1 then fan_out_at else now_at end;
-            if pending is null or try = any (pending) then
-                w := tailwater.find_window(f, try, done, up_to, max_keys);
-                if w.keys > 0 then
-                    c.claim_lane := try;
-                    c.claim_from := done + 1;
-                    c.claim_to := w.to_batch;
-                    c.claim_keys := w.keys;
-                    c.claim_everything := false;
-                    exit;
-                end if;
-            end if;
-            -- This lane has nothing up to now: it need not be looked through again.
-            c := tailwater.move_lane(c, try, up_to);
-        end loop;
-        if c.claim_to is null then
-            return c;
-        end if;
-        if c.claim_lane = 0 then
-            c.turn := least(c.turn + 1, 4);
-        else
-            c.turn := 0;
-            c.last_lower := c.claim_lane;
-        end if;
-    end if;
-    c.claim_id := gen_random_uuid();
-    c.claim_generation := f.generation;
-    c.claimed_at := clock_timestamp();
+    end loop;
     return c;
 end
 $$;
@@ -109,7 +58,7 @@ begin
         return;
     end if;
     if c.claim_id is null or c.claim_generation <> f.generation then
-        c := tailwater.open_next(c, f, claim_pending.max_keys);
+        c := tailwater.open_next(tailwater.pass_empty_lanes(c, f), f, claim_pending.max_keys);
         perform tailwater.store_consumer(c);
     end if;
     if c.claim_id is not null then
@@ -134,4 +83,4 @@ end
 $$;
 
 revoke execute on function tailwater.pending_lanes(tailwater.consumer, text, bigint),
-    tailwater.claim_pending(text, text, bigint) from public;
+    tailwater.pass_empty_lanes(tailwater.consumer, tailwater.fact), tailwater.claim_pending(text, text, bigint) from public;
