@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import platform
-import random
 import re
 import shutil
 import statistics
@@ -36,6 +35,7 @@ from contenders import ROOT, pipeline_of, until_done  # noqa: E402
 from lib import wait  # noqa: E402
 from lib.cluster import Cluster, Database, SUPERUSER  # noqa: E402
 from lib.pipeline import Traffic  # noqa: E402
+from probing import probe  # noqa: E402
 
 PLUGINS = ("pgoutput", "wal2json")
 
@@ -192,34 +192,6 @@ def report_catch_up(results):
 def percentile(values, p):
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * p / 100))]
-
-
-def probe(source, mirror, seconds, start):
-    """Commit one row on the source, and look at the mirror until it is there; over and over.
-
-    Milliseconds from when the source's COMMIT returned until a query on the mirror shows the row.  It
-    looks four times a millisecond: looking all the time would take a core from who is measured, and
-    the more the slower he is.
-    """
-    took = []
-    writing, reading = source.connection(SUPERUSER).cursor(), mirror.connection(SUPERUSER).cursor()
-    end = time.monotonic() + seconds
-    number = start
-    while time.monotonic() < end:
-        number += 1
-        writing.execute("insert into done values (%s)", (number,))
-        committed = time.monotonic()
-        while True:
-            reading.execute("select 1 from done where id = %s", (number,))
-            seen = time.monotonic()
-            if reading.fetchone():
-                break
-            if seen - committed > 30:
-                raise RuntimeError("a row did not arrive within 30 s")
-            time.sleep(0.0002)
-        took.append((seen - committed) * 1000)
-        time.sleep(random.uniform(0.002, 0.012))  # not in step with anything
-    return took, number
 
 
 LATENCY_TRAFFIC = {"one": (1, "\\set i random(1, 100000)\n"
@@ -447,7 +419,7 @@ def main():
             tables.append(report_large(result["large_transaction"], rows))
         if options.all or options.ledger:
             rows = int(1_000_000 * scale)
-            result["ledger"] = ledger.ledger(bench, rounds, rows, options.seconds or 5, probe, percentile, say)
+            result["ledger"] = ledger.ledger(bench, rounds, rows, options.seconds or 5, percentile, say)
             tables.append(ledger.report(result["ledger"], rows))
         if options.all or options.feed:
             result["feed"] = feed.feed(bench, int(1_000_000 * scale), options.seconds or (5 if options.quick else 30), say)
@@ -458,7 +430,7 @@ def main():
             tables.append(refresh.report(result["refresh"], rows))
         if options.all or options.scrape:
             result["scrape"] = scrape.scrape(bench, 4 * rounds, options.seconds or 3, int(1000 * scale), int(50 * scale),
-                                             options.rate, LATENCY_TRAFFIC, probe, percentile, say)
+                                             options.rate, LATENCY_TRAFFIC, percentile, say)
             tables.append(scrape.report(result["scrape"]))
         if options.all or options.verify:
             result["verify"] = verify.verify(bench, rounds, int(10_000_000 * scale), say)

@@ -5,20 +5,25 @@ updates every order while both are stopped; then each catches up alone.  Rounds 
 that each goes first as often as the other.
 
 Then the one with the fact under a probe of single commits, in turns: quiet; while a process that has
-nothing to do with it computes; while a row of countries that reaches every order is expanded.  The
-second is there because an expansion computes on the mirror's server: on few processors whoever
-computes makes others wait for their turn, and the second tells what any such wait costs here and now.
+nothing to do with it computes; while a row of countries that reaches every order is expanded.  Each of
+these twice.  "shared": the kernel gives turns as it likes.  On few processors whoever computes makes
+others wait for their turn, all the more on a virtual machine, whose kernel passes over processors that
+are halted; the second tells what any such wait costs here and now.  "apart": who computes or expands has
+the last processor for itself, the rest has the others, at all three times: what is left is what the
+expansion itself makes others wait for, locks, WAL, the disk.
 """
 
 import contextlib
+import os
 import statistics
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from contenders import until_done
 from lib.cluster import SUPERUSER
+from probing import probe, probing
 from shop import Side, make_source
 
 SCHEMA = """
@@ -79,10 +84,8 @@ def bulk_update(bench, sides, rounds, orders, say):
 
 
 def expansion(database):
-    """Waits for the fan-out that comes, and for its end; seconds."""
+    """Waits for the fan-out that comes, and for its end; when it began, as time.monotonic() has it, and seconds."""
     with database.cluster.connect(database.name) as connection, connection.cursor() as cursor:
-        connection.autocommit = True
-
         def left():
             cursor.execute("select count(*) from tailwater.fan_out")
             return cursor.fetchone()[0]
@@ -91,95 +94,162 @@ def expansion(database):
         began = time.monotonic()
         while left():
             time.sleep(0.02)
-        return time.monotonic() - began
+        return began, time.monotonic() - began
 
 
-@contextlib.contextmanager
-def somebody_computes():
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+def threads_of(pid):
+    return [int(thread) for thread in os.listdir(f"/proc/{pid}/task")]
+
+
+class Processors:
+    """Who may run where.  What the bench and its servers start later inherits it."""
+
+    def __init__(self, bench, side):
+        self.bench, self.side = bench, side
+        self.every = os.sched_getaffinity(0)
+        self.last = {max(self.every)}
+
+    def everybody(self):
+        """Threads of the two servers, the program and this one."""
+        pids = [os.getpid(), self.side.pipeline.process.pid]
+        for cluster in (self.bench.source_cluster, self.bench.mirror_cluster):
+            pids += [pid for (pid,) in cluster.sql("select pid from pg_stat_activity")] + [cluster.pid]
+        for pid in pids:
+            with contextlib.suppress(FileNotFoundError):
+                yield from threads_of(pid)
+
+    def expanding(self):
+        """The expansion's backend and thread, and who keeps its ledger."""
+        backends = self.side.database.sql("select pid from pg_stat_activity where datname = current_database() and "
+                                          "application_name in ('tailwater expander', 'tailwater ledger', "
+                                          "'tailwater ledger keeper')", user=SUPERUSER)
+        for (pid,) in backends:
+            yield from threads_of(pid)
+        for thread in threads_of(self.side.pipeline.process.pid):
+            with open(f"/proc/{self.side.pipeline.process.pid}/task/{thread}/comm") as name:
+                if name.read().strip() in ("expander", "ledger news", "ledger keeper"):
+                    yield thread
+
+    def give(self, threads, processors):
+        for thread in list(threads):
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(thread, processors)
+
+    @contextlib.contextmanager
+    def apart(self):
+        self.give(self.everybody(), self.every - self.last)
+        self.give(self.expanding(), self.last)
         try:
             yield
         finally:
-            process.kill()
+            self.give(self.everybody(), self.every)
+
+    @contextlib.contextmanager
+    def somebody_computes(self, is_apart):
+        with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+            if is_apart:
+                os.sched_setaffinity(process.pid, self.last)
+            try:
+                yield
+            finally:
+                process.kill()
 
 
-def expand(bench, side, probe, number):
-    """A country changes; samples taken until all its orders are in the ledger, how long that took, the number."""
-    took, samples = [], []
-    watcher = threading.Thread(target=lambda: took.append(expansion(side.database)))
-    watcher.start()
-    bench.source.sql("update countries set tax = 39 - tax where id = 1")
-    while watcher.is_alive():
-        more, number = probe(bench.source, side.database, 0.1, number)
-        samples += more
-    watcher.join()
-    return samples, took[0], number
+def expand(bench, side, number):
+    """A country changes; samples of the time in which its orders come into the ledger, how long that took, the number."""
+    with probing(bench.source, side.database, number) as rows, ThreadPoolExecutor() as watcher:
+        watching = watcher.submit(expansion, side.database)
+        time.sleep(0.2)  # the probe is warm
+        bench.source.sql("update countries set tax = 39 - tax where id = 1")
+        began, took = watching.result()
+    samples = [milliseconds for _, committed, milliseconds in rows if began <= committed <= began + took]
+    return samples, took, rows[-1][0]
 
 
+HOW = ("shared", "apart")
 WHEN = ("quiet", "beside", "busy")
 
 
-def fan_out(bench, side, rounds, orders, seconds, probe, percentile, say):
-    """Latency of other transactions at the three times above, and how fast one row's orders are expanded.  The stretches
-    alternate; each kind's samples are taken together."""
+def stretches(bench, side, processors, how, seconds, number, samples, took):
+    """The three times of a round, one after the other; the last row's number."""
+    some, number = probe(bench.source, side.database, seconds, number)
+    samples[how, "quiet"] += some
+    with processors.somebody_computes(how == "apart"):
+        some, number = probe(bench.source, side.database, seconds, number)
+    samples[how, "beside"] += some
+    for _ in range(EXPANSIONS):
+        some, seconds_taken, number = expand(bench, side, number)
+        samples[how, "busy"] += some
+        took[how].append(seconds_taken)
+    return number
+
+
+def fan_out(bench, side, rounds, orders, seconds, percentile, say):
+    """Latency of other transactions, and how fast one row's orders are expanded.  The stretches alternate; each kind's
+    samples are taken together."""
     side.pipeline.start()
     number = bench.sentinel = bench.sentinel + 1
     bench.source.sql("insert into done values (%s)", number)
     until_done(side.database, number)
     _, number = probe(bench.source, side.database, 1, number)  # warm
-    samples = {when: [] for when in WHEN}
-    took = []
+    processors = Processors(bench, side)
+    hows = HOW if len(processors.every) > 1 else HOW[:1]
+    samples = {(how, when): [] for how in hows for when in WHEN}
+    took = {how: [] for how in hows}
     before_kb = side.pipeline.peak_memory_kb()
     for i in range(rounds):
-        bench.checkpoint()
-        some, number = probe(bench.source, side.database, seconds, number)
-        samples["quiet"] += some
-        with somebody_computes():
-            some, number = probe(bench.source, side.database, seconds, number)
-        samples["beside"] += some
-        for _ in range(EXPANSIONS):
-            some, seconds_taken, number = expand(bench, side, probe, number)
-            samples["busy"] += some
-            took.append(seconds_taken)
-        say(f"ledger, fan-out, round {i + 1}: " + ", ".join(
-            f"{when} p99 {percentile(samples[when], 99):.2f} ms of {len(samples[when])}" for when in WHEN)
-            + f"; {orders / took[-1]:,.0f} keys/s")
+        for how in hows if i % 2 == 0 else reversed(hows):
+            bench.checkpoint()
+            with processors.apart() if how == "apart" else contextlib.nullcontext():
+                number = stretches(bench, side, processors, how, seconds, number, samples, took)
+            say(f"ledger, fan-out, round {i + 1}, {how}: " + ", ".join(
+                f"{when} p99 {percentile(samples[how, when], 99):.2f} ms of {len(samples[how, when])}" for when in WHEN)
+                + f"; {orders / took[how][-1]:,.0f} keys/s")
     keys = side.database.value("select count(distinct id) from tailwater.ledger_order where lane = 1")
     if keys != orders:
         raise RuntimeError(f"{keys} keys by way of the country, not {orders}")
-    result = {"keys": keys, "seconds": took, "keys_per_second": keys / statistics.median(took),
-              "peak_before_MiB": before_kb / 1024, "peak_MiB": side.pipeline.peak_memory_kb() / 1024}
-    for when in WHEN:
-        result |= {f"{when}_p50_ms": percentile(samples[when], 50), f"{when}_p99_ms": percentile(samples[when], 99),
-                   f"{when}_probes": len(samples[when])}
+    result = {"keys": keys, "peak_before_MiB": before_kb / 1024, "peak_MiB": side.pipeline.peak_memory_kb() / 1024}
+    for how in hows:
+        result[how] = {"seconds": took[how], "keys_per_second": keys / statistics.median(took[how])}
+        for when in WHEN:
+            result[how] |= {f"{when}_{p}_ms": percentile(samples[how, when], int(p[1:])) for p in ("p50", "p99")}
+            result[how][f"{when}_probes"] = len(samples[how, when])
     side.pipeline.stop()
     bench.sentinel = number
     say(f"ledger, fan-out: {result}")
     return result
 
 
-def ledger(bench, rounds, orders, seconds, probe, percentile, say):
+def ledger(bench, rounds, orders, seconds, percentile, say):
     make_source(bench, "ledger", SCHEMA, fill, orders, say)
     sides = [Side(bench, "plain", None), Side(bench, "fact", FACT)]
     result = {"update": bulk_update(bench, sides, rounds, orders, say),
-              "fan_out": fan_out(bench, sides[1], rounds, orders, seconds, probe, percentile, say)}
+              "fan_out": fan_out(bench, sides[1], rounds, orders, seconds, percentile, say)}
     bench.drop_everything()
     return result
+
+
+def report_fan_out(out, how):
+    one = out[how]
+    return [
+        "", f"| one row reaches {out['keys']} facts, processors {how} | quiet | beside a process that computes "
+        "| while it is expanded |", "|---|---|---|---|",
+        "| transactions | " + " | ".join(f"{one[f'{when}_probes']}" for when in WHEN) + " |",
+        *(f"| commit to visible, {name}, ms | "
+          + " | ".join(f"{one[f'{when}_{p}_ms']:.2f}" for when in WHEN) + " |"
+          for name, p in (("median", "p50"), ("p99", "p99"))),
+        "| p99, times quiet | " + " | ".join(f"{one[f'{when}_p99_ms'] / one['quiet_p99_ms']:.2f}" for when in WHEN) + " |",
+        f"| keys a second | | | {one['keys_per_second']:,.0f} |"]
 
 
 def report(result, orders):
     update, out = result["update"], result["fan_out"]
     plain, fact = (statistics.median(update[name]) for name in ("plain", "fact"))
-    return "\n".join([
+    lines = [
         f"| {orders} updates | seconds | ratio |", "|---|---|---|",
         f"| without a fact | {plain:.2f} | 1.00 |",
-        f"| one fact of three dimensions | {fact:.2f} | {fact / plain:.2f} |", "",
-        f"| one row reaches {out['keys']} facts | quiet | beside a process that computes | while it is expanded |",
-        "|---|---|---|---|",
-        "| transactions | " + " | ".join(f"{out[f'{when}_probes']}" for when in WHEN) + " |",
-        *(f"| commit to visible, {name}, ms | "
-          + " | ".join(f"{out[f'{when}_{p}_ms']:.2f}" for when in WHEN) + " |"
-          for name, p in (("median", "p50"), ("p99", "p99"))),
-        "| p99, times quiet | " + " | ".join(f"{out[f'{when}_p99_ms'] / out['quiet_p99_ms']:.2f}" for when in WHEN) + " |",
-        f"| keys a second | | | {out['keys_per_second']:,.0f} |",
-        f"| peak resident memory, MiB | {out['peak_before_MiB']:.0f} | | {out['peak_MiB']:.0f} |"])
+        f"| one fact of three dimensions | {fact:.2f} | {fact / plain:.2f} |"]
+    for how in HOW:
+        if how in out:
+            lines += report_fan_out(out, how)
+    return "\n".join([*lines, f"\npeak resident memory: {out['peak_before_MiB']:.0f} MiB before, {out['peak_MiB']:.0f} after"])

@@ -16,6 +16,7 @@ import contenders
 import workloads
 from contenders import until_done
 from lib.pipeline import Pipeline, Traffic
+from probing import probe
 
 SCHEMA = workloads.SCHEMA + """
     do $$ begin
@@ -60,7 +61,7 @@ def free_port():
         return s.getsockname()[1]
 
 
-def scrape(bench, rounds, seconds, tables, facts, rate, traffic, probe, percentile, say):
+def scrape(bench, rounds, seconds, tables, facts, rate, traffic, percentile, say):
     say(f"scrape: making {tables} tables")
     bench.new_source("shop_scrape", SCHEMA.format(tables=tables - 2))
     bench.source.sql(workloads.ROWS, 1, 100000)

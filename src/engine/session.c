@@ -191,6 +191,7 @@ static bool open_session(struct session *s, struct arena *arena, struct error *e
 #define NTHREADS 10
 
 struct thread {
+    const char *name;             /* for top -H and ps -L: 15 characters */
     void *(*run)(void *argument); /* NULL: not wanted */
     void *argument;
     pthread_t id;
@@ -207,6 +208,7 @@ static bool start_threads(struct thread *threads, struct error *err)
         failed = pthread_create(&threads[i].id, NULL, threads[i].run, threads[i].argument);
         if (failed != 0)
             return error_set(err, ERROR_FAILED, "cannot start a thread: %s", strerror(failed));
+        (void) pthread_setname_np(threads[i].id, threads[i].name);
         threads[i].is_running = true;
     }
     return true;
@@ -313,16 +315,16 @@ static bool run_threads(struct session *s, struct error *err)
                                 .finished = &s->is_finished};
     const struct receiver_options receiver = what_is_received(s);
     struct thread threads[NTHREADS] = {
-        {.run = applier_run, .argument = &applier},
-        {.run = watcher_run, .argument = &watcher},
-        {.run = watcher_run_source, .argument = &watcher},
-        {.run = repairer_run, .argument = &repairer},
-        {.run = expander_run, .argument = &expander},
-        {.run = nan_checker_run, .argument = &nan_checker},
-        {.run = resyncer_run, .argument = &resyncer},
-        {.run = s->has_facts ? ledgerkeeper_run : NULL, .argument = &keeper},
-        {.run = s->has_facts ? ledgerkeeper_run_slow : NULL, .argument = &keeper},
-        {.run = s->has_facts ? refresher_run : NULL, .argument = &refresher}};
+        {"applier", applier_run, .argument = &applier},
+        {"watcher", watcher_run, .argument = &watcher},
+        {"source watcher", watcher_run_source, .argument = &watcher},
+        {"repairer", repairer_run, .argument = &repairer},
+        {"expander", expander_run, .argument = &expander},
+        {"nan checker", nan_checker_run, .argument = &nan_checker},
+        {"resyncer", resyncer_run, .argument = &resyncer},
+        {"ledger news", s->has_facts ? ledgerkeeper_run : NULL, .argument = &keeper},
+        {"ledger keeper", s->has_facts ? ledgerkeeper_run_slow : NULL, .argument = &keeper},
+        {"refresher", s->has_facts ? refresher_run : NULL, .argument = &refresher}};
     bool is_ok = start_threads(threads, err) && receiver_run(&receiver, &s->culprit, err);
 
     finish_threads(s, threads);
