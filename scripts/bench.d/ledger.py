@@ -246,7 +246,7 @@ def report(result, orders):
     update, out = result["update"], result["fan_out"]
     plain, fact = (statistics.median(update[name]) for name in ("plain", "fact"))
     lines = [
-        f"| {orders} updates | seconds | ratio |", "|---|---|---|",
+        f"| {orders} updates, {len(update['plain'])} rounds | seconds | ratio |", "|---|---|---|",
         f"| without a fact | {plain:.2f} | 1.00 |",
         f"| one fact of three dimensions | {fact:.2f} | {fact / plain:.2f} |"]
     for how in HOW:
