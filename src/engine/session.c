@@ -97,9 +97,7 @@ static bool open_apply(struct session *s, struct error *err)
         .side = PG_MIRROR,
         .conninfo = s->options->config->mirror.conninfo,
         .application = "tailwater applier",
-        .settings = "-c plan_cache_mode=force_generic_plan -c enable_hashjoin=off "
-                    "-c enable_mergejoin=off -c enable_seqscan=off "
-                    "-c enable_bitmapscan=off"};
+        .settings = PG_BY_KEY " -c plan_cache_mode=force_generic_plan -c enable_bitmapscan=off"};
     _cleanup_result_ struct pg_result *result = NULL;
     struct pg *pg;
 

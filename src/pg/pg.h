@@ -32,6 +32,15 @@ struct pg_options {
     int connect_timeout_s;   /* 0: 10 s */
 };
 
+/*
+ * Settings of a session whose statements look rows up by an index and in no other way, whatever the
+ * planner believes of the table when it plans.  Without the last two a table that was small then is
+ * read whole by each statement for as long as the plan is kept, and joined row by row with the batch.
+ */
+#define PG_BY_KEY                                                                                  \
+    "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off "                        \
+    "-c enable_material=off -c enable_memoize=off"
+
 struct pg;
 
 bool pg_connect(const struct pg_options *options, struct pg **ret_pg, struct error *err);

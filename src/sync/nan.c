@@ -87,8 +87,7 @@ static bool connect_to(const struct nan_check *check, enum pg_side side, struct 
         .side = side,
         .conninfo = side == PG_SOURCE ? config->source.conninfo : config->mirror.conninfo,
         .application = "tailwater nan check",
-        .settings = "-c row_security=off -c enable_seqscan=off -c enable_hashjoin=off "
-                    "-c enable_mergejoin=off -c max_parallel_workers_per_gather=0"};
+        .settings = PG_BY_KEY " -c row_security=off -c max_parallel_workers_per_gather=0"};
 
     if (*connection != NULL)
         return true;

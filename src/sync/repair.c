@@ -173,8 +173,7 @@ static bool import_snapshot(struct repair *repair, struct error *err)
         .conninfo = config->source.conninfo,
         .application = "tailwater repair",
         /* Rows by key and by nothing else; refused, not filtered, where row security is on. */
-        .settings = "-c row_security=off -c enable_seqscan=off -c enable_hashjoin=off "
-                    "-c enable_mergejoin=off -c max_parallel_workers_per_gather=0"};
+        .settings = PG_BY_KEY " -c row_security=off -c max_parallel_workers_per_gather=0"};
 
     if (!pg_connect(&connection, &repair->source, err))
         return false;
@@ -622,8 +621,7 @@ static bool run(struct repair *repair, bool *is_wanted, struct error *err)
     if (!pg_connect(&(struct pg_options){.side = PG_MIRROR,
                                          .conninfo = options->config->mirror.conninfo,
                                          .application = "tailwater repair",
-                                         .settings = "-c enable_seqscan=off -c enable_hashjoin=off "
-                                                     "-c enable_mergejoin=off"},
+                                         .settings = PG_BY_KEY},
                     &repair->mirror, err))
         return false;
     pg_limit(repair->mirror, -1, options->wake_fd);

@@ -140,11 +140,9 @@ static bool connect_all(struct resync *resync, struct error *err)
     if (!pg_connect(&source, &resync->source, err))
         return false;
     pg_limit(resync->source, -1, resync->options->wake_fd);
-    return connect_mirror(resync,
-                          "-c plan_cache_mode=force_generic_plan -c enable_hashjoin=off "
-                          "-c enable_mergejoin=off -c enable_seqscan=off "
-                          "-c enable_bitmapscan=off",
-                          &resync->probe, err) &&
+    return connect_mirror(
+               resync, PG_BY_KEY " -c plan_cache_mode=force_generic_plan -c enable_bitmapscan=off",
+               &resync->probe, err) &&
            connect_mirror(resync, NULL, &resync->scan, err);
 }
 
@@ -798,7 +796,7 @@ static bool compare_extra(struct resync *resync, struct error *err)
     buf_printf(&query, "_deleted_at IS NULL AND _lsn < '%s'", resync->lsn_text);
     is_ok = pg_exec(resync->source,
                     "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; "
-                    "SET LOCAL enable_mergejoin = off",
+                    "SET LOCAL enable_mergejoin = off; SET LOCAL enable_material = off",
                     err) &&
             say(resync, "looking for rows that the source does not have", err);
     if (!is_ok || resync->options->is_verify)

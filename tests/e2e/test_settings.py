@@ -29,6 +29,26 @@ def test_a_batch_reaches_its_rows_by_the_key(source, mirror, make_pipeline):
     pipeline.settle()
 
 
+def test_a_table_that_was_small_when_its_statements_were_planned(own_servers, source, mirror, make_pipeline):
+    """Nobody analyzes it again for a while: a batch of one row still looks at one row, not at all there are."""
+    own_servers.mirror.set(autovacuum="off")
+    source.sql("create table t (id int primary key, a int); insert into t values (0, 0)")
+    pipeline = running(make_pipeline)
+    mirror.sql("vacuum analyze mirror_public.t", user="postgres")
+    pipeline.feed(["update t set a = a + 1"] * 9, "one by one")  # planned now
+    source.sql("insert into t select i, 0 from generate_series(1, 20000) i")
+    pipeline.wait_until_caught_up()
+
+    def fetched():
+        return mirror.value("select idx_tup_fetch + seq_tup_read from pg_stat_all_tables "
+                            "where schemaname = 'mirror_public' and relname = 't'")
+
+    pipeline.feed([f"update t set a = 2 where id = {i}" for i in range(19951, 20001)], "one by one")
+    pipeline.stop()  # counts are reported by now
+    assert fetched() < 20000, "each batch read the table from end to end"
+    pipeline.settle()
+
+
 def test_a_commit_waits_until_it_is_durable(own_servers, source, mirror, make_pipeline):
     """Also where a standby's word is part of that; and nothing is confirmed before (invariant 2, P29)."""
     source.sql("create table t (id int primary key)")
