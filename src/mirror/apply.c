@@ -48,7 +48,8 @@ bool apply_new(struct pg *pg, const char *pipeline, const struct table_list *lis
     apply->cursor = cursor;
     apply->sink = sink;
     apply->volumes = volume_sheet_new(list);
-    if (!writer_new(&(struct writer_options){pg, pipeline, list, cursor, sink}, &apply->writer,
+    if (!pg_keep_memory(pg, err) ||
+        !writer_new(&(struct writer_options){pg, pipeline, list, cursor, sink}, &apply->writer,
                     err)) {
         apply_free(apply);
         return false;

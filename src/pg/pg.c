@@ -637,6 +637,11 @@ bool pg_exec(struct pg *pg, const char *sql, struct error *err)
     return check_result(pg, result, sql, err);
 }
 
+bool pg_keep_memory(struct pg *pg, struct error *err)
+{
+    return pg_exec(pg, "select length(repeat('x', 16 << 20))", err);
+}
+
 bool pg_execf(struct pg *pg, struct error *err, const char *format, ...)
 {
     _cleanup_buf_ struct buf sql = {0};

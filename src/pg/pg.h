@@ -80,6 +80,14 @@ void pg_break_all(void);
  */
 void pg_limit(struct pg *pg, int timeout_ms, int wake_fd);
 
+/*
+ * Have the session keep up to 32 MiB between statements, for one that runs many of some megabytes.
+ * glibc's malloc gives the end of the heap back when more of it is free than twice the largest block
+ * that was freed so far (mallopt(3), M_TRIM_THRESHOLD), and each statement gets it again page by
+ * page, zeroed: so one large block is freed here.  Elsewhere it does nothing.
+ */
+bool pg_keep_memory(struct pg *pg, struct error *err);
+
 static inline void pg_cleanup(struct pg **pg)
 {
     pg_free(*pg);
