@@ -10,7 +10,8 @@ these twice.  "shared": the kernel gives turns as it likes.  On few processors w
 others wait for their turn, all the more on a virtual machine, whose kernel passes over processors that
 are halted; the second tells what any such wait costs here and now.  "apart": who computes or expands has
 the last processor for itself, the rest has the others, at all three times: what is left is what the
-expansion itself makes others wait for, locks, WAL, the disk.
+expansion itself makes others wait for, locks, WAL, the disk.  Percentiles are each round's, and of these
+the medians: a percentile of all samples together is decided by the one round in which the disk stood still.
 """
 
 import contextlib
@@ -48,6 +49,7 @@ FACT = {"order": {
 
 UPDATES = 20000  # rows of a transaction
 EXPANSIONS = 2  # a round: each lasts two or three seconds, which is few samples
+FAN_OUT_ROUNDS = 2  # for each round of updates
 
 
 def fill(source, orders):
@@ -172,21 +174,21 @@ WHEN = ("quiet", "beside", "busy")
 
 def stretches(bench, side, processors, how, seconds, number, samples, took):
     """The three times of a round, one after the other; the last row's number."""
-    some, number = probe(bench.source, side.database, seconds, number)
-    samples[how, "quiet"] += some
+    quiet, number = probe(bench.source, side.database, seconds, number)
     with processors.somebody_computes(how == "apart"):
-        some, number = probe(bench.source, side.database, seconds, number)
-    samples[how, "beside"] += some
+        beside, number = probe(bench.source, side.database, seconds, number)
+    busy = []
     for _ in range(EXPANSIONS):
         some, seconds_taken, number = expand(bench, side, number)
-        samples[how, "busy"] += some
+        busy += some
         took[how].append(seconds_taken)
+    for when, some in (("quiet", quiet), ("beside", beside), ("busy", busy)):
+        samples[how, when].append(some)
     return number
 
 
 def fan_out(bench, side, rounds, orders, seconds, percentile, say):
-    """Latency of other transactions, and how fast one row's orders are expanded.  The stretches alternate; each kind's
-    samples are taken together."""
+    """Latency of other transactions, and how fast one row's orders are expanded.  The stretches alternate."""
     side.pipeline.start()
     number = bench.sentinel = bench.sentinel + 1
     bench.source.sql("insert into done values (%s)", number)
@@ -203,7 +205,7 @@ def fan_out(bench, side, rounds, orders, seconds, percentile, say):
             with processors.apart() if how == "apart" else contextlib.nullcontext():
                 number = stretches(bench, side, processors, how, seconds, number, samples, took)
             say(f"ledger, fan-out, round {i + 1}, {how}: " + ", ".join(
-                f"{when} p99 {percentile(samples[how, when], 99):.2f} ms of {len(samples[how, when])}" for when in WHEN)
+                f"{when} p99 {percentile(samples[how, when][-1], 99):.2f} ms of {len(samples[how, when][-1])}" for when in WHEN)
                 + f"; {orders / took[how][-1]:,.0f} keys/s")
     keys = side.database.value("select count(distinct id) from tailwater.ledger_order where lane = 1")
     if keys != orders:
@@ -212,8 +214,9 @@ def fan_out(bench, side, rounds, orders, seconds, percentile, say):
     for how in hows:
         result[how] = {"seconds": took[how], "keys_per_second": keys / statistics.median(took[how])}
         for when in WHEN:
-            result[how] |= {f"{when}_{p}_ms": percentile(samples[how, when], int(p[1:])) for p in ("p50", "p99")}
-            result[how][f"{when}_probes"] = len(samples[how, when])
+            result[how] |= {f"{when}_{p}_ms": statistics.median(percentile(some, int(p[1:])) for some in samples[how, when])
+                            for p in ("p50", "p99")}
+            result[how][f"{when}_probes"] = sum(len(some) for some in samples[how, when])
     side.pipeline.stop()
     bench.sentinel = number
     say(f"ledger, fan-out: {result}")
@@ -224,7 +227,7 @@ def ledger(bench, rounds, orders, seconds, percentile, say):
     make_source(bench, "ledger", SCHEMA, fill, orders, say)
     sides = [Side(bench, "plain", None), Side(bench, "fact", FACT)]
     result = {"update": bulk_update(bench, sides, rounds, orders, say),
-              "fan_out": fan_out(bench, sides[1], rounds, orders, seconds, percentile, say)}
+              "fan_out": fan_out(bench, sides[1], FAN_OUT_ROUNDS * rounds, orders, seconds, percentile, say)}
     bench.drop_everything()
     return result
 
