@@ -50,6 +50,7 @@ FACT = {"order": {
 UPDATES = 20000  # rows of a transaction
 EXPANSIONS = 2  # a round: each lasts two or three seconds, which is few samples
 FAN_OUT_ROUNDS = 2  # for each round of updates
+LATE_S = 30
 
 
 def fill(source, orders):
@@ -91,7 +92,10 @@ def expansion(database):
         def left():
             cursor.execute("select count(*) from tailwater.fan_out")
             return cursor.fetchone()[0]
+        asked = time.monotonic()
         while not left():
+            if time.monotonic() > asked + LATE_S:
+                raise RuntimeError("nothing was left to the expander")
             time.sleep(0.005)
         began = time.monotonic()
         while left():
@@ -125,12 +129,14 @@ class Processors:
         backends = self.side.database.sql("select pid from pg_stat_activity where datname = current_database() and "
                                           "application_name in ('tailwater expander', 'tailwater ledger', "
                                           "'tailwater ledger keeper')", user=SUPERUSER)
-        for (pid,) in backends:
-            yield from threads_of(pid)
+        threads = []
         for thread in threads_of(self.side.pipeline.process.pid):
             with open(f"/proc/{self.side.pipeline.process.pid}/task/{thread}/comm") as name:
                 if name.read().strip() in ("expander", "ledger news", "ledger keeper"):
-                    yield thread
+                    threads.append(thread)
+        if len(backends) != 3 or len(threads) != 3:
+            raise RuntimeError(f"not three backends and three threads that belong to the expansion: {backends}, {threads}")
+        return [pid for (pid,) in backends] + threads
 
     def give(self, threads, processors):
         for thread in list(threads):

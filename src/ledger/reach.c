@@ -2,7 +2,8 @@
  * One link is looked up by = any (array): the planner knows how long it is, and goes over index and
  * table once, in their order, or reads the table.  Of a join with unnest() it thinks that it has 200
  * rows, and looks each of them up by itself, which takes five times as long where they are thousands.
- * Several links stay a join: PostgreSQL has no = any for rows.
+ * Several links are looked up one set after the other, PostgreSQL has no = any for rows; OFFSET 0
+ * keeps the planner from reading all of a table that was small when it planned (PG_BY_KEY).
  */
 #include "ledger/reach.h"
 
@@ -53,9 +54,9 @@ static void add_reach_by_several(struct buf *sql, const struct fact_node *child,
     buf_add(sql, ") as u(");
     for (int i = 0; i < child->nlinks; i++)
         buf_printf(sql, "%sv%d", i ? ", " : "", i);
-    buf_add(sql, ")) as u join ");
+    buf_add(sql, ")) as u cross join lateral (select m.* from ");
     pg_add_qualified(sql, parent->mirror_schema, parent->mirror_name);
-    buf_add(sql, " m on ");
+    buf_add(sql, " m where ");
     for (int i = 0; i < child->nlinks; i++) {
         const struct table_column *column = &parent->columns[child->links[i].parent_column];
 
@@ -64,7 +65,7 @@ static void add_reach_by_several(struct buf *sql, const struct fact_node *child,
         buf_printf(sql, "u.v%d", i);
         add_link_collation(sql, link_column(child, i), column);
     }
-    buf_add(sql, " where ");
+    buf_add(sql, " offset 0) as m where ");
 }
 
 void reach_add(struct buf *sql, const struct fact *fact, int node)

@@ -639,7 +639,8 @@ bool pg_exec(struct pg *pg, const char *sql, struct error *err)
 
 bool pg_keep_memory(struct pg *pg, struct error *err)
 {
-    return pg_exec(pg, "select length(repeat('x', 16 << 20))", err);
+    return pg_exec(pg, "select length(repeat('x', 16 << 20))", err) ||
+           error_wrap(err, "asking the server for memory to keep");
 }
 
 bool pg_execf(struct pg *pg, struct error *err, const char *format, ...)

@@ -33,9 +33,11 @@ struct pg_options {
 };
 
 /*
- * Settings of a session whose statements look rows up by an index and in no other way, whatever the
- * planner believes of the table when it plans.  Without the last two a table that was small then is
- * read whole by each statement for as long as the plan is kept, and joined row by row with the batch.
+ * Settings of a session whose statements look rows up by an index, whatever the planner believes of
+ * the table when it plans.  With materialized inner sides a table that was small then is read whole by
+ * each statement for as long as the plan is kept, and joined row by row with the batch.  An inner join
+ * with unnest() may still be turned round: statements that are kept use left joins, or lateral ones
+ * with OFFSET 0.  Memoize would remember keys that never come twice.
  */
 #define PG_BY_KEY                                                                                  \
     "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off "                        \
@@ -81,10 +83,11 @@ void pg_break_all(void);
 void pg_limit(struct pg *pg, int timeout_ms, int wake_fd);
 
 /*
- * Have the session keep up to 32 MiB between statements, for one that runs many of some megabytes.
- * glibc's malloc gives the end of the heap back when more of it is free than twice the largest block
- * that was freed so far (mallopt(3), M_TRIM_THRESHOLD), and each statement gets it again page by
- * page, zeroed: so one large block is freed here.  Elsewhere it does nothing.
+ * Have the session keep some 32 MiB between statements, for one that runs many of some megabytes.
+ * glibc's malloc gives the end of the heap back when more of it is free than twice the largest mapped
+ * block that was freed so far (mallopt(3), M_TRIM_THRESHOLD), and each statement gets it again page
+ * by page, zeroed: so one of 16 MiB is freed here.  Blocks of up to that size come from the heap from
+ * then on.  With another malloc it does nothing.
  */
 bool pg_keep_memory(struct pg *pg, struct error *err);
 

@@ -1,5 +1,7 @@
 """How a batch is written: by the key, durably, byte for byte."""
 
+import pytest
+
 from lib import wait
 
 
@@ -29,23 +31,41 @@ def test_a_batch_reaches_its_rows_by_the_key(source, mirror, make_pipeline):
     pipeline.settle()
 
 
-def test_a_table_that_was_small_when_its_statements_were_planned(own_servers, source, mirror, make_pipeline):
+# What has a statement planned while the table has a row, and what to do then.
+ONE_ROW = {
+    "update": (["update t set a = a + 1"], "update t set a = 2 where id = {}"),
+    "delete": (["insert into t values (-1, 0, 0)", "delete from t where id = -1"], "delete from t where id = {}"),
+    "links": (["update u set c = c + 1"], "update u set c = c + 1 where a = {}")}
+
+
+@pytest.mark.parametrize("how", ONE_ROW)
+def test_a_table_that_was_small_when_its_statements_were_planned(own_servers, source, mirror, make_pipeline, how):
     """Nobody analyzes it again for a while: a batch of one row still looks at one row, not at all there are."""
     own_servers.mirror.set(autovacuum="off")
-    source.sql("create table t (id int primary key, a int); insert into t values (0, 0)")
-    pipeline = running(make_pipeline)
+    source.sql("create table t (id int primary key, a int, b int); insert into t values (0, 0, 0);"
+               "create table u (a int, b int, c int, primary key (a, b)); insert into u values (0, 0, 0)")
+    fact = {"table": "public.t", "key": ["id"],
+            "dimensions": [{"table": "public.u", "join": ["u.a = t.a", "u.b = t.b"]}]}
+    pipeline = running(make_pipeline, purge={"after": "0"}, facts={"t": fact} if how == "links" else {})
     mirror.sql("vacuum analyze mirror_public.t", user="postgres")
-    pipeline.feed(["update t set a = a + 1"] * 9, "one by one")  # planned now
-    source.sql("insert into t select i, 0 from generate_series(1, 20000) i")
+    first, then = ONE_ROW[how]
+    pipeline.feed(first * 3, "one by one")
+    source.sql("insert into t select i, i, 0 from generate_series(1, 20000) i;"
+               "insert into u select i, 0, 0 from generate_series(1, 20000) i")
     pipeline.wait_until_caught_up()
 
-    def fetched():
-        return mirror.value("select idx_tup_fetch + seq_tup_read from pg_stat_all_tables "
-                            "where schemaname = 'mirror_public' and relname = 't'")
+    def counted():
+        return mirror.sql("select idx_tup_fetch + seq_tup_read, n_tup_ins from pg_stat_all_tables "
+                          "where schemaname = 'mirror_public' and relname = 't'")[0]
 
-    pipeline.feed([f"update t set a = 2 where id = {i}" for i in range(19951, 20001)], "one by one")
-    pipeline.stop()  # counts are reported by now
-    assert fetched() < 20000, "each batch read the table from end to end"
+    def read():
+        """What a session did is counted when it ends."""
+        pipeline.stop()
+        wait.until(lambda: counted()[1] >= 20000, lambda: f"statistics: {counted()}")
+        return counted()[0]
+
+    pipeline.feed([then.format(i) for i in range(19951, 20001)], "one by one")
+    assert read() < 60000, "each batch read the table from end to end"
     pipeline.settle()
 
 

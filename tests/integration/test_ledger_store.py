@@ -1099,21 +1099,46 @@ def test_statistics_of_an_hour(empty):
                                                                          (1, 4, 40, 2, 0, 5)]
 
 
-def test_statistics_of_an_hour_of_many_rows(empty):
+@pytest.mark.parametrize("key", [{"id": "bigint"}, {"id": "smallint"}, {"code": "text"}, {"a": "int", "b": "text"}],
+                         ids=lambda key: " ".join(key.values()))
+def test_statistics_of_an_hour_of_many_rows(empty, key):
     """Many distinct keys are estimated, few are counted, however many rows there are."""
-    ledger = empty.fact("orders", tables=["orders", "customers", "countries"])
+    ledger = empty.fact("orders", tables=["orders", "customers", "countries"], **key)
+
+    def keys(numbers):
+        return [tuple(number if one != "text" else f"k {number}" for one in key.values()) for number in numbers]
+
     ledger.sql("select tailwater.add_statistics('{orders,orders,orders}', '{0,1,2}', '{4,4,4}', '{40000,40000,0}', "
                "'{0,0,0}', '{0,0,0}')")
     ledger.sql("update tailwater.dimension_statistic set hour = hour - interval '2 hours'")
     for _ in range(2):
-        ledger.write("orders", range(20000), node=0)
-    ledger.write("orders", [1, 2, 3] * 100, node=1)
+        ledger.write("orders", keys(range(20000)), node=0)
+    ledger.write("orders", keys([1, 2, 3] * 100), node=1)
     age(ledger, "2 hours")
-    ledger.write("orders", [77], node=1)
+    ledger.write("orders", keys([77]), node=1)
     assert ledger.value("select tailwater.close_hour('main', 20000)")
     (_, many), few, none = ledger.sql("select node, distinct_keys from tailwater.dimension_statistic order by node")
     assert many % 4 == 0 and many != 20000 and 19000 < many < 21000, "one in four was looked at"
     assert (few, none) == ((1, 3), (2, 0))
+
+
+def test_an_hour_is_read_once_where_the_sample_tells_enough(empty):
+    """A dimension that wrote nothing has nothing to be counted."""
+    ledger = empty.fact("orders", tables=["orders", "customers"])
+    ledger.sql("select tailwater.add_statistics('{orders,orders}', '{0,1}', '{4,4}', '{40000,0}', '{0,0}', '{0,0}')")
+    ledger.sql("update tailwater.dimension_statistic set hour = hour - interval '2 hours'")
+    ledger.write("orders", range(40000), node=0)
+    age(ledger, "2 hours")
+    ledger.write("orders", [77], node=1)
+    with ledger.mirror.transaction(REPLICATOR) as cursor:
+        def read():
+            cursor.execute("select sum(seq_tup_read + idx_tup_fetch) from pg_stat_xact_all_tables "
+                           "where relname like 'ledger_orders%'")
+            return cursor.fetchone()[0]
+
+        before = read()
+        cursor.execute("select tailwater.close_hour('main', 20000)")
+        assert 40000 <= read() - before < 60000
 
 
 def test_an_hour_whose_keys_are_gone_stays_unknown(empty):
