@@ -726,11 +726,11 @@ void statement_capture(const struct table *table, const struct capture_list *cap
     capture_add_columns(ret_sql, table, captures, "m", 'n');
     buf_add(ret_sql, " from ");
     add_key_unnest(ret_sql, table);
-    buf_add(ret_sql, " left join "); /* they are all there; an inner join may be turned round */
+    buf_add(ret_sql, " cross join lateral (select m.* from ");
     add_mirror(ret_sql, table);
-    buf_add(ret_sql, " m on ");
+    buf_add(ret_sql, " m where ");
     add_key_join(ret_sql, table, "m", 'c');
-    buf_add_char(ret_sql, ')');
+    buf_add(ret_sql, " offset 0) as m)");
     add_captured(ret_sql, table, captures, CAPTURE_INSERTED,
                  "0 as want_d, 0 as did_d, 0 as want_w, 0 as did_w, 0 as want_i, 0 as did_i, "
                  "0 as lost");

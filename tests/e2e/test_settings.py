@@ -125,7 +125,7 @@ def test_a_bulk_that_meets_rows_that_are_there(both_plugins, source, mirror, mak
 def test_statements_do_not_get_their_memory_anew(own_servers, source, mirror, make_pipeline):
     """The server's malloc does not give back at each statement's end what the next one needs (pg_keep_memory())."""
     source.sql("create table t (id int primary key, a int, b text, c timestamptz);"
-               "insert into t select i, 0, repeat('b', 60), now() from generate_series(1, 20000) i")
+               "insert into t select i, 0, repeat('b', 60), now() from generate_series(1, 5000) i")
     pipeline = running(make_pipeline, facts={"t": {"table": "public.t", "key": ["id"], "watch": ["a"]}})
     pid = mirror.value("select pid from pg_stat_activity where application_name = 'tailwater applier'", user="postgres")
 
@@ -136,6 +136,6 @@ def test_statements_do_not_get_their_memory_anew(own_servers, source, mirror, ma
     pipeline.feed(["update t set a = a + 1"] * 5, "one by one")
     before = faults()
     pipeline.feed(["update t set a = a + 1"] * 20, "one by one")
-    # Each of the server's shared pages is met once, there are 16,000 of them; with the heap given back it is 60,000.
-    assert faults() - before < 30000
+    # 3,900: new pages of shared memory; with the heap given back each time it is 17,800.
+    assert faults() - before < 10000
     pipeline.settle()
