@@ -1,7 +1,7 @@
 -- Where an hour's distinct keys are estimated, dimensions that wrote nothing in it counted among those that wrote little, and
 -- all of the hour was read a second time for them.
 
--- As before; a key of one integer is chosen by its own hash, which is a third of the work.  A key by its text: of keys that
+-- As before; a key of one integer is chosen by its own hash, any other by its text: of keys that
 -- are equal in other spellings (1.0 and 1.00) an estimate counts each spelling, an exact count does not.
 create or replace function tailwater.count_distinct(f tailwater.fact, low bigint, high bigint, nodes smallint[], share bigint)
 returns table (node smallint, keys bigint)
