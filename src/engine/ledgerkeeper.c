@@ -3,8 +3,8 @@
  * duty that fails is logged, once until it is over, and due again; a connection that broke is made
  * anew.  A lock that cannot be had within LOCK_TIMEOUT is left for the next round.
  *
- * New keys are looked for at most ten times a second, and only where a batch was applied since, but
- * once a second in any case: other processes write batches too.
+ * New keys are looked for at most ten times a second, and only where a batch has left some since, but
+ * once a second in any case: other processes write batches too, and the expander many a second.
  */
 #include "engine/ledgerkeeper.h"
 
@@ -15,6 +15,7 @@
 #include "ledger/retention.h"
 #include "ledger/statistic.h"
 #include "ledger/store.h"
+#include "ledger/summary.h"
 #include "pg/pg.h"
 
 #include <inttypes.h>
@@ -30,7 +31,7 @@
 #define NEWS_US      100000
 #define LOOK_US      1000000
 #define PARTITION_US 1000000
-#define SUMMARIZE_US 2000000
+#define SUMMARIZE_US 1000000
 #define FLUSH_US     5000000
 #define RETENTION_US 10000000
 #define LEDGERS_US   2000000
@@ -39,23 +40,46 @@
 struct keep {
     const struct ledgerkeeper *keeper;
     const char *application;
-    struct pg *mirror;  /* opened when needed, dropped when it breaks */
-    int64_t seen;       /* notified up to this batch */
-    int64_t seen_count; /* batches applied by this process before that */
+    struct pg *mirror; /* opened when needed, dropped when it breaks */
+    int64_t seen;      /* notified up to this batch */
+    int64_t seen_count,
+        seen_batches; /* before that: of this process's batches, those with news, and all */
+    bool is_owed;
     int64_t looked_us;
 };
 
 /* ---- the duties ---- */
 
+static int64_t count_news(const struct fact_list *facts)
+{
+    int64_t count = 0;
+
+    for (int i = 0; i < facts->count; i++)
+        count += facts->facts[i].nodes[0].counts->news;
+    return count;
+}
+
+/* What is counted may not be committed yet: it is asked for once more when a batch was. */
+static bool is_news_due(struct keep *keep, int64_t now)
+{
+    const int64_t count = count_news(keep->keeper->facts);
+    const int64_t batches = keep->keeper->statistics->batches;
+    const bool is_new = count != keep->seen_count;
+
+    if (!is_new && !(keep->is_owed && batches != keep->seen_batches) &&
+        now - keep->looked_us < LOOK_US)
+        return false;
+    keep->is_owed = is_new;
+    keep->seen_count = count;
+    keep->seen_batches = batches;
+    keep->looked_us = now;
+    return true;
+}
+
 static bool news(struct keep *keep, struct error *err)
 {
-    const int64_t count = keep->keeper->statistics->batches, now = clock_tick_us();
-
-    if (count == keep->seen_count && now - keep->looked_us < LOOK_US)
-        return true;
-    keep->seen_count = count;
-    keep->looked_us = now;
-    return notify_news(keep->mirror, keep->keeper->config->pipeline, &keep->seen, err);
+    return !is_news_due(keep, clock_tick_us()) ||
+           notify_news(keep->mirror, keep->keeper->config->pipeline, &keep->seen, err);
 }
 
 static bool add_partitions(struct keep *keep, struct error *err)
@@ -71,11 +95,7 @@ static bool add_partitions(struct keep *keep, struct error *err)
 
 static bool summarize(struct keep *keep, struct error *err)
 {
-    _cleanup_result_ struct pg_result *done = NULL;
-
-    return pg_query(keep->mirror, "select tailwater.summarize_ledgers($1)", 1,
-                    &keep->keeper->config->pipeline, &done, err) ||
-           error_wrap(err, "bringing the ledger's indexes up to date");
+    return summary_run(keep->mirror, keep->keeper->config->pipeline, keep->keeper->stop, err);
 }
 
 static bool retain(struct keep *keep, struct error *err)

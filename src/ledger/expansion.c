@@ -251,6 +251,23 @@ static bool write_page(struct expansion *expansion, const struct entry *entry,
 
 /* ---- hops ---- */
 
+/* The key of a row h.  As a subquery that the planner dissolves: one in the list of columns is run
+ * for each row, which took longer than finding the rows. */
+static void add_keys(struct buf *sql, const struct fact *fact)
+{
+    buf_add(sql, " cross join lateral (select ");
+    for (int i = 0; i < fact->nkeys; i++)
+        buf_printf(sql, "%s%s as tailwater_k%d", i ? ", " : "", fact->keys[i].sql, i);
+    buf_add(sql, " from (select ");
+    for (int i = 0; i < fact->nreads; i++) {
+        buf_add(sql, i ? ", h." : "h.");
+        pg_add_ident(sql, fact->nodes[0].table->columns[fact->reads[i]].name);
+    }
+    buf_add(sql, ") as ");
+    pg_add_ident(sql, fact->nodes[0].name);
+    buf_add(sql, ") k");
+}
+
 /* A cursor over what values of node's links reach: rows of its parent, by what they give. */
 static void add_cursor(struct buf *sql, const struct entry *entry, int node, bool is_first,
                        bool has_position)
@@ -273,16 +290,8 @@ static void add_cursor(struct buf *sql, const struct entry *entry, int node, boo
         }
     } else {
         for (int i = 0; i < fact->nkeys; i++) {
-            buf_printf(sql, "%s(select ", comma);
+            buf_printf(sql, "%sk.tailwater_k%d", comma, i);
             comma = ", ";
-            buf_printf(sql, "%s from (select ", fact->keys[i].sql);
-            for (int j = 0; j < fact->nreads; j++) {
-                buf_add(sql, j ? ", h." : "h.");
-                pg_add_ident(sql, table->columns[fact->reads[j]].name);
-            }
-            buf_add(sql, ") as ");
-            pg_add_ident(sql, fact->nodes[0].name);
-            buf_add_char(sql, ')');
         }
     }
     buf_add(sql, " from (select m.*");
@@ -306,6 +315,8 @@ static void add_cursor(struct buf *sql, const struct entry *entry, int node, boo
         buf_add(sql, ")");
     }
     buf_add(sql, ") h");
+    if (parent == 0)
+        add_keys(sql, fact);
     for (int i = 0; is_first && i < table->nkeys; i++)
         buf_printf(sql, "%sh.tailwater_p%d", i ? ", " : " order by ", i);
 }

@@ -228,6 +228,16 @@ static void add_captures(struct resolve *resolve)
 
 /* ---- taking results ---- */
 
+static void count_keys(const struct fact *fact, int node, int64_t keys, int64_t nulls)
+{
+    struct fact_counts *counts = fact->nodes[node].counts;
+
+    counts->keys += keys;
+    counts->nulls += nulls;
+    if (keys > 0)
+        fact->nodes[0].counts->news++;
+}
+
 static void forget(struct resolve *resolve, struct origin *origin)
 {
     for (int i = 0; i < origin->fact->nodes[origin->node].nlinks; i++) {
@@ -289,12 +299,11 @@ static bool take(void *context, const struct table *table, const struct pg_resul
 
     for (int i = 0; i < list->count; i++) {
         struct origin *origin = resolve->origins[table->index][i];
-        struct fact_counts *counts = origin->fact->nodes[origin->node].counts;
 
-        counts->rows += pg_int(result, 0, column);
+        origin->fact->nodes[origin->node].counts->rows += pg_int(result, 0, column);
         if (origin->node == 0) {
-            counts->keys += pg_int(result, 0, column + 1);
-            counts->nulls += pg_int(result, 0, column + 2);
+            count_keys(origin->fact, 0, pg_int(result, 0, column + 1),
+                       pg_int(result, 0, column + 2));
         } else if (!take_links(resolve, origin, result, column, err)) {
             return false;
         }
@@ -547,7 +556,6 @@ static bool follow_origin(struct resolve *resolve, struct pg *pg, struct origin 
 {
     _cleanup_(values_cleanup) struct values values = {0};
     const struct fact_node *nodes = origin->fact->nodes;
-    struct fact_counts *counts = nodes[origin->node].counts;
 
     values_take_held(&values, origin);
     for (int node = origin->node; node > 0; node = nodes[node].parent) {
@@ -558,8 +566,7 @@ static bool follow_origin(struct resolve *resolve, struct pg *pg, struct origin 
         if (pg_int(result, 0, 0) > nodes[origin->node].limit)
             return defer(resolve, pg, origin, scope, err);
         if (nodes[node].parent == 0) {
-            counts->keys += pg_int(result, 0, 1);
-            counts->nulls += pg_int(result, 0, 2);
+            count_keys(origin->fact, origin->node, pg_int(result, 0, 1), pg_int(result, 0, 2));
             break;
         }
         if (pg_int(result, 0, 1) == 0)
@@ -658,6 +665,7 @@ static bool finish(void *context, struct pg *pg, const struct capture_scope *sco
             continue;
         if (!send_everything(resolve, pg, i, err))
             return false;
+        resolve->facts->facts[i].nodes[0].counts->news++;
         queued++;
         is_certain = true;
     }

@@ -1,6 +1,8 @@
 """Consumers beside a running replicator: nobody waits for them, and what several threads write reaches them whole."""
 
+import json
 import random
+import re
 import threading
 
 import psycopg2
@@ -167,4 +169,46 @@ def test_the_ledger_keeper_comes_back(shop, source, mirror):
                    lambda: shop.log_tail(), deadline=20)
     listener.close()
     assert "ledger_keeper_trouble" in shop.events() and shop.events().count("streaming") == 1
+    shop.settle()
+
+
+def test_p73_a_summary_that_was_interrupted(shop, mirror):
+    """A range of the ledger's index that keeps a placeholder, and with it all behind, is made anew."""
+    shop.stop()
+    mirror.sql("insert into tailwater.ledger_order (batch_id, lane, node, id) "
+               "select k.batch_id, 0, 0, i from tailwater.clock k, generate_series(1, 200000) i;"
+               "analyze tailwater.ledger_order", user="postgres")
+    index, = {index for index, in mirror.sql(
+        "select i.indexrelid::regclass::text from pg_index i where pg_relation_size(i.indrelid) > 1000000 "
+        "and i.indrelid::regclass::text like 'tailwater.%%ledger%%'")}
+
+    def read_for_nothing():
+        with mirror.transaction("postgres") as cursor:
+            cursor.execute("set local enable_seqscan = off")
+            cursor.execute("explain (analyze, format json) select from tailwater.ledger_order "
+                           "where batch_id > (select batch_id + 1 from tailwater.clock)")
+            plan = json.dumps(cursor.fetchone()[0])
+        return sum(int(rows) for rows in re.findall(r'"Rows Removed by Index Recheck": (\d+)', plan))
+
+    def interrupt():
+        with mirror.transaction("postgres") as cursor:
+            cursor.execute("select brin_desummarize_range(%s::regclass, 0), brin_summarize_new_values(%s::regclass)",
+                           (index, index))
+            cursor.execute("select brin_desummarize_range(%s::regclass, 0)", (index,))
+        with pytest.raises(psycopg2.errors.QueryCanceled), mirror.transaction("postgres") as cursor:
+            while True:
+                cursor.execute("set local statement_timeout = 1")
+                cursor.execute("select brin_summarize_range(%s::regclass, 0)", (index,))
+                cursor.execute("set local statement_timeout = 0")
+                cursor.execute("select brin_desummarize_range(%s::regclass, 0)", (index,))
+
+    def is_spoilt():
+        interrupt()
+        return read_for_nothing() > 100_000
+
+    wait.until(is_spoilt, "a placeholder stays")
+    mirror.sql("delete from tailwater.ledger_summary", user="postgres")  # as who was interrupted had not yet said it was done
+    shop.start()
+    wait.until(lambda: read_for_nothing() < 20_000, lambda: f"{read_for_nothing()} rows are read\n{shop.log_tail()}")
+    wait.until(lambda: mirror.value("select count(*) from tailwater.ledger_summary where block > 1000"), "that is remembered")
     shop.settle()
