@@ -3,6 +3,9 @@
  * this table; beside each stands its origin.  Returned link values are kept per node as the inside
  * of array literals, the server's own text: they go back as parameters without being taken apart.
  *
+ * Keys of the fact's own rows go in with the write statement; of many rows they come back as lines,
+ * and are copied in when the batch's writes are through, piece by piece.
+ *
  * A hop counts the rows it finds before it makes them distinct, and finds at most limit + 1 of
  * them; then nothing of it is used, and the origin's values are deferred.  In a transaction written
  * in pieces, values that memory does not hold are deferred as well.
@@ -13,7 +16,9 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "ledger/own_keys.h"
 #include "ledger/reach.h"
+#include "mirror/writer.h"
 #include "pg/codec.h"
 
 #include <inttypes.h>
@@ -32,6 +37,8 @@ struct origin {
     int64_t rows;      /* that brought the values */
     int64_t count;     /* of values held */
     struct buf *links; /* per link "1,2,3" */
+    struct buf lines;  /* of node 0: keys that are to be copied … */
+    int64_t nlines;    /* … and how many the server says they are */
     bool is_prepared;  /* the hop from this node */
 };
 
@@ -180,6 +187,7 @@ static void add_capture(struct resolve *resolve, struct origin *origin)
         capture_links(resolve, node, capture);
     unique_reads(&resolve->arena, capture);
     list->returns |= origin->node > 0;
+    list->copies |= capture_may_be_copied(node->table, capture);
     resolve->origins[node->table->index][list->count++] = origin;
 }
 
@@ -246,6 +254,10 @@ static void forget(struct resolve *resolve, struct origin *origin)
             buf_release(&origin->links[i]);
         buf_clear(&origin->links[i]);
     }
+    if (origin->lines.size > KEPT_BYTES)
+        buf_release(&origin->lines);
+    buf_clear(&origin->lines);
+    origin->nlines = 0;
     origin->count = origin->rows = 0;
 }
 
@@ -291,11 +303,34 @@ static bool take_links(struct resolve *resolve, struct origin *origin,
     return true;
 }
 
+/* Keys that wait to be copied: their lines stand behind what is said of all captures, from column
+ * lines on. */
+static void take_lines(struct resolve *resolve, const struct table *table,
+                       const struct pg_result *result, int column, int lines)
+{
+    const struct capture_list *list = &resolve->lists[table->index];
+
+    for (int i = 0; i < list->count && lines < pg_columns(result);
+         column += capture_width(&list->captures[i++])) {
+        struct origin *origin = resolve->origins[table->index][i];
+
+        if (!capture_may_be_copied(table, &list->captures[i]))
+            continue;
+        if (!pg_is_null(result, 0, lines)) {
+            buf_add_bytes(&origin->lines, pg_text(result, 0, lines), pg_text_len(result, 0, lines));
+            buf_add_char(&origin->lines, '\n');
+            origin->nlines += pg_int(result, 0, column + 1);
+        }
+        lines++;
+    }
+}
+
 static bool take(void *context, const struct table *table, const struct pg_result *result,
                  int column, struct error *err)
 {
     struct resolve *resolve = context;
     const struct capture_list *list = &resolve->lists[table->index];
+    const int first = column;
 
     for (int i = 0; i < list->count; i++) {
         struct origin *origin = resolve->origins[table->index][i];
@@ -309,6 +344,8 @@ static bool take(void *context, const struct table *table, const struct pg_resul
         }
         column += capture_width(&list->captures[i]);
     }
+    if (list->copies)
+        take_lines(resolve, table, result, first, column + 1);
     return true;
 }
 
@@ -577,11 +614,25 @@ static bool follow_origin(struct resolve *resolve, struct pg *pg, struct origin 
     return true;
 }
 
-static bool follow(void *context, struct pg *pg, const struct capture_scope *scope,
-                   struct error *err)
+static bool copy_keys(struct resolve *resolve, struct pg *pg, const struct capture_scope *scope,
+                      struct error *err)
 {
-    struct resolve *resolve = context;
+    for (int i = 0; i < resolve->nall; i++) {
+        struct origin *origin = &resolve->all[i];
 
+        if (origin->nlines == 0)
+            continue;
+        if (!own_keys_copy(pg, origin->fact, scope->number, &origin->lines, origin->nlines, err))
+            return false;
+        buf_clear(&origin->lines);
+        origin->nlines = 0;
+    }
+    return true;
+}
+
+static bool follow_links(struct resolve *resolve, struct pg *pg, const struct capture_scope *scope,
+                         struct error *err)
+{
     if (!scope->is_last && resolve->held_bytes <= MAX_HELD_BYTES)
         return true;
     for (int i = 0; i < resolve->nall; i++) {
@@ -593,6 +644,20 @@ static bool follow(void *context, struct pg *pg, const struct capture_scope *sco
             return false;
     }
     return true;
+}
+
+static bool follow(void *context, struct pg *pg, const struct capture_scope *scope,
+                   struct error *err)
+{
+    if (copy_keys(context, pg, scope, err) && follow_links(context, pg, scope, err))
+        return true;
+    /* As where a write statement meets it (writer.c). */
+    if (strcmp(err->sqlstate, WRITER_NO_PARTITION) == 0 &&
+        strstr(err->message, "ledger_") != NULL) {
+        err->kind = ERROR_RETRY;
+        error_wrap(err, "the ledger has no partition for this batch yet");
+    }
+    return false;
 }
 
 /* ---- the end of the transaction ---- */
@@ -703,6 +768,8 @@ void resolve_free(struct resolve *resolve)
     for (int i = 0; i < resolve->nall; i++)
         for (int j = 0; j < resolve->all[i].fact->nodes[resolve->all[i].node].nlinks; j++)
             buf_release(&resolve->all[i].links[j]);
+    for (int i = 0; i < resolve->nall; i++)
+        buf_release(&resolve->all[i].lines);
     buf_release(&resolve->sql);
     arena_release(&resolve->arena);
     free(resolve);

@@ -161,14 +161,19 @@ static struct capture_scope scope_of(const struct apply *apply, const struct bat
                                   .is_last = !batch->in_transaction};
 }
 
-/* A batch that touches no table whose values are returned goes on without waiting for anything. */
+/* A batch that touches no table whose values come to us goes on without waiting for anything. */
 static bool follow_captures(struct apply *apply, const struct capture_scope *scope,
                             struct error *err)
 {
-    if (writer_outcome(apply->writer)->is_owed &&
-        (!inflight_settle(apply->inflight, err) ||
-         !apply->sink->follow(apply->sink->context, apply->pg, scope, err)))
-        return false;
+    if (writer_outcome(apply->writer)->is_owed) {
+        struct capture_scope numbered = *scope;
+
+        if (!inflight_settle(apply->inflight, err))
+            return false;
+        numbered.number = apply->cursor->next_batch_id;
+        if (!apply->sink->follow(apply->sink->context, apply->pg, &numbered, err))
+            return false;
+    }
     return FAULT(after_hops, err);
 }
 

@@ -12,6 +12,9 @@
  *     from …, (select count(*) as c from l0) r0,
  *             (select count(*) as c, array_agg(v.k0) as a0 from v1 v) r1
  *
+ * Where rows are many and capture 0 is copied, there is no l0, and r0 is (select count(*) as c,
+ * string_agg(v.k0::text, E'\n') as t from v0 v), whose t comes last.
+ *
  * Values see whole stored rows as far as they read them, so that a new value has been through the
  * column's type, and generated columns are there.
  *
@@ -20,6 +23,8 @@
  * That is a third of what a capture costs.
  */
 #include "mirror/capture.h"
+
+#include "pg/codec.h"
 
 #include <stdio.h>
 
@@ -48,6 +53,48 @@ static bool is_row_key(const struct table *table, const struct capture *capture)
         if (!is_among(table->keys[i], capture->nreads, capture->reads))
             return false;
     return capture->are_columns && is_fixed(table, capture);
+}
+
+/* In text no character is special to COPY. */
+static bool is_plain(enum column_wire wire)
+{
+    switch (wire) {
+    case WIRE_BOOL:
+    case WIRE_INT2:
+    case WIRE_INT4:
+    case WIRE_INT8:
+    case WIRE_OID:
+    case WIRE_NUMERIC:
+    case WIRE_UUID:
+    case WIRE_DATE:
+    case WIRE_TIMESTAMP:
+    case WIRE_TIMESTAMPTZ:
+        return true;
+    case WIRE_CAST:
+    case WIRE_TEXT:
+    case WIRE_FLOAT4:
+    case WIRE_FLOAT8:
+    case WIRE_STRING:
+    case WIRE_JSONB:
+    case WIRE_BYTEA:
+        return false;
+    }
+    return false;
+}
+
+bool capture_may_be_copied(const struct table *table, const struct capture *capture)
+{
+    if (capture->insert == NULL || !is_row_key(table, capture))
+        return false;
+    for (int i = 0; i < capture->nreads; i++)
+        if (!is_plain(table->columns[capture->reads[i]].wire))
+            return false;
+    return true;
+}
+
+static bool is_copied(const struct table *table, const struct capture *capture, unsigned branches)
+{
+    return (branches & CAPTURE_COPIED) && capture_may_be_copied(table, capture);
 }
 
 static bool is_read(const struct table *table, const struct capture_list *list, int column,
@@ -163,7 +210,7 @@ void capture_add_tables(struct buf *sql, const struct table *table, const struct
 {
     for (int k = 0; k < list->count; k++) {
         add_values(sql, table, &list->captures[k], k, branches);
-        if (list->captures[k].insert)
+        if (list->captures[k].insert && !is_copied(table, &list->captures[k], branches))
             add_insert(sql, table, &list->captures[k], k);
     }
 }
@@ -226,13 +273,30 @@ void capture_add_results(struct buf *sql, const struct table *table,
     }
     if (any)
         buf_add(sql, ")::text, true)");
+    for (int k = 0; k < list->count; k++)
+        if (is_copied(table, &list->captures[k], branches))
+            buf_printf(sql, ", r%d.t", k);
 }
 
-void capture_add_from(struct buf *sql, const struct capture_list *list)
+/* (select count(*) as c, string_agg(v.k0::text || E'\t' || …, E'\n') as t from v0 v) r0 */
+static void add_lines(struct buf *sql, const struct capture *capture, int k)
+{
+    buf_add(sql, ", (select count(*) as c, string_agg(");
+    for (int i = 0; i < capture->nvalues; i++)
+        buf_printf(sql, "%sv.k%d::text", i ? " || E'\\t' || " : "", i);
+    buf_printf(sql, ", E'\\n') as t from v%d v) r%d", k, k);
+}
+
+void capture_add_from(struct buf *sql, const struct table *table, const struct capture_list *list,
+                      unsigned branches)
 {
     for (int k = 0; k < list->count; k++) {
         const struct capture *capture = &list->captures[k];
 
+        if (is_copied(table, capture, branches)) {
+            add_lines(sql, capture, k);
+            continue;
+        }
         if (capture->insert) {
             buf_printf(sql, ", (select count(*) as c from l%d) r%d", k, k);
             continue;

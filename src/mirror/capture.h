@@ -12,6 +12,13 @@
  *   into a table   rows changed, rows inserted, rows left out for a NULL
  *   returned       rows changed, values returned, then per value column an array's text, NULL for
  *                  none; element by element they belong together
+ *
+ * and behind them, where one goes into a table, one column that nobody reads.
+ *
+ * Of many rows (CAPTURE_COPIED), values that go into a table as they are in the row's key are not
+ * inserted: they are given to the sink, counted as if they were, for it to COPY.  That costs the server
+ * half of what it does to insert them row by row, and 2.5 times less WAL.  Each such capture has a
+ * column of its own behind the last one: the lines, NULL for none.
  */
 #ifndef TAILWATER_CAPTURE_H
 #define TAILWATER_CAPTURE_H
@@ -43,6 +50,7 @@ struct capture_list {
     int count;
     struct capture *captures;
     bool returns; /* one of them has no insert */
+    bool copies;  /* one of them may be copied */
 };
 
 /* Result columns of one capture. */
@@ -54,6 +62,7 @@ static inline int capture_width(const struct capture *capture)
 /* What a mirror transaction is, for whom it concerns. */
 struct capture_scope {
     const char *kind;       /* of tailwater.batch: "stream" … */
+    int64_t number;         /* … of it; for follow() only */
     lsn_t from, to;         /* the cursor before and after it */
     int64_t commit_time_us; /* the source's, of its last transaction; 0: none */
     int64_t changes;        /* so far */
@@ -75,9 +84,9 @@ struct capture_sink {
                  int column, struct error *err);
     /* All rows of the table went. */
     void (*truncate)(void *context, const struct table *table);
-    /* After the writes of a batch that had captures that return, everything sent is read.  Follow
-     * what came: all of it after a transaction's last piece, what memory does not hold after
-     * another. */
+    /* After the writes of a batch that had captures that return or are copied, everything sent is
+     * read.  COPY what is to be copied, and follow what came: all of it after a transaction's last
+     * piece, what memory does not hold after another. */
     bool (*follow)(void *context, struct pg *pg, const struct capture_scope *scope,
                    struct error *err);
     /* Before the commit of a transaction that had captures: queue what it has to say of itself;
@@ -95,7 +104,15 @@ struct capture_sink {
  * capture 0.  Of an updated row o3 is there only where an update may change what is read: the key
  * of a row that is reached by its address stays.
  */
-enum capture_branch { CAPTURE_GONE = 1, CAPTURE_UPDATED = 2, CAPTURE_INSERTED = 4 };
+enum capture_branch {
+    CAPTURE_GONE = 1,
+    CAPTURE_UPDATED = 2,
+    CAPTURE_INSERTED = 4,
+    CAPTURE_COPIED = 8 /* no branch: see above */
+};
+
+/* Does it go to the sink where rows are many?  Its values then are text that COPY takes as it is. */
+bool capture_may_be_copied(const struct table *table, const struct capture *capture);
 
 /* ", m.\"a\" as o0, …": the columns that values read, as letter and number. */
 void capture_add_columns(struct buf *sql, const struct table *table,
@@ -114,6 +131,7 @@ void capture_add_tables(struct buf *sql, const struct table *table, const struct
 /* ", …": the result columns; and ", (…) r1": what they need in FROM. */
 void capture_add_results(struct buf *sql, const struct table *table,
                          const struct capture_list *list, unsigned branches);
-void capture_add_from(struct buf *sql, const struct capture_list *list);
+void capture_add_from(struct buf *sql, const struct table *table, const struct capture_list *list,
+                      unsigned branches);
 
 #endif

@@ -484,7 +484,8 @@ void statement_write(const struct table *table, unsigned flags, const char *pipe
                      const struct capture_list *captures, struct buf *ret_sql)
 {
     const unsigned branches = CAPTURE_UPDATED | CAPTURE_INSERTED |
-                              (flags & STATEMENT_GONE ? CAPTURE_GONE : 0);
+                              (flags & STATEMENT_GONE ? CAPTURE_GONE : 0) |
+                              (flags & STATEMENT_MANY ? CAPTURE_COPIED : 0);
     static const struct {
         enum statement_count wanted;
         const char *done;
@@ -523,7 +524,7 @@ void statement_write(const struct table *table, unsigned flags, const char *pipe
         buf_add(ret_sql, "0");
     buf_add(ret_sql, " from s) n");
     if (captures)
-        capture_add_from(ret_sql, captures);
+        capture_add_from(ret_sql, table, captures, branches);
     buf_add(ret_sql,
             " where case when want_d = did_d and want_w = did_w and want_i = did_i then true "
             "else tailwater.refuse('" STATEMENT_MISCOUNTED
@@ -693,16 +694,19 @@ static void add_delete(struct buf *sql, const struct table *table)
 
 /* A statement whose only branch is there already: select counts and what the captures say. */
 static void add_captured(struct buf *sql, const struct table *table,
-                         const struct capture_list *captures, unsigned branch, const char *counts)
+                         const struct capture_list *captures, unsigned branch, bool is_many,
+                         const char *counts)
 {
-    capture_add_tables(sql, table, captures, branch);
+    const unsigned branches = branch | (is_many ? CAPTURE_COPIED : 0);
+
+    capture_add_tables(sql, table, captures, branches);
     buf_add(sql, " select n.*");
-    capture_add_results(sql, table, captures, branch);
+    capture_add_results(sql, table, captures, branches);
     buf_printf(sql, " from (select %s) n", counts);
-    capture_add_from(sql, captures);
+    capture_add_from(sql, table, captures, branches);
 }
 
-void statement_delete(const struct table *table, const struct capture_list *captures,
+void statement_delete(const struct table *table, const struct capture_list *captures, bool is_many,
                       struct buf *ret_sql)
 {
     if (captures == NULL) {
@@ -714,12 +718,12 @@ void statement_delete(const struct table *table, const struct capture_list *capt
     buf_add(ret_sql, " returning m._deleted_at is null as f");
     capture_add_columns(ret_sql, table, captures, "m", 'o');
     buf_add_char(ret_sql, ')');
-    add_captured(ret_sql, table, captures, CAPTURE_GONE,
+    add_captured(ret_sql, table, captures, CAPTURE_GONE, is_many,
                  "count(*) as want_d, count(*) as did_d, 0 as want_w, 0 as did_w, 0 as want_i, "
                  "0 as did_i, 0 as lost from d");
 }
 
-void statement_capture(const struct table *table, const struct capture_list *captures,
+void statement_capture(const struct table *table, const struct capture_list *captures, bool is_many,
                        struct buf *ret_sql)
 {
     buf_add(ret_sql, "with i as materialized (select m._deleted_at is null as t");
@@ -731,7 +735,7 @@ void statement_capture(const struct table *table, const struct capture_list *cap
     buf_add(ret_sql, " m where ");
     add_key_join(ret_sql, table, "m", 'c');
     buf_add(ret_sql, " offset 0) as m)");
-    add_captured(ret_sql, table, captures, CAPTURE_INSERTED,
+    add_captured(ret_sql, table, captures, CAPTURE_INSERTED, is_many,
                  "0 as want_d, 0 as did_d, 0 as want_w, 0 as did_w, 0 as want_i, 0 as did_i, "
                  "0 as lost");
 }

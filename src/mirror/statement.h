@@ -27,7 +27,8 @@ enum statement_flag {
     STATEMENT_RESYNC = 16,
     /* Rows of a snapshot: they count only where the mirror's row is older than they are, or absent. */
     STATEMENT_GUARD = 32,
-    STATEMENT_FLAGS = 64
+    STATEMENT_MANY = 64, /* captures that may be copied are (capture.h) */
+    STATEMENT_FLAGS = 128
 };
 
 /*
@@ -92,12 +93,13 @@ void statement_explain(const struct table *table, lsn_t lsn, struct buf *ret_sql
 void statement_purge(const struct table *table, struct buf *ret_sql);
 
 /* Removes keys without asking what was there: no tombstones kept, keys bytewise.  Parameters: the
- * key columns' arrays.  Without captures the result is the number of rows it touched. */
-void statement_delete(const struct table *table, const struct capture_list *captures,
+ * key columns' arrays.  Without captures the result is the number of rows it touched.  is_many as
+ * STATEMENT_MANY. */
+void statement_delete(const struct table *table, const struct capture_list *captures, bool is_many,
                       struct buf *ret_sql);
 
 /* The captures alone, of rows that have just been copied in.  Parameters as statement_delete(). */
-void statement_capture(const struct table *table, const struct capture_list *captures,
+void statement_capture(const struct table *table, const struct capture_list *captures, bool is_many,
                        struct buf *ret_sql);
 
 /*

@@ -29,6 +29,7 @@
 #define CHUNK_ROWS  5000
 #define CHUNK_BYTES (4 << 20)
 #define SMALL_ROWS  64
+#define MANY_ROWS   1000 /* of a class: their captures are worth a COPY */
 #define OID_INT8    20
 #define OID_TEXT    25
 
@@ -41,6 +42,8 @@ enum statement_kind {
     KIND_FORGET,
     KIND_FORGET_ALL,
     KIND_CAPTURE,
+    KIND_DELETE_MANY,
+    KIND_CAPTURE_MANY,
     KIND_DOUBT,
     KIND_PURGE,
     KINDS
@@ -180,10 +183,10 @@ static void make_sql(void *context, const struct table *table, int kind, struct 
     const struct writer *writer = context;
     const struct capture_list *captures = captures_of(writer, table);
 
-    if (kind == KIND_DELETE)
-        statement_delete(table, captures, ret_sql);
-    else if (kind == KIND_CAPTURE)
-        statement_capture(table, captures, ret_sql);
+    if (kind == KIND_DELETE || kind == KIND_DELETE_MANY)
+        statement_delete(table, captures, kind == KIND_DELETE_MANY, ret_sql);
+    else if (kind == KIND_CAPTURE || kind == KIND_CAPTURE_MANY)
+        statement_capture(table, captures, kind == KIND_CAPTURE_MANY, ret_sql);
     else if (kind == KIND_TRUNCATE)
         statement_truncate(table, ret_sql);
     else if (kind == KIND_FORGET)
@@ -315,7 +318,8 @@ static bool send_statement(struct writer *writer, const struct table *table, int
 
 static enum reply kind_reply(int kind, bool is_captured)
 {
-    if (kind < KIND_DELETE || kind == KIND_CAPTURE)
+    if (kind < STATEMENT_FLAGS || kind == KIND_CAPTURE || kind == KIND_DELETE_MANY ||
+        kind == KIND_CAPTURE_MANY)
         return REPLY_WRITE;
     if (kind == KIND_DELETE)
         return is_captured ? REPLY_WRITE : REPLY_COUNT;
@@ -324,14 +328,31 @@ static enum reply kind_reply(int kind, bool is_captured)
 
 static bool has_keys_only(int kind)
 {
-    return kind == KIND_DELETE || kind == KIND_FORGET || kind == KIND_CAPTURE;
+    return kind == KIND_DELETE || kind == KIND_FORGET || kind == KIND_CAPTURE ||
+           kind == KIND_DELETE_MANY || kind == KIND_CAPTURE_MANY;
+}
+
+/* The same statement, of which the captures are copied. */
+static int many(int kind)
+{
+    if (kind < STATEMENT_FLAGS)
+        return kind | STATEMENT_MANY;
+    if (kind == KIND_DELETE)
+        return KIND_DELETE_MANY;
+    return kind == KIND_CAPTURE ? KIND_CAPTURE_MANY : kind;
+}
+
+static bool is_many(int kind)
+{
+    return kind < STATEMENT_FLAGS ? kind & STATEMENT_MANY
+                                  : kind == KIND_DELETE_MANY || kind == KIND_CAPTURE_MANY;
 }
 
 /* Rows of that table change in this transaction. */
-static void note_captures(struct writer *writer, const struct capture_list *captures)
+static void note_captures(struct writer *writer, const struct capture_list *captures, int kind)
 {
     writer->outcome.is_captured |= captures != NULL;
-    writer->outcome.is_owed |= captures != NULL && captures->returns;
+    writer->outcome.is_owed |= captures != NULL && (captures->returns || is_many(kind));
 }
 
 static bool send_chunk(struct writer *writer, const struct table *table, int kind,
@@ -340,7 +361,7 @@ static bool send_chunk(struct writer *writer, const struct table *table, int kin
     const struct capture_list *captures = captures_of(writer, table);
     int nslots = 0;
 
-    note_captures(writer, captures);
+    note_captures(writer, captures, kind);
     if (has_keys_only(kind))
         for (int i = 0; i < table->nkeys; i++)
             writer->slots[nslots++] = (struct statement_slot){PARAM_COLUMN, table->keys[i]};
@@ -355,6 +376,10 @@ static bool send_chunk(struct writer *writer, const struct table *table, int kin
 static bool send_rows(struct writer *writer, const struct table *table, int kind, int from, int to,
                       struct error *err)
 {
+    const struct capture_list *captures = captures_of(writer, table);
+
+    if (to - from >= MANY_ROWS && captures != NULL && captures->copies)
+        kind = many(kind);
     while (from < to) {
         size_t bytes = 0;
         int end = from;

@@ -451,7 +451,7 @@ static bool capture_rows(const struct repair *repair, const struct table *table,
 
     for (int i = 0; i < table->nkeys; i++)
         params[i] = buf_text(&slice->values[table->keys[i]]);
-    statement_capture(table, &repair->sink->lists[table->index], &sql);
+    statement_capture(table, &repair->sink->lists[table->index], false, &sql);
     return pg_query_row(repair->mirror, buf_text(&sql), table->nkeys, params, &result, err) &&
            repair->sink->take(repair->sink->context, table, result, COUNTS, err);
 }

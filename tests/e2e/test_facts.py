@@ -422,6 +422,40 @@ def test_bulks(ledger, purge):
     shop.pipeline.settle()
 
 
+@pytest.mark.parametrize("purge", ["0", "7d"])
+def test_keys_of_many_rows(both_plugins, ledger, purge):
+    """They are copied: each once, under its batch's number, of columns that come in another order; and so is what the batch
+    says of itself.  Beside them a fact whose keys cannot be."""
+    facts = {"line": {"table": "public.lines", "key": ["n", "day", "doc"], "watch": ["amount"]},
+             "word": {"table": "public.lines", "key": ["word"], "watch": ["amount"]},
+             "name": {"table": "public.names", "key": ["name"]}}
+    shop = ledger(facts, purge={"after": purge}, apply={"max_rows": 2500}, sql="""
+        create table lines (doc uuid, n bigint, day date, amount int, word text, primary key (doc, day, n));
+        create table names (name text primary key, a int)""")
+
+    def step(*statements):
+        since = shop.now()
+        shop.pipeline.feed(statements, "in one transaction")
+        written = {fact: shop.mirror.value(f"select count(*) from tailwater.ledger_{fact} where batch_id > %s", since)
+                   for fact in facts}
+        assert shop.mirror.value("select sum(keys) from tailwater.batch where batch_id > %s", since) == sum(written.values())
+        assert shop.mirror.value("select count(*) from tailwater.ledger_line l left join tailwater.batch b using (batch_id) "
+                                 "where b.batch_id is null") == 0
+        return written, {key[0] for key in shop.keys("line", since)}
+
+    made, keys = step("insert into lines select gen_random_uuid(), i, '2024-01-01', 1, 'w' || i % 7 from "
+                      "generate_series(1, 6000) i", r"insert into names select E'a\tb\n' || i from generate_series(1, 1500) i")
+    assert made["line"] == 6000 and made["name"] == 1500 and keys == set(range(1, 6001))
+    changed, keys = step("update lines set amount = 2 where n > 2000", "update lines set word = 'x' where n <= 2000")
+    assert changed["line"] == 4000 and keys == set(range(2001, 6001)), "a column that nobody watches"
+    gone, keys = step("delete from lines where n <= 5000", "update lines set amount = 3 where n > 5000",
+                      "delete from names")
+    assert gone["line"] == 6000 and gone["name"] == 1500 and keys == set(range(1, 6001))
+    assert shop.mirror.sql(r"select name from tailwater.ledger_name except select E'a\tb\n' || i from "
+                           "generate_series(1, 1500) i") == []
+    shop.pipeline.settle()
+
+
 def test_truncate(both_plugins, ledger):
     """Everything, for each fact that has the table somewhere; keys of later rows all the same."""
     shop = ledger({"order": ORDER, "order_day": DAY})
@@ -855,13 +889,40 @@ def test_killed_at_a_point(source, mirror, ledger, point):
     pipeline.settle()
 
 
-def test_a_ledger_without_a_partition(source, mirror, ledger):
+@pytest.mark.parametrize("point", ["after_writes", "after_hops", "before_commit", "between_pieces"])
+def test_killed_with_many_keys(source, ledger, point):
+    """None is lost, and none is there twice, where they are copied."""
+    shop = ledger({"order": ORDER}, plugin="pgoutput", apply={"max_rows": 2500})
+    pipeline = shop.pipeline
+    pipeline.stop()
+    since = shop.now()
+    source.sql("insert into orders select i, 1, 'k' from generate_series(100, 6000) i")
+    pipeline.start(fault=f"{point}=kill")
+    assert pipeline.wait_exit(60) == -9, f"{point} was not reached\n{pipeline.log_tail()}"
+    assert shop.keys("order", since) == {}
+    pipeline.start().wait_until_caught_up()
+    assert shop.mirror.sql("select count(*), count(distinct id), min(id), max(id) from tailwater.ledger_order "
+                           "where batch_id > %s", since) == [(5901, 5901, 100, 6000)]
+    pipeline.settle()
+
+
+@pytest.mark.parametrize("change, keys", [("update orders set status = 'far' where id = 5", {5: [0]}),
+                                          ("update customers set segment = 'far' where id = 5", {4: [2], 10: [2]}),
+                                          ("update orders set status = 'far' where id >= 100",
+                                           {i: [0] for i in range(100, 2100)})], ids=["one", "hop", "many"])
+def test_a_ledger_without_a_partition(source, mirror, ledger, change, keys):
     """It is made, and the batch comes again; that is nobody's data error."""
-    shop = ledger({"order": ORDER}, plugin="pgoutput")
+    shop = ledger({"order": ORDER}, plugin="pgoutput",
+                  sql=SHOP + "insert into orders select i, 1, 'k' from generate_series(100, 2099) i")
     shop.pipeline.wait_log("streaming from")
-    # Unless the keeper comes first, the batch meets a ledger that has no place for its number.
-    mirror.sql("update tailwater.clock set batch_id = batch_id + 1000000")
-    assert shop.step("update orders set status = 'far' where id = 5") == {5: [0]}
+    since = shop.now() + 1000000
+    with mirror.transaction("postgres") as keeper:
+        keeper.execute("lock table tailwater.ledger_order in share update exclusive mode")  # which makes partitions otherwise
+        mirror.sql("update tailwater.clock set batch_id = %s", since)
+        source.sql(change)
+        shop.pipeline.wait_log("the ledger has no partition for this batch yet")
+    shop.pipeline.wait_until_caught_up()
+    assert shop.keys("order", since) == keys
     assert "quarantined" not in shop.pipeline.events()
     shop.pipeline.settle()
 

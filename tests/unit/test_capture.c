@@ -88,7 +88,7 @@ static void nothing_without_captures(void **state)
     }
     _cleanup_buf_ struct buf sql = {0};
 
-    statement_delete(&table, NULL, &sql);
+    statement_delete(&table, NULL, false, &sql);
     assert_string_equal(
         buf_text(&sql),
         "delete from \"m\".\"t\" m where m.ctid = any (array(select b.ctid from "
@@ -218,13 +218,13 @@ static void deletes_and_copies(void **state)
     _cleanup_buf_ struct buf gone = {0}, copied = {0};
 
     (void) state;
-    statement_delete(&table, &list, &gone);
+    statement_delete(&table, &list, false, &gone);
     assert_has(&gone, "with d as (delete from \"m\".\"t\" m where m.ctid = any (array(");
     assert_has(&gone, " returning m._deleted_at is null as f, m.\"id\" as o0, m.\"a\" as o1)");
     assert_has(&gone, "select 7, v.k0 from v0 v");
     assert_has(&gone, "count(*) as want_d, count(*) as did_d, ");
     assert_lacks(&gone, " from w ");
-    statement_capture(&table, &list, &copied);
+    statement_capture(&table, &list, false, &copied);
     assert_has(&copied,
                "with i as materialized (select m._deleted_at is null as t, m.\"id\" as n0, ");
     assert_has(&copied, " as u(c0) cross join lateral (select m.* from \"m\".\"t\" m where "
@@ -232,6 +232,39 @@ static void deletes_and_copies(void **state)
     assert_lacks(&copied, " from d ");
     assert_int_equal(capture_width(&both[0]), 3);
     assert_int_equal(capture_width(&both[1]), 3);
+}
+
+/* Keys of many rows come back, each once, where nothing in their text is special. */
+static void many_keys_come_back(void **state)
+{
+    struct capture both[] = {links, own};
+    const struct capture_list list = {.count = 2, .captures = both, .returns = true};
+    struct table_column of_numbers[3];
+    struct table numbers = table;
+    _cleanup_buf_ struct buf sql = {0}, gone = {0}, copied = {0}, text = {0};
+
+    (void) state;
+    memcpy(of_numbers, columns, sizeof(columns));
+    of_numbers[0].wire = WIRE_INT8;
+    numbers.columns = of_numbers;
+    assert_true(capture_may_be_copied(&numbers, &own));
+    assert_false(capture_may_be_copied(&numbers, &links));
+    statement_write(&numbers, STATEMENT_MANY, "main", &list, &sql);
+    assert_has(&sql, ", (select count(*) as c, string_agg(v.k0::text, E'\\n') as t from v1 v) r1");
+    assert_has(&sql, "::bigint + r1.c)::text, true), r1.t from (select ");
+    assert_has(&sql, ", r1.c, r1.c, 0, set_config(");
+    assert_lacks(&sql, "l1 as");
+    statement_delete(&numbers, &list, true, &gone);
+    assert_has(&gone, ", r1.t from (select ");
+    statement_capture(&numbers, &list, true, &copied);
+    assert_has(&copied, ", r1.t from (select ");
+
+    assert_false(capture_may_be_copied(&table, &own)); /* a text */
+    numbers.is_key_bytewise = false;                   /* two spellings, two keys */
+    assert_false(capture_may_be_copied(&numbers, &own));
+    statement_write(&table, STATEMENT_MANY, "main", &list, &text);
+    assert_has(&text, "l1 as (insert into l (n, id) select 7, v.k0 from v1 v");
+    assert_lacks(&text, "string_agg");
 }
 
 int main(void)
@@ -244,6 +277,7 @@ int main(void)
         cmocka_unit_test(watched_columns_are_compared),
         cmocka_unit_test(links_are_returned),
         cmocka_unit_test(deletes_and_copies),
+        cmocka_unit_test(many_keys_come_back),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
