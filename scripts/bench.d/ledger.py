@@ -154,7 +154,8 @@ class Processors:
 
     @contextlib.contextmanager
     def somebody_computes(self, is_apart):
-        with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        # In a session of its own, as each backend of a server is: by sessions the kernel shares out its turns.
+        with subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True) as process:
             if is_apart:
                 os.sched_setaffinity(process.pid, self.last)
             try:

@@ -40,11 +40,11 @@
 struct keep {
     const struct ledgerkeeper *keeper;
     const char *application;
-    struct pg *mirror; /* opened when needed, dropped when it breaks */
-    int64_t seen;      /* notified up to this batch */
-    int64_t seen_count,
-        seen_batches; /* before that: of this process's batches, those with news, and all */
-    bool is_owed;
+    struct pg *mirror;    /* opened when needed, dropped when it breaks */
+    int64_t seen;         /* notified up to this batch */
+    int64_t seen_count;   /* of news, when that was asked … */
+    int64_t seen_batches; /* … and of batches */
+    bool is_owed;         /* it may have been asked before its batch was committed */
     int64_t looked_us;
 };
 
@@ -69,7 +69,7 @@ static bool is_news_due(struct keep *keep, int64_t now)
     if (!is_new && !(keep->is_owed && batches != keep->seen_batches) &&
         now - keep->looked_us < LOOK_US)
         return false;
-    keep->is_owed = is_new;
+    keep->is_owed = is_new || (keep->is_owed && batches == keep->seen_batches);
     keep->seen_count = count;
     keep->seen_batches = batches;
     keep->looked_us = now;
@@ -78,8 +78,11 @@ static bool is_news_due(struct keep *keep, int64_t now)
 
 static bool news(struct keep *keep, struct error *err)
 {
-    return !is_news_due(keep, clock_tick_us()) ||
-           notify_news(keep->mirror, keep->keeper->config->pipeline, &keep->seen, err);
+    if (!is_news_due(keep, clock_tick_us()) ||
+        notify_news(keep->mirror, keep->keeper->config->pipeline, &keep->seen, err))
+        return true;
+    keep->seen_count = -1; /* at the next turn again */
+    return false;
 }
 
 static bool add_partitions(struct keep *keep, struct error *err)

@@ -25,9 +25,7 @@ struct fact_counts {
     _Atomic int64_t deferred; /* of the rows, those whose keys were left to the fan-out */
     _Atomic int64_t nulls;    /* keys left out because a part of them is NULL */
     _Atomic int64_t entries;  /* left to the fan-out; for the expander, and never taken away */
-    _Atomic int64_t
-        news; /* of node 0: grows where a batch gives the fact keys, or everything, and is
-                             never taken away */
+    _Atomic int64_t news; /* of node 0: grows where a batch gives keys, or everything; as entries */
 };
 
 struct fact_node {

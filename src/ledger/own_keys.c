@@ -1,4 +1,5 @@
-/* COPY takes whole lines, so that what all of them begin with is put before each here. */
+/* COPY takes whole lines, so that what all of them begin with is put before each here.  The lines are
+ * of one batch, which bounds them (apply.max_rows). */
 #include "ledger/own_keys.h"
 
 #include "ledger/reach.h"

@@ -246,6 +246,14 @@ static void count_keys(const struct fact *fact, int node, int64_t keys, int64_t 
         fact->nodes[0].counts->news++;
 }
 
+static void forget_lines(struct origin *origin)
+{
+    if (origin->lines.size > KEPT_BYTES)
+        buf_release(&origin->lines);
+    buf_clear(&origin->lines);
+    origin->nlines = 0;
+}
+
 static void forget(struct resolve *resolve, struct origin *origin)
 {
     for (int i = 0; i < origin->fact->nodes[origin->node].nlinks; i++) {
@@ -254,10 +262,7 @@ static void forget(struct resolve *resolve, struct origin *origin)
             buf_release(&origin->links[i]);
         buf_clear(&origin->links[i]);
     }
-    if (origin->lines.size > KEPT_BYTES)
-        buf_release(&origin->lines);
-    buf_clear(&origin->lines);
-    origin->nlines = 0;
+    forget_lines(origin);
     origin->count = origin->rows = 0;
 }
 
@@ -305,8 +310,8 @@ static bool take_links(struct resolve *resolve, struct origin *origin,
 
 /* Keys that wait to be copied: their lines stand behind what is said of all captures, from column
  * lines on. */
-static void take_lines(struct resolve *resolve, const struct table *table,
-                       const struct pg_result *result, int column, int lines)
+static bool take_lines(struct resolve *resolve, const struct table *table,
+                       const struct pg_result *result, int column, int lines, struct error *err)
 {
     const struct capture_list *list = &resolve->lists[table->index];
 
@@ -323,6 +328,8 @@ static void take_lines(struct resolve *resolve, const struct table *table,
         }
         lines++;
     }
+    return lines == pg_columns(result) ||
+           error_set(err, ERROR_BUG, "%d columns of captures, not %d", pg_columns(result), lines);
 }
 
 static bool take(void *context, const struct table *table, const struct pg_result *result,
@@ -344,9 +351,7 @@ static bool take(void *context, const struct table *table, const struct pg_resul
         }
         column += capture_width(&list->captures[i]);
     }
-    if (list->copies)
-        take_lines(resolve, table, result, first, column + 1);
-    return true;
+    return !list->copies || take_lines(resolve, table, result, first, column + 1, err);
 }
 
 static void truncate(void *context, const struct table *table)
@@ -580,7 +585,8 @@ static bool hop(struct resolve *resolve, struct pg *pg, const struct origin *ori
     if (run(pg, &from->is_prepared, name, buf_text(&resolve->sql), count, params, ret_result, err))
         return true;
     /* Nothing else in it can meet bad data. */
-    if (err->kind == ERROR_DATA && fact->has_expression && fact->nodes[node].parent == 0) {
+    if (!writer_explain_partition(err) && err->kind == ERROR_DATA && fact->has_expression &&
+        fact->nodes[node].parent == 0) {
         error_wrap(err, "fact %s", fact->name);
         snprintf(err->sqlstate, sizeof(err->sqlstate), "%s", RESOLVE_KEY_FAILED);
     }
@@ -622,10 +628,11 @@ static bool copy_keys(struct resolve *resolve, struct pg *pg, const struct captu
 
         if (origin->nlines == 0)
             continue;
-        if (!own_keys_copy(pg, origin->fact, scope->number, &origin->lines, origin->nlines, err))
+        if (!own_keys_copy(pg, origin->fact, scope->number, &origin->lines, origin->nlines, err)) {
+            (void) writer_explain_partition(err);
             return false;
-        buf_clear(&origin->lines);
-        origin->nlines = 0;
+        }
+        forget_lines(origin);
     }
     return true;
 }
@@ -649,15 +656,7 @@ static bool follow_links(struct resolve *resolve, struct pg *pg, const struct ca
 static bool follow(void *context, struct pg *pg, const struct capture_scope *scope,
                    struct error *err)
 {
-    if (copy_keys(context, pg, scope, err) && follow_links(context, pg, scope, err))
-        return true;
-    /* As where a write statement meets it (writer.c). */
-    if (strcmp(err->sqlstate, WRITER_NO_PARTITION) == 0 &&
-        strstr(err->message, "ledger_") != NULL) {
-        err->kind = ERROR_RETRY;
-        error_wrap(err, "the ledger has no partition for this batch yet");
-    }
-    return false;
+    return copy_keys(context, pg, scope, err) && follow_links(context, pg, scope, err);
 }
 
 /* ---- the end of the transaction ---- */

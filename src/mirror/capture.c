@@ -64,7 +64,6 @@ static bool is_plain(enum column_wire wire)
     case WIRE_INT4:
     case WIRE_INT8:
     case WIRE_OID:
-    case WIRE_NUMERIC:
     case WIRE_UUID:
     case WIRE_DATE:
     case WIRE_TIMESTAMP:
@@ -74,6 +73,7 @@ static bool is_plain(enum column_wire wire)
     case WIRE_TEXT:
     case WIRE_FLOAT4:
     case WIRE_FLOAT8:
+    case WIRE_NUMERIC:
     case WIRE_STRING:
     case WIRE_JSONB:
     case WIRE_BYTEA:

@@ -155,6 +155,15 @@ static void blame_shape(struct error *err)
         }
 }
 
+bool writer_explain_partition(struct error *err)
+{
+    if (strcmp(err->sqlstate, WRITER_NO_PARTITION) != 0 || strstr(err->message, "ledger_") == NULL)
+        return false;
+    err->kind = ERROR_RETRY;
+    error_wrap(err, "the ledger has no partition for this batch yet");
+    return true;
+}
+
 static void explain(void *context, const struct pending *pending, struct error *err)
 {
     struct writer *writer = context;
@@ -165,10 +174,8 @@ static void explain(void *context, const struct pending *pending, struct error *
     } else if (strcmp(err->sqlstate, STATEMENT_MISCOUNTED) == 0) {
         err->kind = ERROR_RETRY;
         error_hint(err, "no triggers, rules or other writers on mirror tables");
-    } else if (strcmp(err->sqlstate, WRITER_NO_PARTITION) == 0 && writer->outcome.is_captured &&
-               strstr(err->message, "ledger_") != NULL) {
-        err->kind = ERROR_RETRY;
-        error_wrap(err, "the ledger has no partition for this batch yet");
+    } else if (writer->outcome.is_captured) {
+        (void) writer_explain_partition(err);
     }
     if (pending->table == NULL)
         return;

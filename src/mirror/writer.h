@@ -18,6 +18,9 @@
  * same batch again is all it takes. */
 #define WRITER_NO_PARTITION "23514"
 
+/* Is it that?  Then err says so, and is one for another try; a row's constraint has the same SQLSTATE. */
+bool writer_explain_partition(struct error *err);
+
 /* Rows of the mirror. */
 struct writer_counts {
     int64_t inserted, updated, deleted;
