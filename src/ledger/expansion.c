@@ -174,9 +174,7 @@ static bool copy_lines(struct expansion *expansion, const struct entry *entry,
     _cleanup_buf_ struct buf sql = {0};
     int64_t copied;
 
-    buf_add(&sql, "copy ");
-    reach_add_ledger(&sql, entry->fact);
-    buf_add(&sql, " from stdin");
+    reach_add_copy(&sql, entry->fact);
     return pg_copy_in_begin(expansion->mirror, buf_text(&sql), err) &&
            pg_copy_in_put(expansion->mirror, lines->data, lines->len, err) &&
            pg_copy_in_end(expansion->mirror, &copied, err);

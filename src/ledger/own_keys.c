@@ -38,9 +38,7 @@ static bool copy(struct pg *pg, const struct fact *fact, int64_t number, const s
 {
     _cleanup_buf_ struct buf sql = {0};
 
-    buf_add(&sql, "copy ");
-    reach_add_ledger(&sql, fact);
-    buf_add(&sql, " from stdin");
+    reach_add_copy(&sql, fact);
     return pg_pipeline_leave(pg, err) && pg_copy_in_begin(pg, buf_text(&sql), err) &&
            put_lines(pg, number, lines, err) && pg_copy_in_end(pg, ret_copied, err) &&
            pg_pipeline_enter(pg, err);

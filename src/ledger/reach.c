@@ -103,3 +103,10 @@ void reach_add_ledger(struct buf *sql, const struct fact *fact)
     }
     buf_add_char(sql, ')');
 }
+
+void reach_add_copy(struct buf *sql, const struct fact *fact)
+{
+    buf_add(sql, "copy ");
+    reach_add_ledger(sql, fact);
+    buf_add(sql, " from stdin");
+}

@@ -18,6 +18,9 @@ void reach_add(struct buf *sql, const struct fact *fact, int node);
 /* "tailwater.ledger_order (batch_id, lane, node, key…)" */
 void reach_add_ledger(struct buf *sql, const struct fact *fact);
 
+/* "copy tailwater.ledger_order (…) from stdin" */
+void reach_add_copy(struct buf *sql, const struct fact *fact);
+
 /* "v.k0 is not null and …" over the values of the key; false and nothing where none can be NULL. */
 bool reach_add_key_test(struct buf *sql, const struct fact *fact, const char *before,
                         const char *test, const char *between);
