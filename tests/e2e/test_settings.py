@@ -127,13 +127,14 @@ def test_statements_do_not_get_their_memory_anew(own_servers, source, mirror, ma
     source.sql("create table t (id int primary key, a int, b text, c timestamptz);"
                "insert into t select i, 0, repeat('b', 60), now() from generate_series(1, 5000) i")
     pipeline = running(make_pipeline, facts={"t": {"table": "public.t", "key": ["id"], "watch": ["a"]}})
-    pid = mirror.value("select pid from pg_stat_activity where application_name = 'tailwater applier'", user="postgres")
 
     def faults():
         with open(f"/proc/{pid}/stat") as stat:
             return int(stat.read().rsplit(")", 1)[1].split()[7])
 
+    # Only now is it certain that the applier has connected: what the copy brought is caught up without it.
     pipeline.feed(["update t set a = a + 1"] * 5, "one by one")
+    pid = mirror.value("select pid from pg_stat_activity where application_name = 'tailwater applier'", user="postgres")
     before = faults()
     pipeline.feed(["update t set a = a + 1"] * 20, "one by one")
     # 3,900: new pages of shared memory; with the heap given back each time it is 17,800.
