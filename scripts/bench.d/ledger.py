@@ -214,7 +214,7 @@ def fan_out(bench, side, rounds, orders, seconds, percentile, say):
             say(f"ledger, fan-out, round {i + 1}, {how}: " + ", ".join(
                 f"{when} p99 {percentile(samples[how, when][-1], 99):.2f} ms of {len(samples[how, when][-1])}" for when in WHEN)
                 + f"; {orders / took[how][-1]:,.0f} keys/s")
-    keys = side.database.value("select count(distinct id) from tailwater.ledger_order where lane = 1")
+    keys = side.database.value("select count(distinct id) from tailwater.affected_order where lane = 1")
     if keys != orders:
         raise RuntimeError(f"{keys} keys by way of the country, not {orders}")
     result = {"keys": keys, "peak_before_MiB": before_kb / 1024, "peak_MiB": side.pipeline.peak_memory_kb() / 1024}

@@ -7,26 +7,21 @@
  * After a crash the entry goes on behind its position, which only ever covers keys that are
  * written.  Rows that came to lie before the position meanwhile have keys or entries of their own.
  *
- * A page of keys is two transactions.  The first takes the page's number from the clock and says so
- * (tailwater.announce_page): readers of the fan-out lane stop before that number.  The second writes
- * the keys, by COPY, and takes the announcement back.  So the clock, for which batches wait, is held
- * for a moment, however many keys there are.  A page whose announcement was taken back by somebody
- * else fails: an instance that was thought dead writes nothing behind the readers.
- *
- * Commits do not wait for the disk: a crash of the server loses a page together with its position,
- * and any commit that somebody relies on comes behind it in the WAL.
- *
- * Keys go through the client though they come from the server: COPY FROM costs the server half of
- * what INSERT … SELECT does, and 2.5 times less WAL, which is what a batch's commit has to flush.
+ * The last hop's keys are written where they are found (key_arrays.h).  Where that is not possible, or one
+ * link alone reaches too many, they go through the client, by COPY: that costs the server half of what
+ * INSERT … SELECT of as many rows does, and 2.5 times less WAL, which is what a batch's commit has to
+ * flush.
  */
 #include "ledger/expansion.h"
 
 #include "base/fault.h"
 #include "base/map.h"
 #include "base/memory.h"
+#include "ledger/key_arrays.h"
+#include "ledger/links.h"
+#include "ledger/page.h"
 #include "ledger/reach.h"
 #include "ledger/store.h"
-#include "mirror/apply.h"
 #include "pg/codec.h"
 
 #include <inttypes.h>
@@ -42,7 +37,6 @@
 
 /* What the links of one page should reach at most: it lies in a file of the server for a while. */
 #define MOST_REACHED 1000000
-#define MAX_WIDTH    34 /* key of the first hop's table, then links or key parts */
 
 struct expansion {
     const struct expansion_options *options;
@@ -58,19 +52,12 @@ struct entry {
     const char *id;
     int nposition;  /* values of a position: the key of the first hop's table */
     bool is_unique; /* no two rows of the fact's table have one key */
+    struct key_arrays arrays;
 };
 
 static bool is_stopped(const struct expansion *expansion)
 {
     return atomic_load(expansion->options->stop);
-}
-
-static bool withdraw(struct expansion *expansion, struct error *err)
-{
-    _cleanup_result_ struct pg_result *done = NULL;
-
-    return pg_query(expansion->mirror, "select tailwater.withdraw_page($1)", 1,
-                    &expansion->options->pipeline, &done, err);
 }
 
 bool expansion_new(const struct expansion_options *options, struct expansion **ret_expansion,
@@ -89,7 +76,7 @@ bool expansion_new(const struct expansion_options *options, struct expansion **r
     expansion = memory_new(struct expansion);
     expansion->options = options;
     expansion->mirror = mirror;
-    if (!withdraw(expansion, err)) {
+    if (!page_withdraw(mirror, options->pipeline, err)) {
         expansion_free(expansion);
         return error_wrap(err, "taking back what an earlier expander announced");
     }
@@ -107,164 +94,92 @@ void expansion_free(struct expansion *expansion)
 
 /* ---- writing keys ---- */
 
-/* A page of the fact's rows: the columns of the key begin at column. */
-struct page {
-    const struct pg_result *rows;
-    int column;
-    const char *position; /* saved with it; NULL: none */
-};
-
-static bool announce(struct expansion *expansion, int64_t *ret_number, struct error *err)
+static struct page new_page(struct expansion *expansion, const struct entry *entry)
 {
-    _cleanup_result_ struct pg_result *result = NULL;
-
-    if (!pg_query_row(expansion->mirror, "select tailwater.announce_page($1)", 1,
-                      &expansion->options->pipeline, &result, err))
-        return false;
-    *ret_number = pg_int(result, 0, 0);
-    return FAULT(fan_out_announced, err);
+    return (struct page){.mirror = expansion->mirror,
+                         .pipeline = expansion->options->pipeline,
+                         .fact = entry->fact,
+                         .node = entry->node,
+                         .entry = entry->id,
+                         .settings = ""};
 }
 
-static bool has_null(const struct page *page, int row, int nkeys)
+/* Fetched rows of the fact's table: the columns of the key begin at column. */
+struct fetched {
+    const struct entry *entry;
+    const struct pg_result *rows;
+    int column;
+};
+
+static bool has_null(const struct fetched *fetched, int row)
 {
-    for (int i = 0; i < nkeys; i++)
-        if (pg_is_null(page->rows, row, page->column + i))
+    for (int i = 0; i < fetched->entry->fact->nkeys; i++)
+        if (pg_is_null(fetched->rows, row, fetched->column + i))
             return true;
     return false;
 }
 
-/* The page's distinct keys as COPY has them; returns how many. */
-static int64_t add_lines(const struct entry *entry, const struct page *page, int64_t number,
-                         struct buf *lines)
+/* Distinct keys as COPY has them. */
+static void add_lines(const struct fetched *fetched, struct page *page, struct buf *lines)
 {
-    const struct fact *fact = entry->fact;
+    const struct pg_result *rows = fetched->rows;
     struct map seen = {0};
     char head[64];
-    const int head_len = snprintf(head, sizeof(head), "%" PRId64 "\t1\t%d", number, entry->node);
-    int64_t count = 0;
+    const int head_len = snprintf(head, sizeof(head), "%" PRId64 "\t1\t%d", page->number,
+                                  page->node);
 
-    for (int row = 0; row < pg_rows(page->rows); row++) {
+    for (int row = 0; row < pg_rows(rows); row++) {
         const size_t begin = lines->len;
 
-        if (has_null(page, row, fact->nkeys))
+        if (has_null(fetched, row)) {
+            page->nulls++;
             continue;
+        }
         buf_add_bytes(lines, head, (size_t) head_len);
-        for (int i = 0; i < fact->nkeys; i++) {
+        for (int i = 0; i < page->fact->nkeys; i++) {
             buf_add_char(lines, '\t');
-            codec_copy_add(lines, pg_text(page->rows, row, page->column + i),
-                           (uint32_t) pg_text_len(page->rows, row, page->column + i));
+            codec_copy_add(lines, pg_text(rows, row, fetched->column + i),
+                           (uint32_t) pg_text_len(rows, row, fetched->column + i));
         }
         buf_add_char(lines, '\n');
-        if (!entry->is_unique) {
+        if (!fetched->entry->is_unique) {
             if (map_get(&seen, lines->data + begin, lines->len - begin) != NULL) {
                 lines->len = begin;
                 continue;
             }
             map_put(&seen, lines->data + begin, lines->len - begin, &seen);
         }
-        count++;
+        page->keys++;
     }
     map_release(&seen);
-    return count;
 }
 
-static bool copy_lines(struct expansion *expansion, const struct entry *entry,
-                       const struct buf *lines, struct error *err)
+static bool copy_fetched(void *context, struct page *page, struct error *err)
 {
-    _cleanup_buf_ struct buf sql = {0};
+    _cleanup_buf_ struct buf sql = {0}, lines = {0};
     int64_t copied;
 
-    reach_add_copy(&sql, entry->fact);
-    return pg_copy_in_begin(expansion->mirror, buf_text(&sql), err) &&
-           pg_copy_in_put(expansion->mirror, lines->data, lines->len, err) &&
-           pg_copy_in_end(expansion->mirror, &copied, err);
+    add_lines(context, page, &lines);
+    reach_add_copy(&sql, page->fact);
+    return pg_copy_in_begin(page->mirror, buf_text(&sql), err) &&
+           pg_copy_in_put(page->mirror, lines.data, lines.len, err) &&
+           pg_copy_in_end(page->mirror, &copied, err);
 }
 
-/* The announcement is taken back, the batch is there, and the entry is so far. */
-static bool finish(struct expansion *expansion, const struct entry *entry, const struct page *page,
-                   int64_t number, int64_t keys, struct error *err)
+static bool write_fetched(struct expansion *expansion, const struct entry *entry,
+                          const struct pg_result *rows, int column, const char *position,
+                          struct error *err)
 {
-    _cleanup_result_ struct pg_result *done = NULL;
-    char number_text[24], keys_text[24];
-    const char *params[] = {expansion->options->pipeline, number_text, keys_text, entry->id,
-                            page->position};
+    struct fetched fetched = {entry, rows, column};
+    struct page page = new_page(expansion, entry);
 
-    snprintf(number_text, sizeof(number_text), "%" PRId64, number);
-    snprintf(keys_text, sizeof(keys_text), "%" PRId64, keys);
-    return pg_query(expansion->mirror,
-                    "with e as (update tailwater.fan_out set keys = keys + $3::bigint, "
-                    "position = coalesce($5::text[], position) where id = $4::bigint) "
-                    "select tailwater.finish_page($1, $2::bigint, $3::bigint)",
-                    5, params, &done, err);
-}
-
-static void roll_back(struct expansion *expansion)
-{
-    struct error ignored;
-
-    if (!pg_is_broken(expansion->mirror))
-        (void) pg_exec(expansion->mirror, "rollback", &ignored);
-}
-
-static bool write_once(struct expansion *expansion, const struct entry *entry,
-                       const struct page *page, const struct buf *lines, int64_t number,
-                       int64_t keys, struct error *err)
-{
-    /* Whoever locks the ledger is waited for here, where a stop request cancels it, and not in COPY. */
-    if (pg_execf(expansion->mirror, err,
-                 "begin; lock table only tailwater.\"ledger_%s\" in row exclusive mode",
-                 entry->fact->name) &&
-        copy_lines(expansion, entry, lines, err) &&
-        finish(expansion, entry, page, number, keys, err) &&
-        pg_exec(expansion->mirror, "commit", err))
-        return true;
-    roll_back(expansion);
-    return false;
-}
-
-/* Where the ledger has no partition, it is made, once. */
-static bool write_page(struct expansion *expansion, const struct entry *entry,
-                       const struct page *page, struct error *err)
-{
-    _cleanup_buf_ struct buf lines = {0};
-    int64_t number, keys;
-
-    if (!announce(expansion, &number, err))
-        return false;
-    keys = add_lines(entry, page, number, &lines);
-    if (!write_once(expansion, entry, page, &lines, number, keys, err)) {
-        _cleanup_result_ struct pg_result *made = NULL;
-
-        if (strcmp(err->sqlstate, WRITER_NO_PARTITION) != 0 ||
-            !pg_query(expansion->mirror, "select tailwater.add_partitions($1)", 1,
-                      &expansion->options->pipeline, &made, err) ||
-            !write_once(expansion, entry, page, &lines, number, keys, err))
-            return false;
-    }
-    entry->fact->nodes[entry->node].counts->keys += keys;
-    for (int row = 0; row < pg_rows(page->rows); row++)
-        entry->fact->nodes[entry->node].counts->nulls += has_null(page, row, entry->fact->nkeys);
-    return FAULT(fan_out_after_page, err);
+    page.write = copy_fetched;
+    page.context = &fetched;
+    page.position = position;
+    return page_write(&page, err);
 }
 
 /* ---- hops ---- */
-
-/* The key of a row h.  As a subquery that the planner dissolves: one in the list of columns is run
- * for each row, which took longer than finding the rows. */
-static void add_keys(struct buf *sql, const struct fact *fact)
-{
-    buf_add(sql, " cross join lateral (select ");
-    for (int i = 0; i < fact->nkeys; i++)
-        buf_printf(sql, "%s%s as tailwater_k%d", i ? ", " : "", fact->keys[i].sql, i);
-    buf_add(sql, " from (select ");
-    for (int i = 0; i < fact->nreads; i++) {
-        buf_add(sql, i ? ", h." : "h.");
-        pg_add_ident(sql, fact->nodes[0].table->columns[fact->reads[i]].name);
-    }
-    buf_add(sql, ") as ");
-    pg_add_ident(sql, fact->nodes[0].name);
-    buf_add(sql, ") k");
-}
 
 /* A cursor over what values of node's links reach: rows of its parent, by what they give. */
 static void add_cursor(struct buf *sql, const struct entry *entry, int node, bool is_first,
@@ -314,7 +229,7 @@ static void add_cursor(struct buf *sql, const struct entry *entry, int node, boo
     }
     buf_add(sql, ") h");
     if (parent == 0)
-        add_keys(sql, fact);
+        reach_add_keys(sql, fact);
     for (int i = 0; is_first && i < table->nkeys; i++)
         buf_printf(sql, "%sh.tailwater_p%d", i ? ", " : " order by ", i);
 }
@@ -330,7 +245,7 @@ static bool open_cursor(struct expansion *expansion, const struct entry *entry, 
         pg_query(expansion->mirror, buf_text(&sql), nparams, params, &result, err) &&
         pg_exec(expansion->mirror, "commit", err))
         return true;
-    roll_back(expansion);
+    page_roll_back(expansion->mirror);
     return false;
 }
 
@@ -409,47 +324,50 @@ static bool save_position(struct expansion *expansion, const struct entry *entry
                     params, &done, err);
 }
 
-static bool follow(struct expansion *expansion, const struct entry *entry, int node, bool is_first,
+static bool follow(struct expansion *expansion, struct entry *entry, int node, bool is_first,
                    int nparams, const char *const *params, struct error *err);
 
-/* Rows of node, whose links begin at column, on to its parent; one with a NULL leads nowhere. */
-static bool follow_rows(struct expansion *expansion, const struct entry *entry, int node,
-                        const struct pg_result *rows, int column, struct error *err)
+/* Rows of node, whose links begin at column, on to its parent. */
+static bool follow_rows(struct expansion *expansion, struct entry *entry, int node,
+                        const struct pg_result *rows, int column, int begin, int end,
+                        struct error *err)
 {
-    const int nlinks = entry->fact->nodes[node].nlinks;
-    struct buf arrays[MAX_WIDTH] = {{0}};
-    const char *params[MAX_WIDTH];
-    int count = 0;
-    bool is_ok = true;
+    _cleanup_links_ struct links links = {0};
 
-    for (int i = 0; i < nlinks; i++)
-        codec_text_array_begin(&arrays[i]);
-    for (int row = 0; row < pg_rows(rows); row++) {
-        bool is_null = false;
+    links_take(&links, entry->fact->nodes[node].nlinks, rows, column, begin, end);
+    return links.count == 0 ||
+           follow(expansion, entry, node, false, links.nlinks, links.params, err);
+}
 
-        for (int i = 0; i < nlinks; i++)
-            is_null |= pg_is_null(rows, row, column + i);
-        for (int i = 0; i < nlinks && !is_null; i++)
-            codec_text_array_add(&arrays[i], pg_text(rows, row, column + i),
-                                 (uint32_t) pg_text_len(rows, row, column + i));
-        count += !is_null;
+/* The same where the parent is the fact's table and keys can be written as arrays: all but of the
+ * rows that alone reach too many. */
+static bool write_arrays(struct expansion *expansion, struct entry *entry, int node,
+                         const struct pg_result *rows, int column, struct error *err)
+{
+    int row = 0;
+
+    while (row < pg_rows(rows) && !is_stopped(expansion)) {
+        struct page page = new_page(expansion, entry);
+        bool is_large;
+
+        if (!key_arrays_write(&entry->arrays, &page, rows, column, expansion->options->stop, &row,
+                              &is_large, err))
+            return false;
+        expansion->nfetched += page.keys;
+        if (!is_large)
+            continue;
+        if (!follow_rows(expansion, entry, node, rows, column, row, row + 1, err))
+            return false;
+        row++;
     }
-    for (int i = 0; i < nlinks; i++) {
-        codec_text_array_end(&arrays[i]);
-        params[i] = buf_text(&arrays[i]);
-    }
-    if (count > 0)
-        is_ok = follow(expansion, entry, node, false, nlinks, params, err);
-    for (int i = 0; i < nlinks; i++)
-        buf_release(&arrays[i]);
-    return is_ok;
+    return true;
 }
 
 /*
  * From link values of node, in params, on to the fact.  The first hop's rows carry their table's
  * key in front, and save it: with the keys themselves where it is the fact's table.
  */
-static bool follow(struct expansion *expansion, const struct entry *entry, int node, bool is_first,
+static bool follow(struct expansion *expansion, struct entry *entry, int node, bool is_first,
                    int nparams, const char *const *params, struct error *err)
 {
     const struct fact *fact = entry->fact;
@@ -476,15 +394,17 @@ static bool follow(struct expansion *expansion, const struct entry *entry, int n
         if (is_first)
             add_position(entry, result, &position);
         if (parent > 0) {
-            if (!follow_rows(expansion, entry, parent, result, from, err) ||
+            const bool as_arrays = entry->arrays.is_possible && fact->nodes[parent].parent == 0;
+
+            if (!(as_arrays ? write_arrays(expansion, entry, parent, result, from, err)
+                            : follow_rows(expansion, entry, parent, result, from, 0, found, err)) ||
                 (is_first && !is_stopped(expansion) &&
                  !save_position(expansion, entry, buf_text(&position), err)))
                 return false;
             nrows = next_links(result, found, ncolumns, expansion->nfetched - before);
         } else {
-            const struct page page = {result, from, is_first ? buf_text(&position) : NULL};
-
-            if (!write_page(expansion, entry, &page, err))
+            if (!write_fetched(expansion, entry, result, from,
+                               is_first ? buf_text(&position) : NULL, err))
                 return false;
             nrows = next_keys(result, found, ncolumns);
         }
@@ -525,11 +445,13 @@ static bool expand_entry(struct expansion *expansion, struct entry *entry, struc
 {
     _cleanup_result_ struct pg_result *links = NULL, *position = NULL, *gone = NULL;
     const struct fact_node *node = &entry->fact->nodes[entry->node];
-    const char *params[2 * MAX_WIDTH];
+    const char *params[2 * LINKS_MAX];
     int nparams = 0;
 
     if (!read_array(expansion, entry->id, "links", &links, err) ||
-        !read_array(expansion, entry->id, "position", &position, err))
+        !read_array(expansion, entry->id, "position", &position, err) ||
+        !key_arrays_prepare(&entry->arrays, expansion->mirror, entry->fact, entry->node,
+                            entry->is_unique, err))
         return false;
     entry->nposition = entry->fact->nodes[node->parent].table->nkeys;
     if (pg_rows(links) != node->nlinks ||
@@ -565,7 +487,7 @@ static void tidy(struct expansion *expansion)
     struct error ignored;
 
     if (!pg_is_broken(expansion->mirror) && pg_exec(expansion->mirror, "close all", &ignored))
-        (void) withdraw(expansion, &ignored);
+        (void) page_withdraw(expansion->mirror, expansion->options->pipeline, &ignored);
 }
 
 /* Is the whole key of the fact's table part of the fact's? */

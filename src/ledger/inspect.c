@@ -73,7 +73,7 @@ bool inspect_print(struct pg *mirror, const char *sql, int nparams, const char *
 struct shape {
     int nkeys;
     struct pg_result *keys; /* name, type by row */
-    struct buf ledger;      /* "tailwater"."ledger_order" */
+    struct buf ledger;      /* "tailwater"."affected_order": its keys one by one */
     struct buf text_key;    /* l."id"::text || ', ' || … */
     struct buf json_key;    /* json_build_object(…) */
     struct buf group;       /* l."id", … */
@@ -120,7 +120,7 @@ static bool shape_read(struct pg *mirror, const char *pipeline, const char *fact
     shape->nkeys = pg_rows(shape->keys);
     if (shape->nkeys == 0)
         return refuse_fact(mirror, pipeline, fact, err);
-    buf_printf(&name, "ledger_%s", fact);
+    buf_printf(&name, "affected_%s", fact);
     pg_add_qualified(&shape->ledger, "tailwater", buf_text(&name));
     buf_add(&shape->json_key, "json_build_object(");
     for (int i = 0; i < shape->nkeys; i++) {

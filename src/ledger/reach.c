@@ -80,6 +80,23 @@ void reach_add(struct buf *sql, const struct fact *fact, int node)
     buf_add(sql, parent->is_derived ? "true" : "m._deleted_at is null");
 }
 
+/* A subquery that the planner dissolves: one in the list of columns is run for each row, which took
+ * longer than finding the rows. */
+void reach_add_keys(struct buf *sql, const struct fact *fact)
+{
+    buf_add(sql, " cross join lateral (select ");
+    for (int i = 0; i < fact->nkeys; i++)
+        buf_printf(sql, "%s%s as tailwater_k%d", i ? ", " : "", fact->keys[i].sql, i);
+    buf_add(sql, " from (select ");
+    for (int i = 0; i < fact->nreads; i++) {
+        buf_add(sql, i ? ", h." : "h.");
+        pg_add_ident(sql, fact->nodes[0].table->columns[fact->reads[i]].name);
+    }
+    buf_add(sql, ") as ");
+    pg_add_ident(sql, fact->nodes[0].name);
+    buf_add(sql, ") k");
+}
+
 bool reach_add_key_test(struct buf *sql, const struct fact *fact, const char *before,
                         const char *test, const char *between)
 {
@@ -101,6 +118,14 @@ void reach_add_ledger(struct buf *sql, const struct fact *fact)
         buf_add(sql, ", ");
         pg_add_ident(sql, fact->keys[i].name);
     }
+    buf_add_char(sql, ')');
+}
+
+void reach_add_ledger_arrays(struct buf *sql, const struct fact *fact)
+{
+    buf_printf(sql, "tailwater.\"ledger_%s\" (batch_id, lane, node", fact->name);
+    for (int i = 0; i < fact->nkeys; i++)
+        buf_printf(sql, ", \"keys$%d\"", i + 1);
     buf_add_char(sql, ')');
 }
 

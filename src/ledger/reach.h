@@ -15,8 +15,14 @@
  */
 void reach_add(struct buf *sql, const struct fact *fact, int node);
 
+/* " cross join lateral (…) k": the key of a row h of the fact's table, k.tailwater_k0 and so on. */
+void reach_add_keys(struct buf *sql, const struct fact *fact);
+
 /* "tailwater.ledger_order (batch_id, lane, node, key…)" */
 void reach_add_ledger(struct buf *sql, const struct fact *fact);
+
+/* "tailwater.ledger_order (batch_id, lane, node, "keys$1"…)": many keys in a row. */
+void reach_add_ledger_arrays(struct buf *sql, const struct fact *fact);
 
 /* "copy tailwater.ledger_order (…) from stdin" */
 void reach_add_copy(struct buf *sql, const struct fact *fact);

@@ -679,6 +679,22 @@ bool pg_query(struct pg *pg, const char *sql, int nparams, const char *const *pa
     return true;
 }
 
+bool pg_query_prepared(struct pg *pg, const char *name, int nparams, const char *const *params,
+                       struct pg_result **ret_result, struct error *err)
+{
+    _cleanup_raw_ PGresult *result = NULL;
+
+    if (pg->limit_ms == 0)
+        result = PQexecPrepared(pg->conn, name, nparams, params, NULL, NULL, 0);
+    else if (PQsendQueryPrepared(pg->conn, name, nparams, params, NULL, NULL, 0))
+        result = watched_result(pg, pg->limit_ms, pg->limit_fd);
+    if (!check_result(pg, result, "execute", err))
+        return false;
+    *ret_result = (struct pg_result *) result;
+    result = NULL;
+    return true;
+}
+
 bool pg_query_row(struct pg *pg, const char *sql, int nparams, const char *const *params,
                   struct pg_result **ret_result, struct error *err)
 {

@@ -132,6 +132,10 @@ bool pg_execf(struct pg *pg, struct error *err, const char *format, ...)
 bool pg_query(struct pg *pg, const char *sql, int nparams, const char *const *params,
               struct pg_result **ret_result, struct error *err);
 
+/* As pg_query(), of a statement that was prepared (PREPARE) under that name. */
+bool pg_query_prepared(struct pg *pg, const char *name, int nparams, const char *const *params,
+                       struct pg_result **ret_result, struct error *err);
+
 /* As pg_query(), for statements that must return exactly one row. */
 bool pg_query_row(struct pg *pg, const char *sql, int nparams, const char *const *params,
                   struct pg_result **ret_result, struct error *err);

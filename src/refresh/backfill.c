@@ -429,7 +429,7 @@ static bool count_drift(struct step *step, struct error *err)
         "('running', 'paused')) as pending), "
         "p as (select x.*, %s as tailwater_text, a.pending or exists (select from "
         "tailwater.refresh_failure f where f.fact = $1%s) or exists (select from "
-        "tailwater.ledger_%s l, c where l.batch_id > least(c.fresh_done, c.fan_out_done, "
+        "tailwater.affected_%s l, c where l.batch_id > least(c.fresh_done, c.fan_out_done, "
         "c.backfill_done) and (l.lane = 0 and l.batch_id > c.fresh_done or l.lane = 1 and "
         "l.batch_id > c.fan_out_done or l.lane = 2 and l.batch_id > c.backfill_done)%s) as "
         "tailwater_pending from x, a) "

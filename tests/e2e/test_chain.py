@@ -69,7 +69,7 @@ def test_backfills_give_keys(chain):
     made.mirror.sql("update report.bill set amount = 1000 where id = 1")
     before = made.mirror.value("select max(batch_id) from tailwater.clock")
     assert made.pipeline.ok("backfill", "bill", "--all", "--chunk", "7", "--json").json()["updated"] == 1
-    assert made.mirror.sql("select name from tailwater.ledger_total where batch_id > %s", before) == [("customer 2",)]
+    assert made.mirror.sql("select name from tailwater.affected_total where batch_id > %s", before) == [("customer 2",)]
     assert made.once("total")["keys"] == 1
     made.settle()
 

@@ -122,7 +122,7 @@ def test_nothing_is_skipped(shop, source, mirror):
     wait.until(lambda: not mirror.value("select count(*) from tailwater.fan_out"), "expanded")
     windows_of(mirror, connection, found, 200)
     connection.close()
-    rows = mirror.sql("select lane, batch_id, id from tailwater.ledger_order where batch_id > %s", subscribed)
+    rows = mirror.sql("select lane, batch_id, id from tailwater.affected_order where batch_id > %s", subscribed)
     assert {lane for lane, _, _ in rows} == {0, 1, 2}
     for lane in (0, 1, 2):
         windows = [(first, last) for of, first, last, _ in found if of == lane]

@@ -46,7 +46,7 @@ class Ledger:
         columns = ", ".join(f'"{name}"' for name in names)
         found = {}
         for node, *key in self.mirror.sql(
-                f"select distinct node, {columns} from tailwater.ledger_{fact} where batch_id > %s "
+                f"select distinct node, {columns} from tailwater.affected_{fact} where batch_id > %s "
                 + ("" if lane is None else f"and lane = {lane} ") + "order by node", since):
             found.setdefault(key[0] if len(key) == 1 else tuple(key), []).append(node)
         return found
@@ -323,7 +323,7 @@ def test_expansion_goes_on_from_its_position(source, ledger):
     assert shop.mirror.value("select position[1]::int from tailwater.fan_out") == 3010
     shop.pipeline.start()
     wait_expanded(shop)
-    counts = dict(shop.mirror.sql("select c, count(*)::int from (select id, count(*)::int c from tailwater.ledger_order "
+    counts = dict(shop.mirror.sql("select c, count(*)::int from (select id, count(*)::int c from tailwater.affected_order "
                                   "where batch_id > %s group by 1) x group by 1", since))
     assert counts == {1: 4490}
     shop.pipeline.settle()
@@ -436,10 +436,10 @@ def test_keys_of_many_rows(both_plugins, ledger, purge):
     def step(*statements):
         since = shop.now()
         shop.pipeline.feed(statements, "in one transaction")
-        written = {fact: shop.mirror.value(f"select count(*) from tailwater.ledger_{fact} where batch_id > %s", since)
+        written = {fact: shop.mirror.value(f"select count(*) from tailwater.affected_{fact} where batch_id > %s", since)
                    for fact in facts}
         assert shop.mirror.value("select sum(keys) from tailwater.batch where batch_id > %s", since) == sum(written.values())
-        assert shop.mirror.value("select count(*) from tailwater.ledger_line l left join tailwater.batch b using (batch_id) "
+        assert shop.mirror.value("select count(*) from tailwater.affected_line l left join tailwater.batch b using (batch_id) "
                                  "where b.batch_id is null") == 0
         return written, {key[0] for key in shop.keys("line", since)}
 
@@ -451,7 +451,7 @@ def test_keys_of_many_rows(both_plugins, ledger, purge):
     gone, keys = step("delete from lines where n <= 5000", "update lines set amount = 3 where n > 5000",
                       "delete from names")
     assert gone["line"] == 6000 and gone["name"] == 1500 and keys == set(range(1, 6001))
-    assert shop.mirror.sql(r"select name from tailwater.ledger_name except select E'a\tb\n' || i from "
+    assert shop.mirror.sql(r"select name from tailwater.affected_name except select E'a\tb\n' || i from "
                            "generate_series(1, 1500) i") == []
     shop.pipeline.settle()
 
@@ -647,13 +647,13 @@ def test_facts_of_a_running_pipeline(source, mirror, make_pipeline):
     source.sql("update orders set amount = 5 where id = 1")
     wider = {**own, "key": {"id": "id", "day": "(created_at at time zone 'UTC')::date"}}
     assert restart(a=wider, b=own) == [("a", 2, True, "its definition changed"), ("b", 1, True, "the fact is new")]
-    assert mirror.value("select count(*) from tailwater.ledger_a") == 1, "of the new shape; keys of 1 follow"
+    assert mirror.value("select count(*) from tailwater.affected_a") == 1, "of the new shape; keys of 1 follow"
     assert restart(b={**own, "watch": ["status"]}) == [
         ("a", 2, False, "its definition changed"), ("b", 2, True, "its definition changed")]
     source.sql("update orders set status = 'z' where id = 2")
     back = restart(a=wider, b={**own, "watch": ["status"]})
     assert back[0] == ("a", 2, True, "its definition changed; it was suspended: it is no longer in the configuration")
-    assert mirror.sql("select id::int from tailwater.ledger_b where batch_id > 1 and id = 2") == [(2,)]
+    assert mirror.sql("select id::int from tailwater.affected_b where batch_id > 1 and id = 2") == [(2,)]
     pipeline.settle_stopped()
 
 
@@ -680,7 +680,7 @@ def test_a_former_ledger_that_is_being_read(source, mirror, make_pipeline):
         assert "somebody still reads" in mirror.value(suspended)
         source.sql("update orders set status = 'y' where id = 2")
         pipeline.wait_until_caught_up()
-        assert mirror.sql("select id from tailwater.ledger_b order by id") == [(1,), (2,)]
+        assert mirror.sql("select id from tailwater.affected_b order by id") == [(1,), (2,)]
         assert "suspended: its key changed" in pipeline.ok("ledger", "status").out
         pipeline.stop()
         source.sql("update orders set status = 'y' where id = 4")
@@ -691,7 +691,7 @@ def test_a_former_ledger_that_is_being_read(source, mirror, make_pipeline):
     assert mirror.value("select generation from tailwater.fact where name = 'a'") == 2
     source.sql("update orders set status = 'z' where id = 3")
     pipeline.wait_until_caught_up()
-    assert mirror.sql("select id, customer_id from tailwater.ledger_a") == [(3, 4)]
+    assert mirror.sql("select id, customer_id from tailwater.affected_a") == [(3, 4)]
     assert mirror.sql("select everything from tailwater.claim('crm', 'a')") == [(True,)]
     assert mirror.value("select count(*) from tailwater.everything where fact = 'a' and generation = 2") == 1
     pipeline.settle()
@@ -838,7 +838,7 @@ def test_a_quarantined_dimension(source, mirror, ledger):
     assert report.refresh() == set(keys) and report.is_right()
     found = shop.pipeline.ok("ledger", "status", "--json").json()["facts"][0]
     assert found["complete"]["missing"] is None and found["complete"]["batch"] >= max(
-        batch for batch, in mirror.sql("select batch_id from tailwater.ledger_order"))
+        batch for batch, in mirror.sql("select batch_id from tailwater.affected_order"))
     assert shop.step("update customers set segment = 'after' where id = 60") == {100: [2]}
     shop.pipeline.settle()
 
@@ -896,7 +896,7 @@ def test_keys_of_many_rows_and_hops(ledger):
                     "update customers set segment = 'k' where id = 6; insert into orders values (5000, 1, 'k');"
                     "update orders set status = 'm' where id >= 100; commit")
     assert got == {5: [2], 11: [2]} | {i: [0, 2] if i % 6 == 5 else [0] for i in range(100, 3100)} | {5000: [0]}
-    assert shop.mirror.value("select count(*) from tailwater.ledger_order") == \
+    assert shop.mirror.value("select count(*) from tailwater.affected_order") == \
         shop.mirror.value("select sum(keys) from tailwater.batch")
     shop.pipeline.settle()
 
@@ -913,7 +913,7 @@ def test_killed_with_many_keys(source, ledger, point):
     assert pipeline.wait_exit(60) == -9, f"{point} was not reached\n{pipeline.log_tail()}"
     assert shop.keys("order", since) == {}
     pipeline.start().wait_until_caught_up()
-    assert shop.mirror.sql("select count(*), count(distinct id), min(id), max(id) from tailwater.ledger_order "
+    assert shop.mirror.sql("select count(*), count(distinct id), min(id), max(id) from tailwater.affected_order "
                            "where batch_id > %s", since) == [(5901, 5901, 100, 6000)]
     pipeline.settle()
 

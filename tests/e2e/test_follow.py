@@ -530,7 +530,7 @@ def test_a_fact_of_a_column_that_goes(both_plugins, source, mirror, make_pipelin
     assert "column c" in pipeline.ok("ledger", "status").out
     source.sql("update t set a = 4711 where id = 7")
     pipeline.wait_until_caught_up()
-    assert mirror.value("select count(*) from tailwater.ledger_thing where id = 7")
+    assert mirror.value("select count(*) from tailwater.affected_thing where id = 7")
     pipeline.compare()
     pipeline.stop()
     pipeline.run_until_now()  # a start is no other

@@ -37,7 +37,7 @@ def drop(source, pipeline):
 
 def keys_since(mirror, batch):
     return [row[0] for row in mirror.sql(
-        f"select distinct id from tailwater.ledger_thing where batch_id > {batch} order by 1")]
+        f"select distinct id from tailwater.affected_thing where batch_id > {batch} order by 1")]
 
 
 def refused(pipeline):

@@ -64,11 +64,11 @@ def test_hundred_planted(both_plugins, source, mirror, schema, make_pipeline, ru
         assert columns == {i: ["a"] if i <= 40 else ["a", "big"] for i in range(26, 51)}
         assert not any("source" in d or "mirror" in d for d in table["differences"])
         assert found["k"]["differences"] == []
-    assert mirror.value("select count(*) from tailwater.ledger_thing where batch_id > %s" % before) == 0
+    assert mirror.value("select count(*) from tailwater.affected_thing where batch_id > %s" % before) == 0
     result = pipeline.verb("resync", "t", timeout=120)
     assert result.code == DONE, repr(result)
     assert [row[0] for row in mirror.sql(
-        "select distinct id from tailwater.ledger_thing l join tailwater.batch b using (batch_id) "
+        "select distinct id from tailwater.affected_thing l join tailwater.batch b using (batch_id) "
         f"where b.kind = 'resync' and batch_id > {before} order by 1")] == [
             *range(1, 76), *range(1001, 1026)]
     verify(pipeline)

@@ -210,8 +210,10 @@ def test_keys_of_every_shape(empty):
          "11111111-1111-1111-1111-111111111111", "12:00:00")]
     names = ledger.sql("select * from tailwater.keys_wide('crm') limit 0") or []
     assert names == []
-    with refused(INVALID, "batch_id, lane or node"):
+    with refused(INVALID, "batch_id, lane, node or keys$"):
         ledger.fact("bad", lane="bigint")
+    with refused(INVALID, "batch_id, lane, node or keys$"):
+        ledger.fact("worse", **{"keys$1": "bigint"})
 
 
 def test_keys_are_read_after_the_statement_that_claims(ledger):
@@ -1138,7 +1140,8 @@ def test_an_hour_is_read_once_where_the_sample_tells_enough(empty):
 
         before = read()
         cursor.execute("select tailwater.close_hour('main', 20000)")
-        assert 40000 <= read() - before < 60000
+        # For rows of one key and for arrays of them.
+        assert 2 * 40000 <= read() - before < 2 * 60000
 
 
 def test_an_hour_whose_keys_are_gone_stays_unknown(empty):

@@ -16,6 +16,7 @@ from lib.pipeline import BINARY
 TOOL = os.path.join(os.path.dirname(BINARY), "tests", "integration", "mirror_tool")
 
 FRESH, FAN_OUT, BACKFILL = 0, 1, 2
+ARRAY = 300  # keys of a row of arrays
 KINDS = {FRESH: "stream", FAN_OUT: "fan-out", BACKFILL: "backfill"}
 
 FENCED = "TW001"
@@ -99,13 +100,26 @@ class Ledger:
         cursor.execute("select tailwater.next_batch(%s)", (self.name,))
         number = cursor.fetchone()[0]
         rows = [(number, lane, node, *(key if isinstance(key, tuple) else (key,))) for key in keys]
-        if rows:
-            psycopg2.extras.execute_values(
-                cursor, f"insert into tailwater.ledger_{fact} values %s", rows, page_size=10000)
+        self.write_rows(cursor, fact, rows)
         cursor.execute("insert into tailwater.batch (pipeline, batch_id, kind, lsn_from, lsn_to, "
                        "commit_time, changes, keys) values (%s, %s, %s, '0/100', '0/200', now(), %s, "
                        "%s)", (self.name, number, KINDS[lane], len(rows), len(rows)))
         return number
+
+    @staticmethod
+    def write_rows(cursor, fact, rows):
+        """Of the fan-out lane as the expander does: the first by itself, the others as arrays."""
+        single = [row for i, row in enumerate(rows) if row[1] != FAN_OUT or i == 0]
+        others = rows[1:] if len(single) < len(rows) else []
+        if single:
+            psycopg2.extras.execute_values(
+                cursor, f"insert into tailwater.ledger_{fact} values %s", single, page_size=10000)
+        for begin in range(0, len(others), ARRAY):
+            some = others[begin:begin + ARRAY]
+            arrays = [list(parts) for parts in zip(*some)][3:]
+            names = ", ".join(f'"keys${i + 1}"' for i in range(len(arrays)))
+            cursor.execute(f"insert into tailwater.ledger_{fact} (batch_id, lane, node, {names}) values %s",
+                           ((*some[0][:3], *arrays),))
 
     def write(self, fact, keys, lane=FRESH, node=0):
         with self.mirror.transaction(REPLICATOR) as cursor:
@@ -116,9 +130,7 @@ class Ledger:
         return self.value("select tailwater.announce_page(%s)", self.name)
 
     def write_page_in(self, cursor, fact, keys, number, node=1):
-        psycopg2.extras.execute_values(
-            cursor, f"insert into tailwater.ledger_{fact} values %s",
-            [(number, FAN_OUT, node, key) for key in keys], page_size=10000)
+        self.write_rows(cursor, fact, [(number, FAN_OUT, node, key) for key in keys])
         cursor.execute("select tailwater.finish_page(%s, %s, %s)", (self.name, number, len(keys)))
 
     def write_page(self, fact, keys, number):

@@ -199,7 +199,7 @@ class Oracle:
         """Key → the last batch that has it."""
         keys = ", ".join(QUERIES_KEYS[fact])
         return {tuple(map(str, row[1:])): row[0] for row in self.mirror.sql(
-            f"select max(batch_id), {keys} from tailwater.ledger_{fact} where batch_id > %s "
+            f"select max(batch_id), {keys} from tailwater.affected_{fact} where batch_id > %s "
             f"group by {', '.join(str(i + 2) for i in range(len(QUERIES_KEYS[fact])))}", since)}
 
     def catch_up(self):

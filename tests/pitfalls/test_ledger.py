@@ -29,7 +29,7 @@ def shop(source, make_pipeline):
 
 def keys(pipeline, fact, column, since=0):
     return {row[0] for row in pipeline.mirror.sql(
-        f"select {column} from tailwater.ledger_{fact} where batch_id > %s", since)}
+        f"select {column} from tailwater.affected_{fact} where batch_id > %s", since)}
 
 
 @pytest.mark.parametrize("how", FEEDS)
@@ -100,10 +100,10 @@ def test_p71_everything_at_once(source, shop):
     pipeline = shop(orders=ORDER)
     source.sql("insert into orders select i, 1 + i % 5, 0 from generate_series(1000, 4000) i")
     pipeline.wait_until_caught_up()
-    before = pipeline.mirror.value("select count(*) from tailwater.ledger_orders")
+    before = pipeline.mirror.value("select count(*) from tailwater.affected_orders")
     source.sql("truncate customers")
     pipeline.wait_until_caught_up()
     assert pipeline.mirror.sql("select reason from tailwater.everything where fact = 'orders' order by batch_id")[1:] \
         == [("public.customers was truncated",)]
-    assert pipeline.mirror.value("select count(*) from tailwater.ledger_orders") == before
+    assert pipeline.mirror.value("select count(*) from tailwater.affected_orders") == before
     pipeline.settle()

@@ -1,0 +1,199 @@
+/*
+ * Short statements with rests between them.  What else the processors have to do waits for as long as one
+ * of them computes, not for a page; and an expansion takes a sixth of a processor, whatever there is to
+ * expand, so that single transactions do not notice it (docs/design.md has the measurements).
+ *
+ * The plan is made once, and goes by the index: of the arrays' lengths it knows nothing.
+ */
+#include "ledger/key_arrays.h"
+
+#include "base/clock.h"
+#include "ledger/links.h"
+#include "ledger/reach.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <time.h>
+
+#define FEW_KEYS        250  /* of a statement: from here on it has no more links than before … */
+#define MANY_KEYS       500  /* … and has fewer from here on */
+#define MOST_KEYS       2000 /* one that finds so many may have left others out */
+#define MOST_LINKS      1000
+#define PAGE_KEYS       8000
+#define KEYS_PER_SECOND 225000
+
+#define SETTINGS                                                                                   \
+    "set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off; "             \
+    "set local enable_hashjoin = off; set local enable_mergejoin = off; "                          \
+    "set local enable_material = off; set local enable_memoize = off; "
+
+/* ---- the statement ---- */
+
+/* One aggregate over the look-up, and no more: with a count beside it, it took half as long again. */
+static void add_statement(struct buf *sql, const struct fact *fact, int node, int origin)
+{
+    buf_add(sql, "prepare tailwater_key_arrays as insert into ");
+    reach_add_ledger_arrays(sql, fact);
+    buf_printf(sql, " select $%d::bigint, 1, %d", fact->nodes[node].nlinks + 1, origin);
+    for (int i = 0; i < fact->nkeys; i++)
+        buf_printf(sql, ", array_agg(f.tailwater_k%d)", i);
+    buf_add(sql, " from (select k.* from (select m.* from ");
+    reach_add(sql, fact, node);
+    buf_add(sql, ") h");
+    reach_add_keys(sql, fact);
+    buf_printf(sql, " limit %d) f having count(*) > 0 returning cardinality(\"keys$1\")",
+               MOST_KEYS);
+}
+
+/* Can no key be NULL, and no two rows have the same? */
+static bool is_plain(const struct fact *fact, bool is_unique)
+{
+    for (int i = 0; i < fact->nkeys; i++)
+        is_unique &= !fact->keys[i].is_nullable;
+    return is_unique;
+}
+
+/* Arrays have columns in the ledger where they are possible (tailwater.add_key_arrays). */
+static bool has_columns(struct pg *mirror, const struct fact *fact, bool *ret_has,
+                        struct error *err)
+{
+    _cleanup_result_ struct pg_result *found = NULL;
+
+    if (!pg_query_row(mirror,
+                      "select exists (select from pg_attribute a where a.attname = 'keys$1' and "
+                      "a.attrelid = to_regclass(format('tailwater.%I', 'ledger_' || $1)))",
+                      1, &fact->name, &found, err))
+        return false;
+    *ret_has = pg_bool(found, 0, 0);
+    return true;
+}
+
+/* The node by which origin's way comes to the fact. */
+static int last_hop(const struct fact *fact, int origin)
+{
+    int node = origin;
+
+    while (fact->nodes[node].parent > 0)
+        node = fact->nodes[node].parent;
+    return node;
+}
+
+bool key_arrays_prepare(struct key_arrays *arrays, struct pg *mirror, const struct fact *fact,
+                        int origin, bool is_unique, struct error *err)
+{
+    const int node = last_hop(fact, origin);
+    bool has_index, has_arrays;
+    _cleanup_buf_ struct buf sql = {0};
+
+    *arrays = (struct key_arrays){.mirror = mirror, .node = node, .per_statement = 1};
+    if (node == origin || !is_plain(fact, is_unique))
+        return true;
+    if (!has_columns(mirror, fact, &has_arrays, err) ||
+        !fact_has_index(mirror, fact, node, &has_index, err))
+        return false;
+    arrays->is_possible = has_arrays && has_index;
+    if (!arrays->is_possible)
+        return true;
+    add_statement(&sql, fact, node, origin);
+    return pg_exec(mirror, "deallocate all", err) && pg_exec(mirror, buf_text(&sql), err);
+}
+
+/* ---- a page ---- */
+
+/* The rows of a page. */
+struct work {
+    struct key_arrays *arrays;
+    const struct pg_result *rows;
+    int column, begin, end; /* end: behind what the page has */
+    const atomic_bool *stop;
+    bool is_large;
+};
+
+static void rest_until(int64_t tick_us)
+{
+    const int64_t left_us = tick_us - clock_tick_us();
+    const struct timespec left = {left_us / 1000000, left_us % 1000000 * 1000};
+
+    if (left_us > 0)
+        (void) nanosleep(&left, NULL);
+}
+
+static int limited(int64_t nlinks)
+{
+    return nlinks < 1 ? 1 : nlinks > MOST_LINKS ? MOST_LINKS : (int) nlinks;
+}
+
+/* How many links next, when so many reached so many rows. */
+static int next_links(int nlinks, int64_t found)
+{
+    if (found < FEW_KEYS)
+        return limited(2 * (int64_t) nlinks);
+    return found > MANY_KEYS ? limited(nlinks * (int64_t) MANY_KEYS / found) : nlinks;
+}
+
+/* Keys of so many links, the first MOST_KEYS of them. */
+static bool write_links(const struct work *work, struct page *page, int nlinks, int64_t *ret_found,
+                        struct error *err)
+{
+    _cleanup_links_ struct links links = {0};
+    _cleanup_result_ struct pg_result *row = NULL;
+    char number[24];
+
+    links_take(&links, page->fact->nodes[work->arrays->node].nlinks, work->rows, work->column,
+               work->end, work->end + nlinks);
+    *ret_found = 0;
+    if (links.count == 0)
+        return true;
+    snprintf(number, sizeof(number), "%" PRId64, page->number);
+    links.params[links.nlinks] = number;
+    if (!pg_query_prepared(page->mirror, "tailwater_key_arrays", links.nlinks + 1, links.params,
+                           &row, err))
+        return false;
+    *ret_found = pg_rows(row) > 0 ? pg_int(row, 0, 0) : 0;
+    page->keys += *ret_found;
+    return true;
+}
+
+/* Links that reached too many are taken once more, fewer of them: some of their keys are written twice. */
+static bool write_rows(void *context, struct page *page, struct error *err)
+{
+    struct work *work = context;
+    const int64_t began_us = clock_tick_us();
+
+    work->end = work->begin;
+    work->is_large = false;
+    while (work->end < pg_rows(work->rows) && page->keys < PAGE_KEYS && !atomic_load(work->stop)) {
+        const int left = pg_rows(work->rows) - work->end;
+        const int nlinks = left < work->arrays->per_statement ? left : work->arrays->per_statement;
+        int64_t found;
+
+        if (!write_links(work, page, nlinks, &found, err))
+            return false;
+        if (nlinks == 1 && found == MOST_KEYS)
+            return work->is_large = true;
+        if (found < MOST_KEYS)
+            work->end += nlinks;
+        work->arrays->per_statement = next_links(nlinks, found);
+        rest_until(began_us + page->keys * 1000000 / KEYS_PER_SECOND);
+    }
+    return true;
+}
+
+bool key_arrays_write(struct key_arrays *arrays, struct page *page, const struct pg_result *rows,
+                      int column, const atomic_bool *stop, int *row, bool *ret_is_large,
+                      struct error *err)
+{
+    struct work work = {
+        .arrays = arrays, .rows = rows, .column = column, .begin = *row, .stop = stop};
+
+    page->settings = SETTINGS;
+    page->write = write_rows;
+    page->context = &work;
+    page->position = NULL;
+    if (!page_write(page, err))
+        return false;
+    *row = work.end;
+    *ret_is_large = work.is_large;
+    return true;
+}

@@ -1,0 +1,36 @@
+/*
+ * Keys of a fan-out's last hop, written where they are found: one statement looks some links up in the
+ * fact's table and inserts one row of the ledger that holds all of their keys, an array for each
+ * column of the key (migrations/0025_key_arrays.sql).  The keys never come to the client.
+ */
+#ifndef TAILWATER_KEY_ARRAYS_H
+#define TAILWATER_KEY_ARRAYS_H
+
+#include "ledger/page.h"
+
+struct key_arrays {
+    struct pg *mirror;
+    bool is_possible;
+    int node;          /* whose links; its parent is the fact's table */
+    int per_statement; /* links, judged by what those before them reached */
+};
+
+/*
+ * For an entry of node origin.  Not possible where that is one hop from the fact (its position would be
+ * in the midst of a statement), where a key may be NULL or come twice, where the links of the last hop
+ * have no index (each statement would read the whole table), or where the type of a key has no array.
+ */
+bool key_arrays_prepare(struct key_arrays *arrays, struct pg *mirror, const struct fact *fact,
+                        int origin, bool is_unique, struct error *err);
+
+/*
+ * Keys that rows of arrays' node reach, from *row on, in a page; rows' links are the columns from column
+ * on.  *row is moved behind what is written.  Where it is true, *ret_is_large says that the row at *row
+ * reaches more than one statement should write, and that is the caller's to do.  page is filled
+ * but for what is written, settings and position.
+ */
+bool key_arrays_write(struct key_arrays *arrays, struct page *page, const struct pg_result *rows,
+                      int column, const atomic_bool *stop, int *row, bool *ret_is_large,
+                      struct error *err);
+
+#endif
