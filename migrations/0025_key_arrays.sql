@@ -2,36 +2,59 @@
 -- each took the server three times as long as finding the keys, and whatever else it did waited for it.
 
 -- Columns for arrays of the parts of the key, "keys$1" and so on, null in a row of one key; and the view of all keys one by
--- one, affected_<fact>.  A type without arrays (an array itself; a composite, whose parts unnest() would give) has none.
+-- one, affected_<fact>.  A type without arrays (an array itself; a composite, whose parts unnest() would give) has none.  Where
+-- somebody reads the ledger, the columns are left to the next start: until then keys come one in a row.
 create function tailwater.add_key_arrays(fact text) returns void
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s' as $$
 declare
     f tailwater.fact;
-    ledger text := 'ledger_' || fact;
+    ledger text := format('tailwater.%I', 'ledger_' || fact);
+    seen text := format('tailwater.%I', 'affected_' || fact);
     added text;    -- add column "keys$1" bigint[]
     names text;    -- "id", "day"
     single text;   -- l."id", l."day"
     unnested text; -- u."id", u."day"
     arrays text;   -- l."keys$1", l."keys$2"
+    are_there boolean;
     possible boolean;
     query text;
+    reader text;
 begin
     select * into strict f from tailwater.fact a where a.name = add_key_arrays.fact;
-    select string_agg(format('add column if not exists %I %s', 'keys$' || k.i, format_type(t.typarray, -1)), ', ' order by k.i),
+    select string_agg(format('add column %I %s', 'keys$' || k.i, format_type(t.typarray, -1)), ', ' order by k.i),
            string_agg(format('%I', k.name), ', ' order by k.i), string_agg(format('l.%I', k.name), ', ' order by k.i),
            string_agg(format('u.%I', k.name), ', ' order by k.i),
            string_agg(format('l.%I', 'keys$' || k.i), ', ' order by k.i),
-           bool_and(t.typarray <> 0 and t.typcategory not in ('A', 'C', 'P'))
+           bool_and(t.typarray <> 0 and t.typcategory not in ('A', 'C', 'P') and k.name not like 'keys$%')
         into added, names, single, unnested, arrays, possible
         from unnest(f.key_names, f.key_types) with ordinality k(name, type, i) join pg_type t on t.oid = k.type::regtype;
-    query := format('select l.batch_id, l.lane, l.node, %s from tailwater.%I l', single, ledger);
+    select exists (select from pg_attribute a where a.attrelid = ledger::regclass and a.attname = 'keys$1') into are_there;
+    if to_regclass(seen) is not null and (are_there or not possible) then
+        return;
+    end if;
+    if possible and not are_there then
+        begin
+            execute format('alter table %s %s', ledger, added);
+        exception when lock_not_available then
+            if to_regclass(seen) is not null then
+                return;
+            end if;
+            possible := false;
+        end;
+    end if;
+    query := format('select l.batch_id, l.lane, l.node, %s from %s l', single, ledger);
     if possible then
-        execute format('alter table tailwater.%I %s', ledger, added);
-        query := format('%s where l."keys$1" is null union all select l.batch_id, l.lane, l.node, %s from tailwater.%I l '
+        query := format('%s where l."keys$1" is null union all select l.batch_id, l.lane, l.node, %s from %s l '
                         'cross join lateral unnest(%s) u(%s) where l."keys$1" is not null',
                         query, unnested, ledger, arrays, names);
     end if;
-    execute format('create view tailwater.%I as %s', 'affected_' || fact, query);
+    execute format('create or replace view %s as %s', seen, query);
+    -- Whoever was let read the ledger.
+    for reader in select case when a.grantee = 0 then 'public' else a.grantee::regrole::text end
+                    from pg_class c cross join aclexplode(c.relacl) a
+                   where c.oid = ledger::regclass and a.privilege_type = 'SELECT' and a.grantee <> c.relowner loop
+        execute format('grant select on %s to %s', seen, reader);
+    end loop;
 end
 $$;
 
@@ -72,7 +95,52 @@ set max_parallel_workers_per_gather = 0 as $body$
 end
 $$;
 
--- As before (0002_ledger.sql), with arrays.
+-- As before (0002_ledger.sql); arrays of some hundred keys lie in the row, and nobody tries to compress them: that took as long
+-- as finding the keys.
+create or replace function tailwater.add_partitions(pipeline text) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    f record;
+    made integer := 0;
+    now_at bigint;
+    top bigint;
+    ahead integer;
+    current_lower bigint;
+    width bigint;
+    is_locked boolean;
+begin
+    for f in select a.name, format('ledger_%s', a.name) as ledger from tailwater.fact a
+              where a.pipeline = add_partitions.pipeline order by a.name loop
+        if to_regclass(format('tailwater.%I', f.ledger)) is null then
+            continue;
+        end if;
+        is_locked := false;
+        loop
+            select k.batch_id into now_at from tailwater.clock k where k.pipeline = add_partitions.pipeline;
+            select max(p.upper), count(*) filter (where p.lower > now_at), max(p.lower) filter (where p.lower <= now_at)
+                into top, ahead, current_lower
+                from tailwater.ledger_partitions(f.name) p where p.is_attached;
+            exit when ahead >= 2 and top > now_at + 5000;
+            if not is_locked then
+                -- Attaching takes this lock anyway.  Held from here on, two who come together do not make the same.
+                execute format('lock table tailwater.%I in share update exclusive mode', f.ledger);
+                is_locked := true;
+                continue;
+            end if;
+            top := greatest(coalesce(top, now_at), 0);
+            width := tailwater.partition_width(add_partitions.pipeline, coalesce(current_lower, top));
+            execute format('create table tailwater.%I (like tailwater.%I) with (toast_tuple_target = 8160)',
+                           f.ledger || '$' || top, f.ledger);
+            execute format('alter table tailwater.%I attach partition tailwater.%I for values from (%s) to (%s)',
+                           f.ledger, f.ledger || '$' || top, top, top + width);
+            made := made + 1;
+        end loop;
+    end loop;
+    return made;
+end
+$$;
+
+-- As before, with arrays.
 create or replace function tailwater.make_ledger(fact text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -99,6 +167,7 @@ begin
             where a.attrelid = format('tailwater.%I', ledger)::regclass and a.attnum > 3 and not a.attisdropped
               and a.attname not like 'keys$%';
         if is_same then
+            perform tailwater.add_key_arrays(f.name);
             perform tailwater.add_partitions(f.pipeline);
             return;
         end if;
@@ -190,10 +259,13 @@ declare
 begin
     select sum(pg_relation_size(format('tailwater.%I', p.name)::regclass)) into bytes
         from tailwater.ledger_partitions(c.fact) p where p.is_attached and p.upper > lowest;
-    -- The least that a row of one key takes; of arrays the batches tell, those of all facts together.
+    -- The least that a row takes; one of arrays holds 2000 keys at most, and the batches tell how many all facts have in such.
+    if coalesce(bytes, 0) * 2000 <= max_keys::numeric * 36 then
+        return false;
+    end if;
     select coalesce(sum(b.keys), 0) into in_arrays from tailwater.batch b join tailwater.fact f on f.pipeline = b.pipeline
         where f.name = c.fact and b.batch_id > lowest and b.kind = 'fan-out';
-    if coalesce(bytes, 0) <= (max_keys - in_arrays) * 36 then
+    if bytes <= (max_keys - in_arrays) * 36 then
         return false;
     end if;
     execute format('select count(*) from (select from tailwater.%I l where l.batch_id > $1 and '

@@ -17,9 +17,9 @@
 #include "base/fault.h"
 #include "base/map.h"
 #include "base/memory.h"
+#include "ledger/fan_out_page.h"
 #include "ledger/key_arrays.h"
 #include "ledger/links.h"
-#include "ledger/page.h"
 #include "ledger/reach.h"
 #include "ledger/store.h"
 #include "pg/codec.h"
@@ -33,6 +33,7 @@
 #define LEAST_ROWS 100
 #define MOST_KEYS  8000 /* … a page of keys is a transaction … */
 #define MOST_LINKS 64000 /* … a page of links may be one reading of the table that they lead to … */
+#define FEW_LINKS  4000 /* … or is looked up some at a time, and then fetched in a millisecond … */
 #define PAGE_BYTES (1 << 20) /* … up to about this */
 
 /* What the links of one page should reach at most: it lies in a file of the server for a while. */
@@ -76,7 +77,7 @@ bool expansion_new(const struct expansion_options *options, struct expansion **r
     expansion = memory_new(struct expansion);
     expansion->options = options;
     expansion->mirror = mirror;
-    if (!page_withdraw(mirror, options->pipeline, err)) {
+    if (!fan_out_page_withdraw(mirror, options->pipeline, err)) {
         expansion_free(expansion);
         return error_wrap(err, "taking back what an earlier expander announced");
     }
@@ -94,14 +95,14 @@ void expansion_free(struct expansion *expansion)
 
 /* ---- writing keys ---- */
 
-static struct page new_page(struct expansion *expansion, const struct entry *entry)
+static struct fan_out_page new_page(struct expansion *expansion, const struct entry *entry)
 {
-    return (struct page){.mirror = expansion->mirror,
-                         .pipeline = expansion->options->pipeline,
-                         .fact = entry->fact,
-                         .node = entry->node,
-                         .entry = entry->id,
-                         .settings = ""};
+    return (struct fan_out_page){.mirror = expansion->mirror,
+                                 .pipeline = expansion->options->pipeline,
+                                 .fact = entry->fact,
+                                 .node = entry->node,
+                                 .entry = entry->id,
+                                 .settings = ""};
 }
 
 /* Fetched rows of the fact's table: the columns of the key begin at column. */
@@ -120,7 +121,7 @@ static bool has_null(const struct fetched *fetched, int row)
 }
 
 /* Distinct keys as COPY has them. */
-static void add_lines(const struct fetched *fetched, struct page *page, struct buf *lines)
+static void add_lines(const struct fetched *fetched, struct fan_out_page *page, struct buf *lines)
 {
     const struct pg_result *rows = fetched->rows;
     struct map seen = {0};
@@ -154,7 +155,7 @@ static void add_lines(const struct fetched *fetched, struct page *page, struct b
     map_release(&seen);
 }
 
-static bool copy_fetched(void *context, struct page *page, struct error *err)
+static bool copy_fetched(void *context, struct fan_out_page *page, struct error *err)
 {
     _cleanup_buf_ struct buf sql = {0}, lines = {0};
     int64_t copied;
@@ -171,12 +172,12 @@ static bool write_fetched(struct expansion *expansion, const struct entry *entry
                           struct error *err)
 {
     struct fetched fetched = {entry, rows, column};
-    struct page page = new_page(expansion, entry);
+    struct fan_out_page page = new_page(expansion, entry);
 
     page.write = copy_fetched;
     page.context = &fetched;
     page.position = position;
-    return page_write(&page, err);
+    return fan_out_page_write(&page, err);
 }
 
 /* ---- hops ---- */
@@ -245,7 +246,7 @@ static bool open_cursor(struct expansion *expansion, const struct entry *entry, 
         pg_query(expansion->mirror, buf_text(&sql), nparams, params, &result, err) &&
         pg_exec(expansion->mirror, "commit", err))
         return true;
-    page_roll_back(expansion->mirror);
+    fan_out_page_roll_back(expansion->mirror);
     return false;
 }
 
@@ -290,7 +291,8 @@ static int next_keys(const struct pg_result *result, int nrows, int ncolumns)
  * in an index; many are compared with each row of the table, and then one reading should serve as many
  * of them as it can.
  */
-static int next_links(const struct pg_result *result, int nrows, int ncolumns, int64_t nreached)
+static int next_links(const struct pg_result *result, int nrows, int ncolumns, int64_t nreached,
+                      int most)
 {
     const size_t bytes = page_bytes(result, ncolumns);
 
@@ -298,7 +300,7 @@ static int next_links(const struct pg_result *result, int nrows, int ncolumns, i
         nrows /= 2;
     else if (bytes <= PAGE_BYTES / 4 && nreached <= MOST_REACHED / 4)
         nrows *= 4;
-    return limited(nrows, MOST_LINKS);
+    return limited(nrows, most);
 }
 
 static void add_position(const struct entry *entry, const struct pg_result *result,
@@ -347,7 +349,7 @@ static bool write_arrays(struct expansion *expansion, struct entry *entry, int n
     int row = 0;
 
     while (row < pg_rows(rows) && !is_stopped(expansion)) {
-        struct page page = new_page(expansion, entry);
+        struct fan_out_page page = new_page(expansion, entry);
         bool is_large;
 
         if (!key_arrays_write(&entry->arrays, &page, rows, column, expansion->options->stop, &row,
@@ -401,7 +403,8 @@ static bool follow(struct expansion *expansion, struct entry *entry, int node, b
                 (is_first && !is_stopped(expansion) &&
                  !save_position(expansion, entry, buf_text(&position), err)))
                 return false;
-            nrows = next_links(result, found, ncolumns, expansion->nfetched - before);
+            nrows = next_links(result, found, ncolumns, expansion->nfetched - before,
+                               as_arrays ? FEW_LINKS : MOST_LINKS);
         } else {
             if (!write_fetched(expansion, entry, result, from,
                                is_first ? buf_text(&position) : NULL, err))
@@ -487,7 +490,7 @@ static void tidy(struct expansion *expansion)
     struct error ignored;
 
     if (!pg_is_broken(expansion->mirror) && pg_exec(expansion->mirror, "close all", &ignored))
-        (void) page_withdraw(expansion->mirror, expansion->options->pipeline, &ignored);
+        (void) fan_out_page_withdraw(expansion->mirror, expansion->options->pipeline, &ignored);
 }
 
 /* Is the whole key of the fact's table part of the fact's? */

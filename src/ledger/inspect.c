@@ -179,13 +179,17 @@ bool inspect_peek(struct pg *mirror, const char *pipeline, const char *fact, con
     _cleanup_shape_ struct shape shape = {0};
     _cleanup_buf_ struct buf sql = {0};
 
-    if (!shape_read(mirror, pipeline, fact, &shape, err) ||
+    /* By the numbers, however few rows the planner believes the ledger to have. */
+    if (!pg_exec(mirror, "set enable_seqscan = off", err) ||
+        !shape_read(mirror, pipeline, fact, &shape, err) ||
         !check_consumer(mirror, fact, consumer, err))
         return error_wrap(err, "ledger peek");
+    /* The least as a value and not a column of s: the planner takes it into both halves of the view. */
     buf_printf(&sql,
                "with s as (%s), l as (select l.*, l.lane = s.claim_lane "
                "and l.batch_id between s.claim_from and s.claim_to as is_open from s, %s l "
-               "where l.batch_id > least(s.fresh, s.fan_out, s.backfill) and l.batch_id > "
+               "where l.batch_id > (select least(s.fresh, s.fan_out, s.backfill) from s) and "
+               "l.batch_id > "
                "case l.lane when 0 then s.fresh when 1 then s.fan_out else s.backfill end "
                "limit %d) select %s as key, tailwater.lane_name(l.lane) as lane, "
                "count(*) as times, max(l.batch_id) as batch, "

@@ -1,7 +1,8 @@
 /*
- * Short statements with rests between them.  What else the processors have to do waits for as long as one
- * of them computes, not for a page; and an expansion takes a sixth of a processor, whatever there is to
- * expand, so that single transactions do not notice it (docs/design.md has the measurements).
+ * Short statements with rests between them.  What else the processors have to do waits for as long as
+ * one of them computes, not for a page; and an expansion takes a quarter of a processor, however much
+ * there is to expand, so that single transactions do not notice it (docs/design.md has the
+ * measurements).
  *
  * The plan is made once, and goes by the index: of the arrays' lengths it knows nothing.
  */
@@ -11,16 +12,16 @@
 #include "ledger/links.h"
 #include "ledger/reach.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <time.h>
 
-#define FEW_KEYS        250  /* of a statement: from here on it has no more links than before … */
-#define MANY_KEYS       500  /* … and has fewer from here on */
-#define MOST_KEYS       2000 /* one that finds so many may have left others out */
+#define FEW_KEYS        250 /* of a statement: with fewer than that it has more links the next time … */
+#define MANY_KEYS       500 /* … and fewer with more than that; about so many … */
+#define ENOUGH_KEYS     400
+#define MOST_KEYS       2000 /* more than that it does not write */
 #define MOST_LINKS      1000
-#define PAGE_KEYS       8000
+#define PAGE_KEYS       16000
 #define KEYS_PER_SECOND 225000
 
 #define SETTINGS                                                                                   \
@@ -31,9 +32,9 @@
 /* ---- the statement ---- */
 
 /* One aggregate over the look-up, and no more: with a count beside it, it took half as long again. */
-static void add_statement(struct buf *sql, const struct fact *fact, int node, int origin)
+static void add_write(struct buf *sql, const struct fact *fact, int node, int origin)
 {
-    buf_add(sql, "prepare tailwater_key_arrays as insert into ");
+    buf_add(sql, "prepare tailwater_write_arrays as insert into ");
     reach_add_ledger_arrays(sql, fact);
     buf_printf(sql, " select $%d::bigint, 1, %d", fact->nodes[node].nlinks + 1, origin);
     for (int i = 0; i < fact->nkeys; i++)
@@ -42,15 +43,35 @@ static void add_statement(struct buf *sql, const struct fact *fact, int node, in
     reach_add(sql, fact, node);
     buf_add(sql, ") h");
     reach_add_keys(sql, fact);
-    buf_printf(sql, " limit %d) f having count(*) > 0 returning cardinality(\"keys$1\")",
-               MOST_KEYS);
+    buf_printf(sql,
+               " limit %d) f having count(*) between 1 and %d returning cardinality(\"keys$1\")",
+               MOST_KEYS + 1, MOST_KEYS);
 }
 
-/* Can no key be NULL, and no two rows have the same? */
-static bool is_plain(const struct fact *fact, bool is_unique)
+/* Where nothing was written: is there nothing, or too much? */
+static void add_count(struct buf *sql, const struct fact *fact, int node)
+{
+    buf_add(sql, "prepare tailwater_count_keys as select count(*) from (select from ");
+    reach_add(sql, fact, node);
+    buf_printf(sql, " limit %d) f", MOST_KEYS + 1);
+}
+
+static bool is_among_links(const struct fact_node *node, int column)
+{
+    for (int i = 0; i < node->nlinks; i++)
+        if (node->links[i].column == column)
+            return true;
+    return false;
+}
+
+/* Can no key be NULL, no two rows of the fact's table have the same, and no two rows of the node lead
+ * to one of these rows?  For what comes twice would be in two statements. */
+static bool is_plain(const struct fact *fact, const struct fact_node *node, bool is_unique)
 {
     for (int i = 0; i < fact->nkeys; i++)
         is_unique &= !fact->keys[i].is_nullable;
+    for (int i = 0; i < node->table->nkeys; i++)
+        is_unique &= is_among_links(node, node->table->keys[i]);
     return is_unique;
 }
 
@@ -84,10 +105,10 @@ bool key_arrays_prepare(struct key_arrays *arrays, struct pg *mirror, const stru
 {
     const int node = last_hop(fact, origin);
     bool has_index, has_arrays;
-    _cleanup_buf_ struct buf sql = {0};
+    _cleanup_buf_ struct buf write = {0}, count = {0};
 
-    *arrays = (struct key_arrays){.mirror = mirror, .node = node, .per_statement = 1};
-    if (node == origin || !is_plain(fact, is_unique))
+    *arrays = (struct key_arrays){.node = node, .per_statement = 1};
+    if (node == origin || !is_plain(fact, &fact->nodes[node], is_unique))
         return true;
     if (!has_columns(mirror, fact, &has_arrays, err) ||
         !fact_has_index(mirror, fact, node, &has_index, err))
@@ -95,8 +116,10 @@ bool key_arrays_prepare(struct key_arrays *arrays, struct pg *mirror, const stru
     arrays->is_possible = has_arrays && has_index;
     if (!arrays->is_possible)
         return true;
-    add_statement(&sql, fact, node, origin);
-    return pg_exec(mirror, "deallocate all", err) && pg_exec(mirror, buf_text(&sql), err);
+    add_write(&write, fact, node, origin);
+    add_count(&count, fact, node);
+    return pg_exec(mirror, "deallocate all", err) && pg_exec(mirror, buf_text(&write), err) &&
+           pg_exec(mirror, buf_text(&count), err);
 }
 
 /* ---- a page ---- */
@@ -110,13 +133,14 @@ struct work {
     bool is_large;
 };
 
-static void rest_until(int64_t tick_us)
+/* Until then, and at least for as long as what was done took, whatever came of it. */
+static void rest(int64_t until_us, int64_t began_us)
 {
-    const int64_t left_us = tick_us - clock_tick_us();
+    const int64_t now_us = clock_tick_us(), least_us = now_us - began_us;
+    const int64_t left_us = until_us - now_us > least_us ? until_us - now_us : least_us;
     const struct timespec left = {left_us / 1000000, left_us % 1000000 * 1000};
 
-    if (left_us > 0)
-        (void) nanosleep(&left, NULL);
+    (void) nanosleep(&left, NULL);
 }
 
 static int limited(int64_t nlinks)
@@ -127,17 +151,19 @@ static int limited(int64_t nlinks)
 /* How many links next, when so many reached so many rows. */
 static int next_links(int nlinks, int64_t found)
 {
-    if (found < FEW_KEYS)
-        return limited(2 * (int64_t) nlinks);
-    return found > MANY_KEYS ? limited(nlinks * (int64_t) MANY_KEYS / found) : nlinks;
+    const int64_t fitting = nlinks * (int64_t) ENOUGH_KEYS / (found > 0 ? found : 1);
+
+    if (found >= FEW_KEYS && found <= MANY_KEYS)
+        return nlinks;
+    return limited(fitting < 4 * (int64_t) nlinks ? fitting : 4 * (int64_t) nlinks);
 }
 
-/* Keys of so many links, the first MOST_KEYS of them. */
-static bool write_links(const struct work *work, struct page *page, int nlinks, int64_t *ret_found,
-                        struct error *err)
+/* Keys of so many links; *ret_found is above MOST_KEYS, and nothing written, where there are too many. */
+static bool write_links(const struct work *work, struct fan_out_page *page, int nlinks,
+                        int64_t *ret_found, struct error *err)
 {
     _cleanup_links_ struct links links = {0};
-    _cleanup_result_ struct pg_result *row = NULL;
+    _cleanup_result_ struct pg_result *written = NULL, *count = NULL;
     char number[24];
 
     links_take(&links, page->fact->nodes[work->arrays->node].nlinks, work->rows, work->column,
@@ -147,42 +173,49 @@ static bool write_links(const struct work *work, struct page *page, int nlinks, 
         return true;
     snprintf(number, sizeof(number), "%" PRId64, page->number);
     links.params[links.nlinks] = number;
-    if (!pg_query_prepared(page->mirror, "tailwater_key_arrays", links.nlinks + 1, links.params,
-                           &row, err))
+    if (!pg_query_prepared(page->mirror, "tailwater_write_arrays", links.nlinks + 1, links.params,
+                           &written, err))
         return false;
-    *ret_found = pg_rows(row) > 0 ? pg_int(row, 0, 0) : 0;
-    page->keys += *ret_found;
+    if (pg_rows(written) > 0) {
+        *ret_found = pg_int(written, 0, 0);
+        page->keys += *ret_found;
+        return true;
+    }
+    if (!pg_query_prepared(page->mirror, "tailwater_count_keys", links.nlinks, links.params, &count,
+                           err))
+        return false;
+    *ret_found = pg_int(count, 0, 0);
     return true;
 }
 
-/* Links that reached too many are taken once more, fewer of them: some of their keys are written twice. */
-static bool write_rows(void *context, struct page *page, struct error *err)
+static bool write_rows(void *context, struct fan_out_page *page, struct error *err)
 {
     struct work *work = context;
-    const int64_t began_us = clock_tick_us();
+    const int64_t page_began_us = clock_tick_us();
 
     work->end = work->begin;
     work->is_large = false;
     while (work->end < pg_rows(work->rows) && page->keys < PAGE_KEYS && !atomic_load(work->stop)) {
         const int left = pg_rows(work->rows) - work->end;
         const int nlinks = left < work->arrays->per_statement ? left : work->arrays->per_statement;
+        const int64_t began_us = clock_tick_us();
         int64_t found;
 
         if (!write_links(work, page, nlinks, &found, err))
             return false;
-        if (nlinks == 1 && found == MOST_KEYS)
+        if (nlinks == 1 && found > MOST_KEYS)
             return work->is_large = true;
-        if (found < MOST_KEYS)
+        if (found <= MOST_KEYS)
             work->end += nlinks;
         work->arrays->per_statement = next_links(nlinks, found);
-        rest_until(began_us + page->keys * 1000000 / KEYS_PER_SECOND);
+        rest(page_began_us + page->keys * 1000000 / KEYS_PER_SECOND, began_us);
     }
     return true;
 }
 
-bool key_arrays_write(struct key_arrays *arrays, struct page *page, const struct pg_result *rows,
-                      int column, const atomic_bool *stop, int *row, bool *ret_is_large,
-                      struct error *err)
+bool key_arrays_write(struct key_arrays *arrays, struct fan_out_page *page,
+                      const struct pg_result *rows, int column, const atomic_bool *stop, int *row,
+                      bool *ret_is_large, struct error *err)
 {
     struct work work = {
         .arrays = arrays, .rows = rows, .column = column, .begin = *row, .stop = stop};
@@ -191,7 +224,7 @@ bool key_arrays_write(struct key_arrays *arrays, struct page *page, const struct
     page->write = write_rows;
     page->context = &work;
     page->position = NULL;
-    if (!page_write(page, err))
+    if (!fan_out_page_write(page, err))
         return false;
     *row = work.end;
     *ret_is_large = work.is_large;

@@ -6,10 +6,9 @@
 #ifndef TAILWATER_KEY_ARRAYS_H
 #define TAILWATER_KEY_ARRAYS_H
 
-#include "ledger/page.h"
+#include "ledger/fan_out_page.h"
 
 struct key_arrays {
-    struct pg *mirror;
     bool is_possible;
     int node;          /* whose links; its parent is the fact's table */
     int per_statement; /* links, judged by what those before them reached */
@@ -17,8 +16,9 @@ struct key_arrays {
 
 /*
  * For an entry of node origin.  Not possible where that is one hop from the fact (its position would be
- * in the midst of a statement), where a key may be NULL or come twice, where the links of the last hop
- * have no index (each statement would read the whole table), or where the type of a key has no array.
+ * in the midst of a statement), where a key may be NULL or come twice, by rows of the fact's table or by
+ * rows of the last dimension with the same links, where these links have no index (each statement
+ * would read the whole table), or where the type of a key has no array.
  */
 bool key_arrays_prepare(struct key_arrays *arrays, struct pg *mirror, const struct fact *fact,
                         int origin, bool is_unique, struct error *err);
@@ -29,8 +29,8 @@ bool key_arrays_prepare(struct key_arrays *arrays, struct pg *mirror, const stru
  * reaches more than one statement should write, and that is the caller's to do.  page is filled
  * but for what is written, settings and position.
  */
-bool key_arrays_write(struct key_arrays *arrays, struct page *page, const struct pg_result *rows,
-                      int column, const atomic_bool *stop, int *row, bool *ret_is_large,
-                      struct error *err);
+bool key_arrays_write(struct key_arrays *arrays, struct fan_out_page *page,
+                      const struct pg_result *rows, int column, const atomic_bool *stop, int *row,
+                      bool *ret_is_large, struct error *err);
 
 #endif

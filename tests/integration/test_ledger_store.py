@@ -216,6 +216,42 @@ def test_keys_of_every_shape(empty):
         ledger.fact("worse", **{"keys$1": "bigint"})
 
 
+OLD = 'drop view tailwater.affected_orders; alter table tailwater.ledger_orders drop column "keys$1"'
+
+
+def test_a_ledger_of_before(ledger):
+    """It gets columns for arrays; a window that is open stays, and who could read the ledger can read the view."""
+    ledger.sql(OLD + "; grant select on tailwater.ledger_orders to public")
+    ledger.subscribe("crm", "orders")
+    ledger.write("orders", [1, 2])
+    window = ledger.claim("crm", "orders")
+    ledger.sql("select tailwater.make_ledger('orders')")
+    ledger.write("orders", range(3, 1000), lane=FAN_OUT)
+    assert ledger.keys("crm", "orders") == [1, 2]
+    ledger.ack("crm", "orders", window)
+    assert ledger.take_all("crm", "orders") == [(FAN_OUT, list(range(3, 1000)))]
+    assert ledger.sql("select id from tailwater.affected_orders order by 1") == [(i,) for i in range(1, 1000)]
+    assert ledger.value("select has_table_privilege('public', 'tailwater.affected_orders', 'select')")
+
+
+def test_a_ledger_of_before_that_is_read(ledger):
+    """Nobody is waited for: the columns come with a later start."""
+    ledger.sql(OLD)
+    ledger.write("orders", [1])
+    has = """select exists (select from pg_attribute where attrelid = 'tailwater.ledger_orders'::regclass and attname = 'keys$1')"""
+    with ledger.connect() as reader, reader.cursor() as cursor:
+        cursor.execute("select count(*) from tailwater.ledger_orders")
+        for _ in range(2):
+            ledger.sql("select tailwater.make_ledger('orders')")
+            assert not ledger.value(has)
+            assert ledger.sql("select id from tailwater.affected_orders") == [(1,)]
+        reader.rollback()
+    ledger.sql("select tailwater.make_ledger('orders')")
+    assert ledger.value(has)
+    ledger.write("orders", [2, 3], lane=FAN_OUT)
+    assert ledger.sql("select id from tailwater.affected_orders order by 1") == [(1,), (2,), (3,)]
+
+
 def test_keys_are_read_after_the_statement_that_claims(ledger):
     """In one statement the rest would be read under a snapshot from before the window."""
     ledger.subscribe("crm", "orders")
@@ -1270,6 +1306,26 @@ def test_ledger_status_says_how_far_it_is_complete(looked):
     assert looked.look("status").out.splitlines()[1].strip().startswith("kept from")
     fact = looked.look("status", "--json").json()["facts"][0]
     assert fact["complete"]["batch"] is None and fact["fan_out"]["batch"] is None
+
+
+def test_peek_reads_what_it_shows(looked):
+    """And not the whole ledger, of which the planner has to know the position as a value."""
+    looked.subscribe("crm", "orders")
+    for lane in (FRESH, FAN_OUT):
+        looked.write("orders", [(i, DAY) for i in range(100000)], lane=lane)
+    looked.sql("update tailwater.consumer set (fresh_done, fan_out_done, backfill_done) = (batch_id, batch_id, batch_id) "
+               "from tailwater.clock")
+    looked.write("orders", [(7, DAY)], lane=FAN_OUT)
+    read = "select coalesce(sum(seq_tup_read + idx_tup_fetch), 0)::int from pg_stat_all_tables where relname like 'ledger_orders$%%'"
+    looked.sql("""do $$ declare i regclass; begin for i in select indexrelid::regclass from pg_index where indrelid in
+                  (select oid from pg_class where relname like 'ledger_orders$%%') loop
+                  perform brin_summarize_new_values(i); end loop; end $$""")
+    wait.until(lambda: looked.value("select sum(n_tup_ins) from pg_stat_all_tables where relname like 'ledger_orders$%%'") > 100000,
+               "statistics")
+    before = looked.value(read)
+    assert [k["key"]["id"] for k in looked.look("peek", "orders", "--consumer", "crm", "--json").json()] == [7]
+    wait.until(lambda: looked.value(read) > before, "statistics")
+    assert looked.value(read) - before < 50000
 
 
 def test_ledger_peek(looked):

@@ -7,13 +7,13 @@
  * announcement was taken back by somebody else fails: an instance that was thought dead writes
  * nothing behind the readers.
  */
-#ifndef TAILWATER_PAGE_H
-#define TAILWATER_PAGE_H
+#ifndef TAILWATER_FAN_OUT_PAGE_H
+#define TAILWATER_FAN_OUT_PAGE_H
 
 #include "ledger/fact.h"
 #include "pg/pg.h"
 
-struct page {
+struct fan_out_page {
     struct pg *mirror;
     const char *pipeline;
     const struct fact *fact;
@@ -22,10 +22,10 @@ struct page {
     const char *settings; /* of its transaction: "set local …;", or "" */
 
     /* Its rows are written by this, once more where the ledger had no partition. */
-    bool (*write)(void *context, struct page *page, struct error *err);
+    bool (*write)(void *context, struct fan_out_page *page, struct error *err);
     void *context;
 
-    /* page_write() sets the number before write(), which sets the others. */
+    /* fan_out_page_write() sets the number before write(), which sets the others. */
     int64_t number;
     int64_t keys;
     int64_t nulls;        /* keys left out because a part of them is NULL */
@@ -33,12 +33,12 @@ struct page {
 };
 
 /* Announced, written, finished and counted. */
-bool page_write(struct page *page, struct error *err);
+bool fan_out_page_write(struct fan_out_page *page, struct error *err);
 
 /* What was announced by whoever wrote this pipeline's pages before. */
-bool page_withdraw(struct pg *mirror, const char *pipeline, struct error *err);
+bool fan_out_page_withdraw(struct pg *mirror, const char *pipeline, struct error *err);
 
 /* After an error; one in it is ignored. */
-void page_roll_back(struct pg *mirror);
+void fan_out_page_roll_back(struct pg *mirror);
 
 #endif

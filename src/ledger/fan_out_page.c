@@ -2,7 +2,7 @@
  * Commits do not wait for the disk: a crash of the server loses a page together with its position,
  * and any commit that somebody relies on comes behind it in the WAL.
  */
-#include "ledger/page.h"
+#include "ledger/fan_out_page.h"
 
 #include "base/fault.h"
 #include "mirror/apply.h"
@@ -11,14 +11,14 @@
 #include <stdio.h>
 #include <string.h>
 
-bool page_withdraw(struct pg *mirror, const char *pipeline, struct error *err)
+bool fan_out_page_withdraw(struct pg *mirror, const char *pipeline, struct error *err)
 {
     _cleanup_result_ struct pg_result *done = NULL;
 
     return pg_query(mirror, "select tailwater.withdraw_page($1)", 1, &pipeline, &done, err);
 }
 
-void page_roll_back(struct pg *mirror)
+void fan_out_page_roll_back(struct pg *mirror)
 {
     struct error ignored;
 
@@ -26,7 +26,7 @@ void page_roll_back(struct pg *mirror)
         (void) pg_exec(mirror, "rollback", &ignored);
 }
 
-static bool announce(struct page *page, struct error *err)
+static bool announce(struct fan_out_page *page, struct error *err)
 {
     _cleanup_result_ struct pg_result *result = NULL;
 
@@ -38,7 +38,7 @@ static bool announce(struct page *page, struct error *err)
 }
 
 /* The announcement is taken back, the batch is there, and the entry is so far. */
-static bool finish(const struct page *page, struct error *err)
+static bool finish(const struct fan_out_page *page, struct error *err)
 {
     _cleanup_result_ struct pg_result *done = NULL;
     char number[24], keys[24];
@@ -53,7 +53,7 @@ static bool finish(const struct page *page, struct error *err)
                     5, params, &done, err);
 }
 
-static bool write_once(struct page *page, struct error *err)
+static bool write_once(struct fan_out_page *page, struct error *err)
 {
     page->keys = page->nulls = 0;
     /* Whoever locks the ledger is waited for here, where a stop request cancels it, and not in COPY. */
@@ -63,12 +63,12 @@ static bool write_once(struct page *page, struct error *err)
         page->write(page->context, page, err) && finish(page, err) &&
         pg_exec(page->mirror, "commit", err))
         return true;
-    page_roll_back(page->mirror);
+    fan_out_page_roll_back(page->mirror);
     return false;
 }
 
 /* Where the ledger has no partition, it is made, once. */
-bool page_write(struct page *page, struct error *err)
+bool fan_out_page_write(struct fan_out_page *page, struct error *err)
 {
     if (!announce(page, err))
         return false;
