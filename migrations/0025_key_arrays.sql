@@ -35,6 +35,8 @@ begin
     if possible and not are_there then
         begin
             execute format('alter table %s %s', ledger, added);
+            perform tailwater.leave_arrays_out('ledger_' || f.name);
+            perform tailwater.leave_arrays_out(p.name) from tailwater.ledger_partitions(f.name) p where p.is_attached;
         exception when lock_not_available then
             if to_regclass(seen) is not null then
                 return;
@@ -55,6 +57,20 @@ begin
                    where c.oid = ledger::regclass and a.privilege_type = 'SELECT' and a.grantee <> c.relowner loop
         execute format('grant select on %s to %s', seen, reader);
     end loop;
+end
+$$;
+
+-- Nobody asks for an element of an array of keys, and to count them all was most of an ANALYZE.
+create function tailwater.leave_arrays_out(name text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    changes text;
+begin
+    select string_agg(format('alter column %I set statistics 0', a.attname), ', ') into changes from pg_attribute a
+        where a.attrelid = format('tailwater.%I', name)::regclass and a.attname like 'keys$%' and not a.attisdropped;
+    if changes is not null then
+        execute format('alter table only tailwater.%I %s', name, changes);
+    end if;
 end
 $$;
 
@@ -131,6 +147,7 @@ begin
             width := tailwater.partition_width(add_partitions.pipeline, coalesce(current_lower, top));
             execute format('create table tailwater.%I (like tailwater.%I) with (toast_tuple_target = 8160)',
                            f.ledger || '$' || top, f.ledger);
+            perform tailwater.leave_arrays_out(f.ledger || '$' || top);
             execute format('alter table tailwater.%I attach partition tailwater.%I for values from (%s) to (%s)',
                            f.ledger, f.ledger || '$' || top, top, top + width);
             made := made + 1;
@@ -322,7 +339,8 @@ begin
 end
 $$;
 
-revoke execute on function tailwater.add_key_arrays(text), tailwater.make_keys_function(text) from public;
+revoke execute on function tailwater.add_key_arrays(text), tailwater.leave_arrays_out(text),
+                           tailwater.make_keys_function(text) from public;
 
 -- Ledgers that are there.
 do $$

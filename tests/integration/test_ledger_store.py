@@ -234,6 +234,13 @@ def test_a_ledger_of_before(ledger):
     assert ledger.value("select has_table_privilege('public', 'tailwater.affected_orders', 'select')")
 
 
+def test_arrays_have_no_statistics(ledger):
+    ledger.write("orders", range(1000), lane=FAN_OUT)
+    ledger.mirror.sql("analyze tailwater.ledger_orders", user="postgres")
+    assert ledger.mirror.sql("select distinct attname from pg_stats where tablename like 'ledger_orders%%' order by 1",
+                             user="postgres") == [("batch_id",), ("id",), ("lane",), ("node",)]
+
+
 def test_a_ledger_of_before_that_is_read(ledger):
     """Nobody is waited for: the columns come with a later start."""
     ledger.sql(OLD)
