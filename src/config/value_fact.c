@@ -22,19 +22,27 @@ static void *field_of(const struct value_key *key, void *base)
 
 /* ---- the key ---- */
 
-/* The ledger has columns of its own. */
-static bool check_key_name(const struct value_reader *reader, const char *name,
-                           struct config_place place, struct error *err)
+/* The ledger has columns of its own, among them keys$1 and so on (migrations/0025_key_arrays.sql). */
+static bool is_taken(const char *name)
 {
     static const char *const taken[] = {"batch_id", "lane", "node"};
 
     for (size_t i = 0; i < sizeof(taken) / sizeof(taken[0]); i++)
-        if (strcmp(name, taken[i]) == 0) {
-            config_error_at(reader->config, place, err,
-                            "a key column cannot be named %s: the ledger has a column of that name",
-                            name);
-            return error_hint(err, "give it another name: key: {order_%s: %s}", name, name);
-        }
+        if (strcmp(name, taken[i]) == 0)
+            return true;
+    return strncmp(name, "keys$", strlen("keys$")) == 0;
+}
+
+/* text: the expression, or the column of that name. */
+static bool check_key_name(const struct value_reader *reader, const char *name, const char *text,
+                           struct config_place place, struct error *err)
+{
+    if (is_taken(name)) {
+        config_error_at(reader->config, place, err,
+                        "a key column cannot be named %s: the ledger has a column of that name",
+                        name);
+        return error_hint(err, "give it another name: key: {order_%s: %s}", name, text);
+    }
     if (strlen(name) > MAX_KEY_NAME)
         return config_error_at(reader->config, place, err,
                                "%s is longer than PostgreSQL's %d bytes",
@@ -74,8 +82,8 @@ VALUE_READER(fact_key)
         };
         if (strlen(text) > MAX_EXPRESSION)
             return value_fail(reader, key, child, err, "longer than %d bytes", MAX_EXPRESSION);
-        if (!check_key_name(reader, keys[count].name, is_named ? child->name_place : child->place,
-                            err))
+        if (!check_key_name(reader, keys[count].name, text,
+                            is_named ? child->name_place : child->place, err))
             return false;
         for (int i = 0; i < count; i++)
             if (strcmp(keys[i].name, keys[count].name) == 0)
