@@ -126,9 +126,8 @@ static void add_lines(const struct fetched *fetched, struct fan_out_page *page, 
     const struct pg_result *rows = fetched->rows;
     struct map seen = {0};
     char head[64];
-    const int head_len = snprintf(head, sizeof(head), "%" PRId64 "\t1\t%d", page->number,
-                                  page->node);
 
+    snprintf(head, sizeof(head), "%" PRId64 "\t1\t%d", page->number, page->node);
     for (int row = 0; row < pg_rows(rows); row++) {
         const size_t begin = lines->len;
 
@@ -136,7 +135,7 @@ static void add_lines(const struct fetched *fetched, struct fan_out_page *page, 
             page->nulls++;
             continue;
         }
-        buf_add_bytes(lines, head, (size_t) head_len);
+        buf_add(lines, head);
         for (int i = 0; i < page->fact->nkeys; i++) {
             buf_add_char(lines, '\t');
             codec_copy_add(lines, pg_text(rows, row, fetched->column + i),
