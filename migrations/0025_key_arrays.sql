@@ -298,20 +298,15 @@ $$;
 create or replace function tailwater.pending(c tailwater.consumer, up_to bigint, max_keys bigint, out keys bigint, out oldest bigint)
 language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
 set max_parallel_workers_per_gather = 0 as $$
+declare
+    lowest bigint := least(c.fresh_done, c.fan_out_done, c.backfill_done);
+    rows text := 'select l.batch_id from tailwater.%I l where l.batch_id > $1 and l.batch_id <= $2 and '
+                 '(l.lane = 0 and l.batch_id > $3 or l.lane = 1 and l.batch_id > $4 or l.lane = 2 and l.batch_id > $5) limit $6';
 begin
-    execute format('select count(*) from (select from tailwater.%I l where l.batch_id > $1 and l.batch_id <= $2 and '
-                   '(l.lane = 0 and l.batch_id > $3 or l.lane = 1 and l.batch_id > $4 or l.lane = 2 and l.batch_id > $5) '
-                   'limit $6) s', 'affected_' || c.fact)
-        into keys
-        using least(c.fresh_done, c.fan_out_done, c.backfill_done), up_to, c.fresh_done, c.fan_out_done,
-              c.backfill_done, max_keys;
-    execute format('select min(s.batch_id) from (select l.batch_id from tailwater.%I l '
-                   'where l.batch_id > $1 and l.batch_id <= $2 and '
-                   '(l.lane = 0 and l.batch_id > $3 or l.lane = 1 and l.batch_id > $4 or l.lane = 2 and l.batch_id > $5) '
-                   'limit $6) s', 'ledger_' || c.fact)
-        into oldest
-        using least(c.fresh_done, c.fan_out_done, c.backfill_done), up_to, c.fresh_done, c.fan_out_done,
-              c.backfill_done, max_keys;
+    execute format('select count(*) from (' || rows || ') s', 'affected_' || c.fact)
+        into keys using lowest, up_to, c.fresh_done, c.fan_out_done, c.backfill_done, max_keys;
+    execute format('select min(s.batch_id) from (' || rows || ') s', 'ledger_' || c.fact)
+        into oldest using lowest, up_to, c.fresh_done, c.fan_out_done, c.backfill_done, max_keys;
 end
 $$;
 

@@ -112,14 +112,6 @@ struct fetched {
     int column;
 };
 
-static bool has_null(const struct fetched *fetched, int row)
-{
-    for (int i = 0; i < fetched->entry->fact->nkeys; i++)
-        if (pg_is_null(fetched->rows, row, fetched->column + i))
-            return true;
-    return false;
-}
-
 /* Distinct keys as COPY has them. */
 static void add_lines(const struct fetched *fetched, struct fan_out_page *page, struct buf *lines)
 {
@@ -131,7 +123,7 @@ static void add_lines(const struct fetched *fetched, struct fan_out_page *page, 
     for (int row = 0; row < pg_rows(rows); row++) {
         const size_t begin = lines->len;
 
-        if (has_null(fetched, row)) {
+        if (pg_any_null(rows, row, fetched->column, page->fact->nkeys)) {
             page->nulls++;
             continue;
         }

@@ -25,9 +25,8 @@
 #define KEYS_PER_SECOND 225000
 
 #define SETTINGS                                                                                   \
-    "set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off; "             \
-    "set local enable_hashjoin = off; set local enable_mergejoin = off; "                          \
-    "set local enable_material = off; set local enable_memoize = off; "
+    PG_BY_KEY_LOCAL                                                                                \
+    "SET LOCAL enable_memoize = off; SET LOCAL plan_cache_mode = force_generic_plan; "
 
 /* ---- the statement ---- */
 
@@ -223,7 +222,6 @@ bool key_arrays_write(struct key_arrays *arrays, struct fan_out_page *page,
     page->settings = SETTINGS;
     page->write = write_rows;
     page->context = &work;
-    page->position = NULL;
     if (!fan_out_page_write(page, err))
         return false;
     *row = work.end;

@@ -2,14 +2,6 @@
 
 #include "pg/codec.h"
 
-static bool has_null(const struct pg_result *rows, int row, int column, int nlinks)
-{
-    for (int i = 0; i < nlinks; i++)
-        if (pg_is_null(rows, row, column + i))
-            return true;
-    return false;
-}
-
 void links_take(struct links *links, int nlinks, const struct pg_result *rows, int column,
                 int begin, int end)
 {
@@ -20,7 +12,7 @@ void links_take(struct links *links, int nlinks, const struct pg_result *rows, i
         codec_text_array_begin(&links->arrays[i]);
     }
     for (int row = begin; row < end; row++) {
-        if (has_null(rows, row, column, nlinks))
+        if (pg_any_null(rows, row, column, nlinks))
             continue;
         for (int i = 0; i < nlinks; i++)
             codec_text_array_add(&links->arrays[i], pg_text(rows, row, column + i),

@@ -480,6 +480,14 @@ bool pg_is_null(const struct pg_result *result, int row, int column)
     return PQgetisnull(pg_raw(result), row, column);
 }
 
+bool pg_any_null(const struct pg_result *result, int row, int column, int count)
+{
+    for (int i = 0; i < count; i++)
+        if (pg_is_null(result, row, column + i))
+            return true;
+    return false;
+}
+
 const char *pg_text(const struct pg_result *result, int row, int column)
 {
     const char *text = PQgetvalue(pg_raw(result), row, column);

@@ -43,6 +43,11 @@ struct pg_options {
     "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off "                        \
     "-c enable_material=off -c enable_memoize=off"
 
+/* The same for a transaction of a session that has other statements too; but for memoize. */
+#define PG_BY_KEY_LOCAL                                                                            \
+    "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; "                            \
+    "SET LOCAL enable_mergejoin = off; SET LOCAL enable_material = off; "
+
 struct pg;
 
 bool pg_connect(const struct pg_options *options, struct pg **ret_pg, struct error *err);
@@ -106,6 +111,8 @@ int pg_rows(const struct pg_result *result);
 int pg_columns(const struct pg_result *result);
 const char *pg_column(const struct pg_result *result, int column); /* its name */
 bool pg_is_null(const struct pg_result *result, int row, int column);
+/* Is one of count columns, from column on? */
+bool pg_any_null(const struct pg_result *result, int row, int column, int count);
 /* Valid as long as the result; "" for NULL. */
 const char *pg_text(const struct pg_result *result, int row, int column);
 size_t pg_text_len(const struct pg_result *result, int row, int column);

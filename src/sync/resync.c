@@ -794,10 +794,7 @@ static bool compare_extra(struct resync *resync, struct error *err)
     if (resync->is_over || table->deletes == DELETES_IGNORE || table->truncate == TRUNCATE_IGNORE)
         return true;
     buf_printf(&query, "_deleted_at IS NULL AND _lsn < '%s'", resync->lsn_text);
-    is_ok = pg_exec(resync->source,
-                    "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; "
-                    "SET LOCAL enable_mergejoin = off; SET LOCAL enable_material = off",
-                    err) &&
+    is_ok = pg_exec(resync->source, PG_BY_KEY_LOCAL, err) &&
             say(resync, "looking for rows that the source does not have", err);
     if (!is_ok || resync->options->is_verify)
         return is_ok && scan(resync, buf_text(&query), ASK_KEYS, take_extra, err);
