@@ -33,11 +33,17 @@
 #define LEAST_ROWS 100
 #define MOST_KEYS  8000 /* … a page of keys is a transaction … */
 #define MOST_LINKS 64000 /* … a page of links may be one reading of the table that they lead to … */
-#define FEW_LINKS  4000 /* … or is looked up some at a time, and then fetched in a millisecond … */
+#define FEW_LINKS  1000 /* … or, looked up some at a time, is as short as a statement of these … */
+#define LEAST_KEYS 10000     /* … unless they reach less than a transaction is worth … */
+#define MORE_LINKS 4000      /* … but then no longer than a millisecond … */
 #define PAGE_BYTES (1 << 20) /* … up to about this */
 
 /* What the links of one page should reach at most: it lies in a file of the server for a while. */
 #define MOST_REACHED 1000000
+
+/* Of an expansion that rests between its statements: opening a cursor finds all of its rows, in one piece
+ * otherwise.  About half of that time. */
+#define REST_NOW_AND_THEN " and (random() >= 0.0004 or pg_sleep(0.001) is not null)"
 
 struct expansion {
     const struct expansion_options *options;
@@ -219,6 +225,8 @@ static void add_cursor(struct buf *sql, const struct entry *entry, int node, boo
                        table->columns[table->keys[i]].cast_type);
         buf_add(sql, ")");
     }
+    if (entry->arrays.is_possible)
+        buf_add(sql, REST_NOW_AND_THEN);
     buf_add(sql, ") h");
     if (parent == 0)
         reach_add_keys(sql, fact);
@@ -292,6 +300,14 @@ static int next_links(const struct pg_result *result, int nrows, int ncolumns, i
     else if (bytes <= PAGE_BYTES / 4 && nreached <= MOST_REACHED / 4)
         nrows *= 4;
     return limited(nrows, most);
+}
+
+/* How many links at most, where they are looked up some at a time and so many have reached so many rows. */
+static int most_looked_up(int nrows, int64_t nreached)
+{
+    const int64_t worth = nrows * (int64_t) LEAST_KEYS / (nreached > 0 ? nreached : 1);
+
+    return worth < FEW_LINKS ? FEW_LINKS : worth > MORE_LINKS ? MORE_LINKS : (int) worth;
 }
 
 static void add_position(const struct entry *entry, const struct pg_result *result,
@@ -375,7 +391,7 @@ static bool follow(struct expansion *expansion, struct entry *entry, int node, b
         _cleanup_result_ struct pg_result *result = NULL;
         _cleanup_buf_ struct buf position = {0};
         const int asked = nrows;
-        int64_t before;
+        int64_t before, reached;
 
         if (!fetch(expansion, node, asked, &result, err))
             return false;
@@ -394,8 +410,9 @@ static bool follow(struct expansion *expansion, struct entry *entry, int node, b
                 (is_first && !is_stopped(expansion) &&
                  !save_position(expansion, entry, buf_text(&position), err)))
                 return false;
-            nrows = next_links(result, found, ncolumns, expansion->nfetched - before,
-                               as_arrays ? FEW_LINKS : MOST_LINKS);
+            reached = expansion->nfetched - before;
+            nrows = next_links(result, found, ncolumns, reached,
+                               as_arrays ? most_looked_up(found, reached) : MOST_LINKS);
         } else {
             if (!write_fetched(expansion, entry, result, from,
                                is_first ? buf_text(&position) : NULL, err))

@@ -22,7 +22,9 @@
 #define MOST_KEYS       2000 /* more than that it does not write */
 #define MOST_LINKS      1000
 #define PAGE_KEYS       16000
-#define KEYS_PER_SECOND 225000
+#define KEYS_PER_SECOND 215000 /* on average, … */
+#define BEHIND_US       20000  /* … whatever held it up: of that it makes up so much */
+#define REST_US         10000  /* the longest; work that takes longer is not all computing */
 
 #define SETTINGS                                                                                   \
     PG_BY_KEY_LOCAL                                                                                \
@@ -107,6 +109,7 @@ bool key_arrays_prepare(struct key_arrays *arrays, struct pg *mirror, const stru
     _cleanup_buf_ struct buf write = {0}, count = {0};
 
     *arrays = (struct key_arrays){.node = node, .per_statement = 1};
+    arrays->due_us = arrays->rested_us = clock_tick_us();
     if (node == origin || !is_plain(fact, &fact->nodes[node], is_unique))
         return true;
     if (!has_columns(mirror, fact, &has_arrays, err) ||
@@ -132,14 +135,28 @@ struct work {
     bool is_large;
 };
 
-/* Until then, and at least for as long as what was done took, whatever came of it. */
-static void rest(int64_t until_us, int64_t began_us)
+/* Until more keys are due, and at least for as long as was worked since the last rest. */
+static void rest(struct key_arrays *arrays)
 {
-    const int64_t now_us = clock_tick_us(), least_us = now_us - began_us;
-    const int64_t left_us = until_us - now_us > least_us ? until_us - now_us : least_us;
-    const struct timespec left = {left_us / 1000000, left_us % 1000000 * 1000};
+    const int64_t now_us = clock_tick_us();
+    int64_t rest_us = now_us - arrays->rested_us;
 
-    (void) nanosleep(&left, NULL);
+    if (rest_us < arrays->due_us - now_us)
+        rest_us = arrays->due_us - now_us;
+    if (rest_us > REST_US)
+        rest_us = REST_US;
+    (void) nanosleep(&(struct timespec){.tv_nsec = rest_us * 1000}, NULL);
+    arrays->rested_us = clock_tick_us();
+}
+
+/* When more keys are due, after so many. */
+static void add_due(struct key_arrays *arrays, int64_t keys)
+{
+    const int64_t least_us = clock_tick_us() - BEHIND_US;
+
+    arrays->due_us += keys * 1000000 / KEYS_PER_SECOND;
+    if (arrays->due_us < least_us)
+        arrays->due_us = least_us;
 }
 
 static int limited(int64_t nlinks)
@@ -190,24 +207,24 @@ static bool write_links(const struct work *work, struct fan_out_page *page, int 
 static bool write_rows(void *context, struct fan_out_page *page, struct error *err)
 {
     struct work *work = context;
-    const int64_t page_began_us = clock_tick_us();
 
     work->end = work->begin;
     work->is_large = false;
     while (work->end < pg_rows(work->rows) && page->keys < PAGE_KEYS && !atomic_load(work->stop)) {
         const int left = pg_rows(work->rows) - work->end;
         const int nlinks = left < work->arrays->per_statement ? left : work->arrays->per_statement;
-        const int64_t began_us = clock_tick_us();
         int64_t found;
 
         if (!write_links(work, page, nlinks, &found, err))
             return false;
         if (nlinks == 1 && found > MOST_KEYS)
             return work->is_large = true;
-        if (found <= MOST_KEYS)
+        if (found <= MOST_KEYS) {
             work->end += nlinks;
+            add_due(work->arrays, found);
+        }
         work->arrays->per_statement = next_links(nlinks, found);
-        rest(page_began_us + page->keys * 1000000 / KEYS_PER_SECOND, began_us);
+        rest(work->arrays);
     }
     return true;
 }
@@ -222,8 +239,10 @@ bool key_arrays_write(struct key_arrays *arrays, struct fan_out_page *page,
     page->settings = SETTINGS;
     page->write = write_rows;
     page->context = &work;
+    rest(arrays); /* the caller has fetched rows */
     if (!fan_out_page_write(page, err))
         return false;
+    rest(arrays);
     *row = work.end;
     *ret_is_large = work.is_large;
     return true;

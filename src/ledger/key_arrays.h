@@ -12,6 +12,8 @@ struct key_arrays {
     bool is_possible;
     int node;          /* whose links; its parent is the fact's table */
     int per_statement; /* links, judged by what those before them reached */
+    int64_t rested_us; /* clock_tick_us() at the end of the last rest, … */
+    int64_t due_us;    /* … and when more keys are due */
 };
 
 /*

@@ -105,6 +105,22 @@ def test_links_that_reach_nothing(start):
     shop.pipeline.settle()
 
 
+def test_a_long_look_up_rests(start):
+    """What finds a hundred thousand customers does not compute all that time in one piece."""
+    shop = start({"order": ORDER}, sql=SHOP + "insert into customers select i, 1 from generate_series(2000, 100000) i")
+
+    def is_resting():
+        if not shop.mirror.value("select count(*) from tailwater.fan_out"):
+            shop.source.sql(CHANGE)
+        return shop.mirror.value("select count(*) from pg_stat_activity where application_name = 'tailwater expander' "
+                                 "and wait_event = 'PgSleep'", user="postgres")
+
+    wait.until(is_resting, shop.pipeline.log_tail, every=0)
+    shop.pipeline.wait_until_caught_up()
+    shop.wait_expanded()
+    shop.pipeline.settle()
+
+
 def test_keys_of_several_columns(start):
     """Of several types, with what arrays quote, by a join over two columns."""
     shop = start({"line": {"table": "public.lines", "key": ["name", "Day", "l.n"], "dimensions": [
