@@ -7,9 +7,9 @@ that each goes first as often as the other.
 Then, vacuumed as a server would be that is not in the midst of a benchmark (after four rounds of updates
 four of five versions of an order are dead, and each look-up reads them), the one with the fact under a probe
 of single commits, at three times: quiet; while a process that has nothing to do with it computes; while a
-row of countries that reaches every order is expanded.  They take turns, are about equally long, and each
-comes first as often as the others: commits are slower for some seconds behind the checkpoint that begins a
-round.  All of it twice.  "shared": the kernel gives turns as it likes.  On few processors whoever computes makes
+row of countries that reaches every order is expanded.  They are about equally long, and take turns in all
+orders there are: commits are slower for some seconds behind the checkpoint that begins a round.  All of it
+twice.  "shared": the kernel gives turns as it likes.  On few processors whoever computes makes
 others wait for their turn, all the more on a virtual machine, whose kernel passes over processors that
 are halted; the second tells what any such wait costs here and now.  "apart": who computes or expands has
 the last processor for itself, the rest has the others, at all three times: what is left is what the
@@ -180,13 +180,14 @@ def expand(bench, side, number):
 
 HOW = ("shared", "apart")
 WHEN = ("quiet", "beside", "busy")
+ORDERS = [order for i in range(3) for order in ((*WHEN[i:], *WHEN[:i]), (*reversed(WHEN[:i]), *reversed(WHEN[i:])))]
 
 
-def stretches(bench, side, processors, how, seconds, number, samples, took):
+def stretches(bench, side, processors, how, turn, seconds, number, samples, took):
     """The three times of a round, in turns; the last row's number."""
     some = {when: [] for when in WHEN}
     for i in range(EXPANSIONS):
-        for when in (*WHEN[i % 3:], *WHEN[:i % 3]):
+        for when in ORDERS[(turn * EXPANSIONS + i) % len(ORDERS)]:
             if when == "busy":
                 measured, seconds_taken, number = expand(bench, side, number)
                 took[how].append(seconds_taken)
@@ -217,7 +218,7 @@ def fan_out(bench, side, rounds, orders, seconds, percentile, say):
         for how in hows if i % 2 == 0 else reversed(hows):
             bench.checkpoint()
             with processors.apart() if how == "apart" else contextlib.nullcontext():
-                number = stretches(bench, side, processors, how, seconds, number, samples, took)
+                number = stretches(bench, side, processors, how, i, seconds, number, samples, took)
             say(f"ledger, fan-out, round {i + 1}, {how}: " + ", ".join(
                 f"{when} p99 {percentile(samples[how, when][-1], 99):.2f} ms of {len(samples[how, when][-1])}" for when in WHEN)
                 + f"; {orders / took[how][-1]:,.0f} keys/s")

@@ -29,21 +29,28 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FIRST_ROWS 1000 /* of a page; the next one is larger … */
+#define PAGE_BYTES (1 << 20) /* about what is fetched at once, at most */
+#define FIRST_ROWS 1000
 #define LEAST_ROWS 100
-#define MOST_KEYS  8000 /* … a page of keys is a transaction … */
-#define MOST_LINKS 64000 /* … a page of links may be one reading of the table that they lead to … */
-#define FEW_LINKS  1000 /* … or, looked up some at a time, is as short as a statement of these … */
-#define LEAST_KEYS 10000     /* … unless they reach less than a transaction is worth … */
-#define MORE_LINKS 4000      /* … but then no longer than a millisecond … */
-#define PAGE_BYTES (1 << 20) /* … up to about this */
 
-/* What the links of one page should reach at most: it lies in a file of the server for a while. */
-#define MOST_REACHED 1000000
+#define MOST_KEYS 8000 /* fetched at once: a page of keys is a transaction */
 
-/* Of an expansion that rests between its statements: opening a cursor finds all of its rows, in one piece
- * otherwise.  About half of that time. */
-#define REST_NOW_AND_THEN " and (random() >= 0.0004 or pg_sleep(0.001) is not null)"
+/* Links fetched at once: where each time the table that they lead to may be read as a whole; … */
+#define MOST_LINKS   64000
+#define MOST_REACHED 1000000 /* what they reach lies in a file of the server for a while */
+
+/* … where they are looked up by index: no longer than one of those statements takes, but for a page worth
+ * its transaction, and then a millisecond. */
+#define FEW_LINKS  1000
+#define WORTH_KEYS 10000
+#define MORE_LINKS 4000
+
+/* Opening a cursor finds all of its rows.  An expansion that rests between its statements rests meanwhile too,
+ * a millisecond for each few thousand rows; not for longer than this, since whoever wants the table for
+ * himself, for a new column, waits. */
+#define REST_NOW_AND_THEN                                                                          \
+    " and (random() >= 0.0004 or clock_timestamp() > now() + '1 s' "                               \
+    "or pg_sleep(0.001) is not null)"
 
 struct expansion {
     const struct expansion_options *options;
@@ -302,10 +309,10 @@ static int next_links(const struct pg_result *result, int nrows, int ncolumns, i
     return limited(nrows, most);
 }
 
-/* How many links at most, where they are looked up some at a time and so many have reached so many rows. */
+/* How many links at most, where they are looked up by index and so many have reached so many rows. */
 static int most_looked_up(int nrows, int64_t nreached)
 {
-    const int64_t worth = nrows * (int64_t) LEAST_KEYS / (nreached > 0 ? nreached : 1);
+    const int64_t worth = nrows * (int64_t) WORTH_KEYS / (nreached > 0 ? nreached : 1);
 
     return worth < FEW_LINKS ? FEW_LINKS : worth > MORE_LINKS ? MORE_LINKS : (int) worth;
 }
