@@ -49,9 +49,10 @@ static void add_table(struct buf *out, const struct pg_result *rows, const char 
                      column == ntitles - 1);
 }
 
-bool inspect_print(struct pg *mirror, const char *sql, int nparams, const char *const *params,
-                   const char *const *titles, int ntitles, bool is_json, struct buf *out,
-                   struct error *err)
+/* Of newest, where there are INSPECT_MAX_ROWS, the table says that there may be more of them. */
+static bool print_newest(struct pg *mirror, const char *sql, int nparams, const char *const *params,
+                         const char *const *titles, int ntitles, bool is_json, const char *newest,
+                         struct buf *out, struct error *err)
 {
     _cleanup_buf_ struct buf json = {0};
     _cleanup_result_ struct pg_result *rows = NULL;
@@ -64,7 +65,16 @@ bool inspect_print(struct pg *mirror, const char *sql, int nparams, const char *
         buf_printf(out, "%s\n", pg_text(rows, 0, 0));
     else
         add_table(out, rows, titles, ntitles);
+    if (!is_json && newest != NULL && pg_rows(rows) == INSPECT_MAX_ROWS)
+        buf_printf(out, "(the newest %d %s; there may be more)\n", INSPECT_MAX_ROWS, newest);
     return true;
+}
+
+bool inspect_print(struct pg *mirror, const char *sql, int nparams, const char *const *params,
+                   const char *const *titles, int ntitles, bool is_json, struct buf *out,
+                   struct error *err)
+{
+    return print_newest(mirror, sql, nparams, params, titles, ntitles, is_json, NULL, out, err);
 }
 
 /* ---- facts ---- */
@@ -200,7 +210,7 @@ bool inspect_peek(struct pg *mirror, const char *pipeline, const char *fact, con
                seen_sql, buf_text(&shape.ledger), MAX_LOOKED_AT,
                buf_text(is_json ? &shape.json_key : &shape.text_key), buf_text(&shape.group),
                buf_text(&shape.group), INSPECT_MAX_ROWS);
-    return inspect_print(mirror, buf_text(&sql), 3, params, titles, 6, is_json, out, err) ||
+    return print_newest(mirror, buf_text(&sql), 3, params, titles, 6, is_json, "keys", out, err) ||
            error_wrap(err, "ledger peek");
 }
 
@@ -257,7 +267,8 @@ bool inspect_why(struct pg *mirror, const char *pipeline, const char *fact,
                "left join tailwater.batch b on b.pipeline = $1 and b.batch_id = h.batch_id "
                "order by h.batch_id desc, h.through limit %d",
                buf_text(&shape.ledger), buf_text(&is_key), INSPECT_MAX_ROWS);
-    if (inspect_print(mirror, buf_text(&sql), 2 + nvalues, params, titles, 8, is_json, out, err))
+    if (print_newest(mirror, buf_text(&sql), 2 + nvalues, params, titles, 8, is_json, "reasons",
+                     out, err))
         return true;
     if (err->kind == ERROR_DATA) {
         buf_clear(&is_key);

@@ -79,7 +79,8 @@ def test_keys_in_arrays(both_plugins, start):
         shop.mirror.sql("select tailwater.ack('crm', 'order', %s)", claim, user=REPLICATOR)
     assert sorted(taken) == expected
     peeked = shop.pipeline.ok("ledger", "peek", "order", "--json").json()
-    assert peeked and {key["lane"] for key in peeked} == {"fan-out"}
+    assert len(peeked) == 100 and {key["lane"] for key in peeked} == {"fan-out"}
+    assert shop.pipeline.ok("ledger", "peek", "order").out.endswith("(the newest 100 keys; there may be more)\n")
     why = shop.pipeline.ok("ledger", "why", "order", "777", "--json").json()
     assert [(reason["kind"], reason["through"]) for reason in why if reason["lane"] != "everything"] == \
         [("fan-out", "countries")]
