@@ -18,6 +18,7 @@ the medians: a percentile of all samples together is decided by the one round in
 """
 
 import contextlib
+import itertools
 import os
 import statistics
 import subprocess
@@ -180,14 +181,15 @@ def expand(bench, side, number):
 
 HOW = ("shared", "apart")
 WHEN = ("quiet", "beside", "busy")
-ORDERS = [order for i in range(3) for order in ((*WHEN[i:], *WHEN[:i]), (*reversed(WHEN[:i]), *reversed(WHEN[i:])))]
+EVERY_ORDER = list(itertools.permutations(WHEN))
+ORDERS = EVERY_ORDER[::2] + EVERY_ORDER[1::2]  # each begins with another time than the one before it
 
 
 def stretches(bench, side, processors, how, turn, seconds, number, samples, took):
-    """The three times of a round, in turns; the last row's number."""
+    """The three times of a round, each some times; rounds (turn: which) begin with each of them.  The last row's number."""
     some = {when: [] for when in WHEN}
     for i in range(EXPANSIONS):
-        for when in ORDERS[(turn * EXPANSIONS + i) % len(ORDERS)]:
+        for when in ORDERS[(turn + i) % len(ORDERS)]:
             if when == "busy":
                 measured, seconds_taken, number = expand(bench, side, number)
                 took[how].append(seconds_taken)

@@ -14,11 +14,11 @@
 #define INSPECT_MAX_ROWS 100
 
 /* The keys that consumer has not acknowledged, or without one those of the newest thousand batches;
- * the newest INSPECT_MAX_ROWS of them. */
+ * the newest INSPECT_MAX_ROWS of them, and the table says so. */
 bool inspect_peek(struct pg *mirror, const char *pipeline, const char *fact, const char *consumer,
                   bool is_json, struct buf *out, struct error *err);
 
-/* The batches that gave this key, newest first; values are the key columns' in the fact's order. */
+/* The batches that gave this key, newest first, as many; values are the key columns' in the fact's order. */
 bool inspect_why(struct pg *mirror, const char *pipeline, const char *fact,
                  const char *const *values, int nvalues, bool is_json, struct buf *out,
                  struct error *err);
