@@ -183,11 +183,12 @@ static void add_heartbeat(struct buf *out, const struct status *status)
         buf_printf(&text, " for %s", human_duration(status->taken_at_us - since_us, since));
     if (heartbeat->plugin != NULL)
         buf_printf(&text, " through %s", heartbeat->plugin);
-    add_line(out, "replicator",
-             "%s; last heard %s ago; %lld transactions, %lld changes, %lld reconnects",
-             buf_text(&text), human_duration(heartbeat->age_us, age),
-             (long long) heartbeat->transactions, (long long) heartbeat->changes,
-             (long long) heartbeat->reconnects);
+    buf_printf(&text, "; last heard %s ago", human_duration(heartbeat->age_us, age));
+    if (heartbeat->transactions >= 0) /* it streams, and counts them */
+        buf_printf(&text, "; %lld transactions, %lld changes, %lld reconnects",
+                   (long long) heartbeat->transactions, (long long) heartbeat->changes,
+                   (long long) heartbeat->reconnects);
+    add_line(out, "replicator", "%s", buf_text(&text));
 }
 
 static void add_replicator(struct buf *out, const struct status *status)

@@ -331,18 +331,24 @@ static bool copying(struct status *status, struct arena *arena)
                "");
 }
 
-/* What the replicator says of itself, where it is not streaming. */
+/* Nothing comes in meanwhile, for the reason that the replicator gives. */
 static bool waiting(struct status *status, struct arena *arena)
 {
     const char *state = status->heartbeat.state;
 
-    if (!is_said_by_holder(status) || strcmp(state, "streaming") == 0)
+    if (!is_said_by_holder(status) || strncmp(state, "waiting", 7) != 0)
         return false;
-    if (strncmp(state, "waiting", 7) != 0)
-        return say(status, STATUS_FINE, "starting", "the copy is complete; streaming begins", "");
     return say(status, STATUS_WATCH, state,
                arena_printf(arena, "the replicator is %s%s", state, last_error(status, arena)),
                remedy_while_waiting(status, arena));
+}
+
+/* Its heartbeat, a second old at most, does not know yet that it streams. */
+static bool starting(struct status *status, struct arena *arena)
+{
+    (void) arena;
+    return is_said_by_holder(status) && strcmp(status->heartbeat.state, "streaming") != 0 &&
+           say(status, STATUS_FINE, "starting", "the copy is complete; streaming begins", "");
 }
 
 static bool catching_up(struct status *status, struct arena *arena)
@@ -433,7 +439,7 @@ static bool fine(struct status *status, struct arena *arena)
 static bool (*const rules[])(struct status *status, struct arena *arena) = {
     mirror_down, unknown,     source_down, setting_up,   other_source, slot_wrong, pausing,
     failed,      stopped,     silent,      wal_critical, copying,      waiting,    quarantined,
-    catching_up, wal_warning, behind,      repairing,    troubled,     fine,
+    starting,    catching_up, wal_warning, behind,       repairing,    troubled,   fine,
 };
 
 void status_judge(struct status *status, struct arena *arena)

@@ -4,6 +4,7 @@ Every kind of refusal, through both plugins: which table, from which transaction
 else is held up, torn or lost; then the remedy.
 """
 
+import signal
 import time
 
 import psycopg2
@@ -294,6 +295,23 @@ def test_what_it_says(source, mirror, schema, pipeline):
     assert log.count("[quarantined]") == 1
     assert "S3CRET" not in log + status.text + check.text
     pipeline.stop()
+
+
+def test_it_is_said_before_the_heartbeat_knows_of_the_streaming(source, mirror, schema, pipeline):
+    """The verdict of the first second behind the initial copy, whose heartbeat still says that it copies."""
+    pipeline.start().wait_until_caught_up()
+    mirror.sql("alter table mirror_public.bad add check (a < 1000)")
+    source.sql("update bad set a = 5000 where id = 3")
+    wait_quarantined(pipeline)
+    pipeline.signal(signal.SIGSTOP)
+    try:
+        mirror.sql("""update tailwater.heartbeat set said_at = now(), state = 'copying',
+                          detail = detail || '{"transactions": -1, "changes": -1, "batches": -1}'""")
+        status = pipeline.verb("status")
+        assert status.code == FINDINGS and status.out.startswith("ERROR"), status
+        assert "copying" in status.out and " -1 " not in status.out, status
+    finally:
+        pipeline.signal(signal.SIGCONT)
 
 
 def test_a_shape_found_at_the_start(both_plugins, source, mirror, schema, make_pipeline):
