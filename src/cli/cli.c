@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -372,6 +373,20 @@ bool cli_read_text(const char *value, struct cli *cli, size_t offset, struct err
 {
     (void) err;
     *(const char **) ((char *) cli + offset) = value;
+    return true;
+}
+
+bool cli_read_count(const char *value, struct cli *cli, size_t offset, struct error *err)
+{
+    char *end;
+    long count;
+
+    errno = 0;
+    count = strtol(value, &end, 10);
+    if (*end != '\0' || errno != 0 || count < 1 || count > CLI_MAX_COUNT)
+        return error_set(err, ERROR_CONFIG, "\"%.40s\" is not a whole number from 1 to %d", value,
+                         CLI_MAX_COUNT);
+    *(int *) ((char *) cli + offset) = (int) count;
     return true;
 }
 

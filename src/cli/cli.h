@@ -21,6 +21,7 @@
 #include <stdio.h>
 
 #define CLI_MAX_OPERANDS 64
+#define CLI_MAX_COUNT    1000000
 #define CLI_MAX_OPTIONS  32 /* of a verb, the common ones included */
 
 enum cli_until { UNTIL_STOPPED, UNTIL_NOW, UNTIL_LSN };
@@ -54,6 +55,7 @@ struct cli {
 
     bool is_candidates;   /* --candidates: ledger stats */
     const char *consumer; /* --consumer: ledger peek; NULL where not given */
+    int limit;            /* --limit: ledger peek, why; 0 where not given */
 
     bool is_resend;                      /* --resend: feed */
     bool is_once, is_full, is_verifying; /* refresh */
@@ -181,6 +183,7 @@ int cli_fail(const struct cli *cli, const struct error *err);
 /* The readers of option values, for the table. */
 bool cli_read_flag(const char *value, struct cli *cli, size_t offset, struct error *err);
 bool cli_read_text(const char *value, struct cli *cli, size_t offset, struct error *err);
+bool cli_read_count(const char *value, struct cli *cli, size_t offset, struct error *err);
 bool cli_read_duration(const char *value, struct cli *cli, size_t offset, struct error *err);
 bool cli_read_until(const char *value, struct cli *cli, size_t offset, struct error *err);
 

@@ -36,14 +36,15 @@ static bool show_keys(void *arg, struct error *err)
 {
     struct look *look = arg;
     return inspect_peek(look->mirror, look->config->pipeline, look->operands[0],
-                        look->cli->consumer, look->cli->is_json, &look->out, err);
+                        look->cli->consumer, look->cli->limit, look->cli->is_json, &look->out, err);
 }
 
 static bool show_reasons(void *arg, struct error *err)
 {
     struct look *look = arg;
     return inspect_why(look->mirror, look->config->pipeline, look->operands[0], look->operands + 1,
-                       look->cli->noperands - 2, look->cli->is_json, &look->out, err);
+                       look->cli->noperands - 2, look->cli->limit, look->cli->is_json, &look->out,
+                       err);
 }
 
 static bool show_candidates(struct look *look, struct error *err)
@@ -69,8 +70,10 @@ static bool show_statistics(void *arg, struct error *err)
 
 static const struct cli_action actions[] = {
     {"status", "tailwater ledger status", 0, 0, "json", show_status},
-    {"peek", "tailwater ledger peek FACT [--consumer NAME]", 1, 1, "json consumer", show_keys},
-    {"why", "tailwater ledger why FACT KEY…", 2, CLI_MAX_OPERANDS - 1, "json", show_reasons},
+    {"peek", "tailwater ledger peek FACT [--consumer NAME] [--limit N]", 1, 1,
+     "json consumer limit", show_keys},
+    {"why", "tailwater ledger why FACT KEY… [--limit N]", 2, CLI_MAX_OPERANDS - 1, "json limit",
+     show_reasons},
     {"stats", "tailwater ledger stats [--candidates]", 0, 0, "json candidates", show_statistics},
 };
 

@@ -100,6 +100,7 @@ static const char ledger_help[] =
 
 static const struct cli_option ledger_options[] = {
     {"consumer", 0, "NAME", "peek: what this one has not read", cli_read_text, FIELD(consumer)},
+    {"limit", 0, "N", "peek, why: how many at most; default 100", cli_read_count, FIELD(limit)},
     {"candidates", 0, NULL, "stats: of tables that are not declared", cli_read_flag,
      FIELD(is_candidates)},
     {"json", 0, NULL, "as JSON", cli_read_flag, FIELD(is_json)},

@@ -7,7 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define MAX_LOOKED_AT 100000 /* ledger rows: of a long backlog that is enough to see */
+/* Ledger rows for each key that is shown, since a key may be there again and again. */
+#define ROWS_LOOKED_AT 100
 
 /* ---- printing ---- */
 
@@ -49,32 +50,41 @@ static void add_table(struct buf *out, const struct pg_result *rows, const char 
                      column == ntitles - 1);
 }
 
-/* Of newest, where there are INSPECT_MAX_ROWS, the table says that there may be more of them. */
-static bool print_newest(struct pg *mirror, const char *sql, int nparams, const char *const *params,
-                         const char *const *titles, int ntitles, bool is_json, const char *newest,
-                         struct buf *out, struct error *err)
+/* Appends the query's rows, and says how many there were. */
+static bool print_rows(struct pg *mirror, const char *sql, int nparams, const char *const *params,
+                       const char *const *titles, int ntitles, bool is_json, struct buf *out,
+                       int *ret_count, struct error *err)
 {
     _cleanup_buf_ struct buf json = {0};
     _cleanup_result_ struct pg_result *rows = NULL;
 
     if (is_json)
-        buf_printf(&json, "select coalesce(json_agg(row_to_json(q)), '[]') from (%s) q", sql);
+        buf_printf(&json, "select coalesce(json_agg(row_to_json(q)), '[]'), count(*) from (%s) q",
+                   sql);
     if (!pg_query(mirror, is_json ? buf_text(&json) : sql, nparams, params, &rows, err))
         return false;
     if (is_json)
         buf_printf(out, "%s\n", pg_text(rows, 0, 0));
     else
         add_table(out, rows, titles, ntitles);
-    if (!is_json && newest != NULL && pg_rows(rows) == INSPECT_MAX_ROWS)
-        buf_printf(out, "(the newest %d %s; there may be more)\n", INSPECT_MAX_ROWS, newest);
+    *ret_count = is_json ? (int) pg_int(rows, 0, 1) : pg_rows(rows);
     return true;
+}
+
+/* Of a table cut at its limit. */
+static void add_more(struct buf *out, bool is_json, int count, int limit, const char *what)
+{
+    if (!is_json && count == limit)
+        buf_printf(out, "(the newest %d %s; there may be more: --limit)\n", count, what);
 }
 
 bool inspect_print(struct pg *mirror, const char *sql, int nparams, const char *const *params,
                    const char *const *titles, int ntitles, bool is_json, struct buf *out,
                    struct error *err)
 {
-    return print_newest(mirror, sql, nparams, params, titles, ntitles, is_json, NULL, out, err);
+    int count;
+
+    return print_rows(mirror, sql, nparams, params, titles, ntitles, is_json, out, &count, err);
 }
 
 /* ---- facts ---- */
@@ -172,49 +182,72 @@ static bool check_consumer(struct pg *mirror, const char *fact, const char *cons
     return error_hint(err, "its consumers are: %s", pg_text(found, 0, 1));
 }
 
-/* Where a consumer stands, or a thousand batches back; NULL for the window without one. */
+/*
+ * Where a consumer stands, and what lies $4 batches back: nothing before either is looked at.  Without a
+ * consumer it stands before everything.
+ */
 static const char seen_sql[] =
-    "select coalesce(c.fresh_done, n.batch_id) as fresh, "
-    "coalesce(c.fan_out_done, n.batch_id) as fan_out, "
-    "coalesce(c.backfill_done, n.batch_id) as backfill, c.claim_lane, c.claim_from, c.claim_to "
-    "from (select coalesce((select batch_id - 1 from tailwater.batch where pipeline = $1 "
-    "order by batch_id desc offset 999 limit 1), 0) as batch_id) n "
-    "left join tailwater.consumer c on c.fact = $2 and c.name = $3";
+    "select greatest(coalesce(c.fresh_done, 0), n.back) as fresh, "
+    "greatest(coalesce(c.fan_out_done, 0), n.back) as fan_out, "
+    "greatest(coalesce(c.backfill_done, 0), n.back) as backfill, "
+    "c.claim_lane, c.claim_from, c.claim_to "
+    "from (select case when $4::bigint is null then 0 else coalesce((select batch_id - 1 "
+    "from tailwater.batch where pipeline = $1 order by batch_id desc offset $4 - 1 limit 1), 0) "
+    "end as back) n left join tailwater.consumer c on c.fact = $2 and c.name = $3";
 
-bool inspect_peek(struct pg *mirror, const char *pipeline, const char *fact, const char *consumer,
-                  bool is_json, struct buf *out, struct error *err)
+static void build_peek(const struct shape *shape, int limit, bool is_json, struct buf *sql)
 {
-    static const char *const titles[] = {"key", "lane", "times", "batch", "through", "window"};
-    const char *params[] = {pipeline, fact, consumer};
-    _cleanup_shape_ struct shape shape = {0};
-    _cleanup_buf_ struct buf sql = {0};
-
-    /* By the numbers, however few rows the planner believes the ledger to have. */
-    if (!pg_exec(mirror, "set enable_seqscan = off", err) ||
-        !shape_read(mirror, pipeline, fact, &shape, err) ||
-        !check_consumer(mirror, fact, consumer, err))
-        return error_wrap(err, "ledger peek");
     /* The least as a value and not a column of s: the planner takes it into both halves of the view. */
-    buf_printf(&sql,
+    buf_printf(sql,
                "with s as (%s), l as (select l.*, l.lane = s.claim_lane "
                "and l.batch_id between s.claim_from and s.claim_to as is_open from s, %s l "
                "where l.batch_id > (select least(s.fresh, s.fan_out, s.backfill) from s) and "
                "l.batch_id > "
                "case l.lane when 0 then s.fresh when 1 then s.fan_out else s.backfill end "
-               "limit %d) select %s as key, tailwater.lane_name(l.lane) as lane, "
+               "order by l.batch_id desc limit %lld) "
+               "select %s as key, tailwater.lane_name(l.lane) as lane, "
                "count(*) as times, max(l.batch_id) as batch, "
                "string_agg(distinct n.name, ', ') as through, "
                "case when bool_or(l.is_open) then 'open' end as window "
                "from l left join tailwater.fact_node n on n.fact = $2 and n.node = l.node "
                "group by %s, l.lane order by max(l.batch_id) desc, %s limit %d",
-               seen_sql, buf_text(&shape.ledger), MAX_LOOKED_AT,
-               buf_text(is_json ? &shape.json_key : &shape.text_key), buf_text(&shape.group),
-               buf_text(&shape.group), INSPECT_MAX_ROWS);
-    return print_newest(mirror, buf_text(&sql), 3, params, titles, 6, is_json, "keys", out, err) ||
-           error_wrap(err, "ledger peek");
+               seen_sql, buf_text(&shape->ledger), (long long) limit * ROWS_LOOKED_AT,
+               buf_text(is_json ? &shape->json_key : &shape->text_key), buf_text(&shape->group),
+               buf_text(&shape->group), limit);
+}
+
+bool inspect_peek(struct pg *mirror, const char *pipeline, const char *fact, const char *consumer,
+                  int limit, bool is_json, struct buf *out, struct error *err)
+{
+    static const char *const titles[] = {"key", "lane", "times", "batch", "through", "window"};
+    /* So many batches back, further only where they have too few keys: a backlog may be long. */
+    static const char *const back[] = {"1000", "100000", NULL};
+    const int tries = consumer == NULL ? 1 : (int) (sizeof(back) / sizeof(back[0]));
+    _cleanup_shape_ struct shape shape = {0};
+    _cleanup_buf_ struct buf sql = {0};
+    int count = 0;
+
+    limit = limit ? limit : INSPECT_ROWS;
+    /* By the numbers, however few rows the planner believes the ledger to have. */
+    if (!pg_exec(mirror, "set enable_seqscan = off", err) ||
+        !shape_read(mirror, pipeline, fact, &shape, err) ||
+        !check_consumer(mirror, fact, consumer, err))
+        return error_wrap(err, "ledger peek");
+    build_peek(&shape, limit, is_json, &sql);
+    for (int i = 0; i < tries && count < limit; i++) {
+        const char *params[] = {pipeline, fact, consumer, back[i]};
+
+        buf_clear(out);
+        if (!print_rows(mirror, buf_text(&sql), 4, params, titles, 6, is_json, out, &count, err))
+            return error_wrap(err, "ledger peek");
+    }
+    add_more(out, is_json, count, limit, "keys");
+    return true;
 }
 
 /* ---- why ---- */
+
+#define MAX_VALUES 100 /* a command line has fewer */
 
 static void add_shape(struct buf *key, const struct shape *shape)
 {
@@ -237,19 +270,21 @@ static bool check_values(const struct shape *shape, const char *fact, int nvalue
 }
 
 bool inspect_why(struct pg *mirror, const char *pipeline, const char *fact,
-                 const char *const *values, int nvalues, bool is_json, struct buf *out,
+                 const char *const *values, int nvalues, int limit, bool is_json, struct buf *out,
                  struct error *err)
 {
     static const char *const titles[] = {"batch", "kind", "lane",   "through",
                                          "path",  "LSN",  "commit", "applied"};
-    const char *params[2 + INSPECT_MAX_ROWS] = {pipeline, fact};
+    const char *params[2 + MAX_VALUES] = {pipeline, fact};
     _cleanup_shape_ struct shape shape = {0};
     _cleanup_buf_ struct buf sql = {0}, is_key = {0};
+    int count;
 
+    limit = limit ? limit : INSPECT_ROWS;
     if (!shape_read(mirror, pipeline, fact, &shape, err) ||
         !check_values(&shape, fact, nvalues, err))
         return error_wrap(err, "ledger why");
-    for (int i = 0; i < nvalues && i < INSPECT_MAX_ROWS; i++) {
+    for (int i = 0; i < nvalues && i < MAX_VALUES; i++) {
         params[2 + i] = values[i];
         buf_add(&is_key, " and l.");
         pg_add_ident(&is_key, pg_text(shape.keys, i, 0));
@@ -266,10 +301,12 @@ bool inspect_why(struct pg *mirror, const char *pipeline, const char *fact,
                "from tailwater.everything e where e.fact = $2) h "
                "left join tailwater.batch b on b.pipeline = $1 and b.batch_id = h.batch_id "
                "order by h.batch_id desc, h.through limit %d",
-               buf_text(&shape.ledger), buf_text(&is_key), INSPECT_MAX_ROWS);
-    if (print_newest(mirror, buf_text(&sql), 2 + nvalues, params, titles, 8, is_json, "reasons",
-                     out, err))
+               buf_text(&shape.ledger), buf_text(&is_key), limit);
+    if (print_rows(mirror, buf_text(&sql), 2 + nvalues, params, titles, 8, is_json, out, &count,
+                   err)) {
+        add_more(out, is_json, count, limit, "reasons");
         return true;
+    }
     if (err->kind == ERROR_DATA) {
         buf_clear(&is_key);
         add_shape(&is_key, &shape);

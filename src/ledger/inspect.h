@@ -11,16 +11,16 @@
 
 #include "pg/pg.h"
 
-#define INSPECT_MAX_ROWS 100
+#define INSPECT_ROWS 100 /* where the limit is 0 */
 
 /* The keys that consumer has not acknowledged, or without one those of the newest thousand batches;
- * the newest INSPECT_MAX_ROWS of them, and the table says so. */
+ * the newest limit of them, and the table says where there may be more. */
 bool inspect_peek(struct pg *mirror, const char *pipeline, const char *fact, const char *consumer,
-                  bool is_json, struct buf *out, struct error *err);
+                  int limit, bool is_json, struct buf *out, struct error *err);
 
-/* The batches that gave this key, newest first, as many; values are the key columns' in the fact's order. */
+/* The batches that gave this key, newest first, limit of them; values are the key columns' in the fact's order. */
 bool inspect_why(struct pg *mirror, const char *pipeline, const char *fact,
-                 const char *const *values, int nvalues, bool is_json, struct buf *out,
+                 const char *const *values, int nvalues, int limit, bool is_json, struct buf *out,
                  struct error *err);
 
 /* Per fact, dimension and hour of the last day. */

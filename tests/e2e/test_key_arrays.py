@@ -80,7 +80,7 @@ def test_keys_in_arrays(both_plugins, start):
     assert sorted(taken) == expected
     peeked = shop.pipeline.ok("ledger", "peek", "order", "--json").json()
     assert len(peeked) == 100 and {key["lane"] for key in peeked} == {"fan-out"}
-    assert shop.pipeline.ok("ledger", "peek", "order").out.endswith("(the newest 100 keys; there may be more)\n")
+    assert shop.pipeline.ok("ledger", "peek", "order").out.endswith("(the newest 100 keys; there may be more: --limit)\n")
     why = shop.pipeline.ok("ledger", "why", "order", "777", "--json").json()
     assert [(reason["kind"], reason["through"]) for reason in why if reason["lane"] != "everything"] == \
         [("fan-out", "countries")]

@@ -1352,6 +1352,34 @@ def test_ledger_peek(looked):
     assert [line.split("  ")[0] for line in text[1:]] == ["3, 2026-03-01", "2, 2026-03-01"]
 
 
+def test_a_look_shows_the_newest(looked):
+    """However long the backlog is; as many as were asked for."""
+    looked.subscribe("crm", "orders")
+    looked.write("orders", [(i, DAY) for i in range(30000)])
+    for i in range(3):
+        looked.write("orders", [(50000 + i, DAY)])
+    for args in ((), ("--consumer", "crm")):
+        keys = [k["key"]["id"] for k in looked.look("peek", "orders", "--json", *args).json()]
+        assert keys[:3] == [50002, 50001, 50000] and len(keys) == 100
+        keys = [k["key"]["id"] for k in looked.look("peek", "orders", "--json", "--limit", "2", *args).json()]
+        assert keys == [50002, 50001]
+        assert len(looked.look("peek", "orders", "--json", "--limit", "40000", *args).json()) == 30003
+    assert looked.look("peek", "orders", "--limit", "2").out.endswith("(the newest 2 keys; there may be more: --limit)\n")
+    assert "there may be more" not in looked.look("peek", "orders", "--limit", "40000").out
+
+
+def test_a_look_goes_as_far_back_as_it_has_to(looked):
+    """A consumer's keys may lie behind many batches of other facts."""
+    looked.subscribe("crm", "orders")
+    looked.write("orders", [(7, DAY)])
+    looked.sql("insert into tailwater.batch select (jsonb_populate_record(null::tailwater.batch, to_jsonb(b) || "
+               "jsonb_build_object('batch_id', b.batch_id + i))).* "
+               "from (select * from tailwater.batch order by batch_id desc limit 1) b, generate_series(1, 2000) i; "
+               "update tailwater.clock set batch_id = batch_id + 2000")
+    assert looked.look("peek", "orders", "--json").json() == []
+    assert [k["key"]["id"] for k in looked.look("peek", "orders", "--consumer", "crm", "--json").json()] == [7]
+
+
 def test_ledger_why(looked):
     looked.write("orders", [(1, DAY), (2, DAY)])
     looked.write("orders", [(1, DAY)], node=1)
@@ -1362,6 +1390,7 @@ def test_ledger_why(looked):
         (2, "stream", "fresh", "customers", "customers.id = x.customers", "0/200"),
         (1, "stream", "fresh", "orders", None, "0/200")]
     assert all(k["committed_at"] and k["applied_at"] for k in found)
+    assert looked.look("why", "orders", "1", "2026-03-01", "--json", "--limit", "1").json() == found[:1]
     text = looked.look("why", "orders", "2", "2026-03-01").out
     assert len(text.splitlines()) == 3 and "0/200" in text
 
@@ -1382,7 +1411,11 @@ def test_ledger_says_what_is_wrong(looked):
                         (("why", "orders", "1"), "its key is (id bigint, day date)"),
                         (("peak",), 'did you mean "peek"?'), ((), "status, peek, why or stats"),
                         (("peek",), "something is missing"), (("status", "x"), "something is too much"),
-                        (("status", "--consumer", "crm"), "--consumer goes with peek")):
+                        (("status", "--consumer", "crm"), "--consumer goes with peek"),
+                        (("status", "--limit", "5"), "--limit goes with peek and why"),
+                        (("peek", "orders", "--limit", "0"), "is not a whole number from 1 to"),
+                        (("peek", "orders", "--limit", "5x"), "option --limit"),
+                        (("peek", "orders", "--limit", "99999999999999999999"), "option --limit")):
         done = looked.pipeline.verb("ledger", *args)
         assert done.code == 2 and words in done.err and not done.out, done
     done = looked.pipeline.verb("ledger", "why", "orders", "x", "2026-03-01")
