@@ -30,6 +30,7 @@
     X(repair_after_fetch, "repair: rows fetched, not written")                                     \
     X(fan_out_after_begin, "fan-out: an entry is begun, no key written")                           \
     X(fan_out_announced, "fan-out: a page's number is announced, nothing of it written")           \
+    X(fan_out_before_look, "fan-out: links gave no row of keys, not yet asked why")                \
     X(fan_out_after_page, "fan-out: a page of keys committed")                                     \
     X(fan_out_before_end, "fan-out: all keys written, the entry is still there")                   \
     X(retention_after_stale, "ledger keeper: consumers marked stale, nothing else done")           \

@@ -5,6 +5,7 @@
  * done stands at the top; at the end one line says what comes next.  Remedies are never wrapped:
  * they are to be copied.
  */
+#include "base/human.h"
 #include "cli/cli.h"
 #include "engine/check.h"
 #include "pg/pg.h"
@@ -37,6 +38,7 @@ static const char *plural(int count)
 static void print_text(const struct cli *cli, const struct check_report *report)
 {
     static const enum finding_level order[] = {FINDING_ERROR, FINDING_WARNING, FINDING_OK};
+    _cleanup_buf_ struct buf next = {0};
     int width = 0;
 
     for (int i = 0; i < report->findings.count; i++) {
@@ -50,13 +52,12 @@ static void print_text(const struct cli *cli, const struct check_report *report)
                 print_finding(&report->findings.items[i], width);
         }
     }
-    printf("\n%d error%s, %d warning%s.  ", report->nerrors, plural(report->nerrors),
-           report->nwarnings, plural(report->nwarnings));
-    if (report->kind == ERROR_NONE)
-        printf("Next: tailwater run -c %s\n", cli->config_file);
-    else
-        printf("Mend the error%s, then again: tailwater check -c %s\n", plural(report->nerrors),
-               cli->config_file);
+    human_commands(report->kind == ERROR_NONE ? "Next: tailwater run"
+                   : report->nerrors == 1     ? "Mend the error, then again: tailwater check"
+                                              : "Mend the errors, then again: tailwater check",
+                   cli->config_file, &next);
+    printf("\n%d error%s, %d warning%s.  %s\n", report->nerrors, plural(report->nerrors),
+           report->nwarnings, plural(report->nwarnings), buf_text(&next));
 }
 
 static void add_member(struct buf *json, const char *name, const char *value)

@@ -93,7 +93,8 @@ static const char ledger_help[] =
     "Looks into the ledger: the keys of declared facts that were affected by what was applied.\n"
     "  status          how far each consumer of each fact is, and what is kept\n"
     "  peek FACT       the keys that a consumer has not read yet, or the newest of all\n"
-    "  why FACT KEY…   the batches that put a key there: through which dimension, LSN, times\n"
+    "  why FACT KEY…   the batches that put a key there: through which dimension, LSN, times;\n"
+    "                  a key that begins with a dash behind --: tailwater ledger why order -- -1\n"
     "  stats           what each dimension caused, by the hour: rows changed, keys affected;\n"
     "                  --candidates estimates it for tables that a fact does not declare yet,\n"
     "                  found by the foreign keys of the source\n";

@@ -22,10 +22,12 @@ static void *field_of(const struct value_key *key, void *base)
 
 /* ---- the key ---- */
 
-/* The ledger has columns of its own, among them keys$1 and so on (migrations/0025_key_arrays.sql). */
+/* The ledger has columns of its own, among them keys$1 and so on (migrations/0025_key_arrays.sql), and
+ * those of every table. */
 static bool is_taken(const char *name)
 {
-    static const char *const taken[] = {"batch_id", "lane", "node"};
+    static const char *const taken[] = {"batch_id", "lane", "node", "tableoid", "xmin",
+                                        "cmin",     "xmax", "cmax", "ctid"};
 
     for (size_t i = 0; i < sizeof(taken) / sizeof(taken[0]); i++)
         if (strcmp(name, taken[i]) == 0)

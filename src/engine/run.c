@@ -19,6 +19,7 @@
 #include "mirror/control.h"
 #include "mirror/quarantine.h"
 #include "mirror/statement.h"
+#include "mirror/writer.h"
 #include "source/slot.h"
 #include "source/watch.h"
 
@@ -541,6 +542,8 @@ static bool live(struct life *life, struct error *err)
             continue;
         if (!is_worth_waiting(life, err))
             return false;
+        if (strcmp(err->sqlstate, WRITER_NO_LEDGER) == 0)
+            life->is_prepared = false;
         note_failure(life, err);
         if (is_hopeless(life, err))
             return false;

@@ -2,7 +2,8 @@
  * An entry, in the order of the functions: it is begun, which ends merging into it; its first hop
  * is found and sorted by the key of the table hopped to, behind the saved position; page by page
  * the rows' links lead on, depth first, one cursor per table of the path; keys are written; after
- * each page of the first hop its position is saved; at the end the entry goes.
+ * each page of the first hop its position is saved, and with each page of keys that its rows lead
+ * to directly; at the end the entry goes.
  *
  * After a crash the entry goes on behind its position, which only ever covers keys that are
  * written.  Rows that came to lie before the position meanwhile have keys or entries of their own.
@@ -20,6 +21,7 @@
 #include "ledger/fan_out_page.h"
 #include "ledger/key_arrays.h"
 #include "ledger/links.h"
+#include "ledger/position.h"
 #include "ledger/reach.h"
 #include "ledger/store.h"
 #include "pg/codec.h"
@@ -38,6 +40,7 @@
 /* Links fetched at once: where each time the table that they lead to may be read as a whole; … */
 #define MOST_LINKS   64000
 #define MOST_REACHED 1000000 /* what they reach lies in a file of the server for a while */
+#define MOST_GROWTH  16
 
 /* … where they are looked up by index: no longer than one of those statements takes, but for a page worth
  * its transaction, and then a millisecond. */
@@ -64,8 +67,8 @@ struct entry {
     const struct fact *fact;
     int node;
     const char *id;
-    int nposition;  /* values of a position: the key of the first hop's table */
-    bool is_unique; /* no two rows of the fact's table have one key */
+    const struct table *first; /* hopped to first: positions are of its key */
+    bool is_unique;            /* no two rows of the fact's table have one key */
     struct key_arrays arrays;
 };
 
@@ -275,9 +278,9 @@ static size_t page_bytes(const struct pg_result *result, int ncolumns)
     return bytes;
 }
 
-static int limited(int nrows, int most)
+static int limited(int64_t nrows, int least, int most)
 {
-    return nrows > most ? most : nrows < LEAST_ROWS ? LEAST_ROWS : nrows;
+    return nrows > most ? most : nrows < least ? least : (int) nrows;
 }
 
 /* How many keys to fetch next, after such a page. */
@@ -289,7 +292,7 @@ static int next_keys(const struct pg_result *result, int nrows, int ncolumns)
         nrows /= 2;
     else if (bytes <= PAGE_BYTES / 2)
         nrows *= 2;
-    return limited(nrows, MOST_KEYS);
+    return limited(nrows, LEAST_ROWS, MOST_KEYS);
 }
 
 /*
@@ -298,35 +301,23 @@ static int next_keys(const struct pg_result *result, int nrows, int ncolumns)
  * of them as it can.
  */
 static int next_links(const struct pg_result *result, int nrows, int ncolumns, int64_t nreached,
-                      int most)
+                      int least, int most)
 {
-    const size_t bytes = page_bytes(result, ncolumns);
+    const int64_t bytes = (int64_t) page_bytes(result, ncolumns);
+    int64_t growth = MOST_REACHED / (nreached > 0 ? nreached : 1);
 
-    if (bytes > PAGE_BYTES || nreached > MOST_REACHED)
-        nrows /= 2;
-    else if (bytes <= PAGE_BYTES / 4 && nreached <= MOST_REACHED / 4)
-        nrows *= 4;
-    return limited(nrows, most);
+    if (growth > PAGE_BYTES / bytes)
+        growth = PAGE_BYTES / bytes;
+    if (growth > MOST_GROWTH)
+        growth = MOST_GROWTH;
+    return limited(growth > 0 ? nrows * growth : nrows / 2, least, most);
 }
 
 /* How many links at most, where they are looked up by index and so many have reached so many rows. */
 static int most_looked_up(int nrows, int64_t nreached)
 {
-    const int64_t worth = nrows * (int64_t) WORTH_KEYS / (nreached > 0 ? nreached : 1);
-
-    return worth < FEW_LINKS ? FEW_LINKS : worth > MORE_LINKS ? MORE_LINKS : (int) worth;
-}
-
-static void add_position(const struct entry *entry, const struct pg_result *result,
-                         struct buf *position)
-{
-    const int row = pg_rows(result) - 1;
-
-    codec_text_array_begin(position);
-    for (int i = 0; i < entry->nposition; i++)
-        codec_text_array_add(position, pg_text(result, row, i),
-                             (uint32_t) pg_text_len(result, row, i));
-    codec_text_array_end(position);
+    return limited(nrows * (int64_t) WORTH_KEYS / (nreached > 0 ? nreached : 1), FEW_LINKS,
+                   MORE_LINKS);
 }
 
 static bool save_position(struct expansion *expansion, const struct entry *entry,
@@ -381,16 +372,22 @@ static bool write_arrays(struct expansion *expansion, struct entry *entry, int n
 
 /*
  * From link values of node, in params, on to the fact.  The first hop's rows carry their table's
- * key in front, and save it: with the keys themselves where it is the fact's table.
+ * key in front, and save it: with the keys themselves where it is the fact's table, or the one before it
+ * and keys are written as arrays.  Otherwise the first page is a single row: one country may have all the
+ * orders, and nothing is saved in its midst.  Unless rows lead to the same, which is found once in a page.
  */
 static bool follow(struct expansion *expansion, struct entry *entry, int node, bool is_first,
                    int nparams, const char *const *params, struct error *err)
 {
     const struct fact *fact = entry->fact;
     const int parent = fact->nodes[node].parent;
-    const int from = is_first ? entry->nposition : 0;
+    const int from = is_first ? entry->first->nkeys : 0;
     const int ncolumns = from + (parent > 0 ? fact->nodes[parent].nlinks : fact->nkeys);
-    int nrows = FIRST_ROWS, found;
+    const bool as_arrays = parent > 0 && fact->nodes[parent].parent == 0 &&
+                           entry->arrays.is_possible;
+    const bool is_by_row = is_first && parent > 0 && !as_arrays &&
+                           fact_links_have_key(fact, parent);
+    int nrows = is_by_row ? 1 : FIRST_ROWS, found;
 
     if (!open_cursor(expansion, entry, node, is_first, nparams, params, err))
         return false;
@@ -408,17 +405,15 @@ static bool follow(struct expansion *expansion, struct entry *entry, int node, b
         if (found == 0)
             break;
         if (is_first)
-            add_position(entry, result, &position);
+            position_add(&position, entry->first, result, found - 1);
         if (parent > 0) {
-            const bool as_arrays = entry->arrays.is_possible && fact->nodes[parent].parent == 0;
-
             if (!(as_arrays ? write_arrays(expansion, entry, parent, result, from, err)
                             : follow_rows(expansion, entry, parent, result, from, 0, found, err)) ||
                 (is_first && !is_stopped(expansion) &&
                  !save_position(expansion, entry, buf_text(&position), err)))
                 return false;
             reached = expansion->nfetched - before;
-            nrows = next_links(result, found, ncolumns, reached,
+            nrows = next_links(result, found, ncolumns, reached, is_by_row ? 1 : LEAST_ROWS,
                                as_arrays ? most_looked_up(found, reached) : MOST_LINKS);
         } else {
             if (!write_fetched(expansion, entry, result, from,
@@ -462,7 +457,7 @@ static bool read_array(struct expansion *expansion, const char *id, const char *
 static bool expand_entry(struct expansion *expansion, struct entry *entry, struct error *err)
 {
     _cleanup_result_ struct pg_result *links = NULL, *position = NULL, *gone = NULL;
-    const struct fact_node *node = &entry->fact->nodes[entry->node];
+    const int nlinks = entry->fact->nodes[entry->node].nlinks;
     const char *params[2 * LINKS_MAX];
     int nparams = 0;
 
@@ -471,13 +466,11 @@ static bool expand_entry(struct expansion *expansion, struct entry *entry, struc
         !key_arrays_prepare(&entry->arrays, expansion->mirror, entry->fact, entry->node,
                             entry->is_unique, err))
         return false;
-    entry->nposition = entry->fact->nodes[node->parent].table->nkeys;
-    if (pg_rows(links) != node->nlinks ||
-        (pg_rows(position) > 0 && pg_rows(position) != entry->nposition))
+    if (pg_rows(links) != nlinks)
         return error_set(err, ERROR_BUG, "the fan-out %s does not fit its fact", entry->id);
     for (int i = 0; i < pg_rows(links); i++)
         params[nparams++] = pg_text(links, i, 0);
-    for (int i = 0; i < pg_rows(position); i++)
+    for (int i = 1; i < pg_rows(position) && position_fits(entry->first, position); i++)
         params[nparams++] = pg_text(position, i, 0);
     if (!follow(expansion, entry, entry->node, true, nparams, params, err))
         return false;
@@ -547,6 +540,7 @@ bool expansion_next(struct expansion *expansion, bool *ret_found, const char **r
     if (entry.fact == NULL || entry.node < 1 || entry.node >= entry.fact->nnodes)
         return error_set(err, ERROR_BUG, "a fan-out of fact %s that nobody declared",
                          pg_text(row, 0, 1));
+    entry.first = entry.fact->nodes[entry.fact->nodes[entry.node].parent].table;
     entry.is_unique = is_key_unique(entry.fact);
     if (begin_entry(expansion, entry.id, &failure) && expand_entry(expansion, &entry, &failure))
         return true;

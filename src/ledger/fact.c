@@ -450,3 +450,21 @@ void fact_add_definition(const struct fact *fact, struct buf *json)
     }
     buf_add(json, "]}");
 }
+
+static bool is_linked(const struct fact_node *node, int column)
+{
+    for (int i = 0; i < node->nlinks; i++)
+        if (node->links[i].column == column)
+            return true;
+    return false;
+}
+
+bool fact_links_have_key(const struct fact *fact, int node)
+{
+    const struct table *table = fact->nodes[node].table;
+
+    for (int i = 0; i < table->nkeys; i++)
+        if (!is_linked(&fact->nodes[node], table->keys[i]))
+            return false;
+    return true;
+}

@@ -87,13 +87,17 @@ void fact_resolve(const struct config *config, const struct table_list *tables,
 /*
  * What the mirror's server knows: whether the joined types compare, whether key expressions are
  * immutable, which columns they read and of what type they are.  It is asked on an empty copy of
- * the fact's table, in a transaction that is rolled back.  Facts that do not pass leave the list,
+ * the fact's table, in a transaction that is rolled back.  And whether the mirror's tables, where they
+ * are there, have the columns, and no other pipeline the name.  Facts that do not pass leave the list,
  * with a finding.  Where is_lenient, what cannot be asked because a type is not there yet (before
  * the first run) is a warning.  False only where the server failed to answer.
  */
 bool fact_examine(struct pg *mirror, const struct config *config, bool is_lenient,
                   struct arena *arena, struct finding_list *findings, struct fact_list *facts,
                   struct error *err);
+
+/* Is the whole key of node's table among its links, so that no two of its rows have the same? */
+bool fact_links_have_key(const struct fact *fact, int node);
 
 /* What a hop looks up, the parent's side of a node's links: is an index of the mirror table made
  * for it? */

@@ -304,6 +304,94 @@ static bool examine_joins(struct examination *e, const struct fact *fact, bool *
     return true;
 }
 
+/* ---- what is there already ---- */
+
+/* A fact's name is one of the mirror database's. */
+static bool examine_name(struct examination *e, const struct fact *fact, bool *ret_is_fine,
+                         struct error *err)
+{
+    _cleanup_result_ struct pg_result *there = NULL, *other = NULL;
+
+    *ret_is_fine = true;
+    if (!pg_query_row(e->mirror, "select to_regclass('tailwater.fact') is not null", 0, NULL,
+                      &there, err))
+        return false;
+    if (!pg_bool(there, 0, 0))
+        return true;
+    if (!pg_query(e->mirror,
+                  "select pipeline from tailwater.fact where name = $1 and pipeline <> $2", 2,
+                  (const char *[]){fact->name, e->config->pipeline}, &other, err))
+        return false;
+    *ret_is_fine = pg_rows(other) == 0;
+    if (!*ret_is_fine)
+        finding_remedy(e->findings,
+                       refuse(e, fact, fact->place, "pipeline %s has a fact of that name",
+                              pg_text(other, 0, 0)),
+                       "give it another name: they are unique in a mirror database");
+    return true;
+}
+
+static void add_column(struct buf *names, const struct table *table, int column)
+{
+    const char *name = table->columns[column].name;
+
+    codec_text_array_add(names, name, (uint32_t) strlen(name));
+}
+
+/* Of node's table: what its children and itself are joined by, and what it watches. */
+static void add_columns(struct buf *names, const struct fact *fact, int node)
+{
+    const struct fact_node *own = &fact->nodes[node];
+
+    codec_text_array_begin(names);
+    for (int i = 0; i < own->nlinks; i++)
+        add_column(names, own->table, own->links[i].column);
+    for (int i = 0; i < own->nwatch; i++)
+        add_column(names, own->table, own->watch[i]);
+    for (int i = 1; i < fact->nnodes; i++)
+        for (int j = 0; fact->nodes[i].parent == node && j < fact->nodes[i].nlinks; j++)
+            add_column(names, own->table, fact->nodes[i].links[j].parent_column);
+    codec_text_array_end(names);
+}
+
+/* The source's tables may have columns that the mirror's have not yet got; run adds them only where it
+ * follows changes of shape. */
+static bool examine_columns(struct examination *e, const struct fact *fact, bool *ret_is_fine,
+                            struct error *err)
+{
+    *ret_is_fine = true;
+    for (int i = 0; i < fact->nnodes; i++) {
+        const struct table *table = fact->nodes[i].table;
+        _cleanup_buf_ struct buf names = {0};
+        _cleanup_result_ struct pg_result *missing = NULL;
+
+        if (e->is_lenient && config_is_followed(e->config))
+            continue;
+        add_columns(&names, fact, i);
+        if (!pg_query(e->mirror,
+                      "select c from unnest($3::text[]) c, to_regclass(format('%I.%I', $1::text, "
+                      "$2::text)) m where m is not null and not exists (select from "
+                      "pg_attribute a where a.attrelid = m and a.attname = c and not "
+                      "a.attisdropped) limit 1",
+                      3,
+                      (const char *[]){table->mirror_schema, table->mirror_name, buf_text(&names)},
+                      &missing, err))
+            return false;
+        if (pg_rows(missing) == 0)
+            continue;
+        finding_remedy(e->findings,
+                       refuse(e, fact, fact->nodes[i].place,
+                              "the mirror's table of %s has no column %s yet", table->label,
+                              pg_text(missing, 0, 0)),
+                       "leave the fact out until tailwater resync %s has made it; with "
+                       "schema_changes: apply new columns come by themselves",
+                       table->label);
+        *ret_is_fine = false;
+        return true;
+    }
+    return true;
+}
+
 bool fact_examine(struct pg *mirror, const struct config *config, bool is_lenient,
                   struct arena *arena, struct finding_list *findings, struct fact_list *facts,
                   struct error *err)
@@ -315,8 +403,10 @@ bool fact_examine(struct pg *mirror, const struct config *config, bool is_lenien
         struct fact *fact = &facts->facts[i];
         bool is_fine;
 
-        if (!examine_joins(&e, fact, &is_fine, err) ||
-            (is_fine && !examine_key(&e, fact, &is_fine, err)))
+        if (!examine_name(&e, fact, &is_fine, err) ||
+            (is_fine && !examine_joins(&e, fact, &is_fine, err)) ||
+            (is_fine && !examine_key(&e, fact, &is_fine, err)) ||
+            (is_fine && !examine_columns(&e, fact, &is_fine, err)))
             return error_wrap(err, "examining fact %s", fact->name);
         if (is_fine)
             facts->facts[count++] = *fact;

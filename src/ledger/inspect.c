@@ -7,9 +7,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Ledger rows for each key that is shown, since a key may be there again and again. */
-#define ROWS_LOOKED_AT 100
-
 /* ---- printing ---- */
 
 /* Characters, not bytes, so that the columns stay straight. */
@@ -22,12 +19,22 @@ static int width_of(const char *text)
     return width;
 }
 
+/* Keys hold whatever a source's rows do. */
+static int width_shown(const char *text)
+{
+    _cleanup_buf_ struct buf shown = {0};
+
+    buf_add_shown(&shown, text);
+    return width_of(buf_text(&shown));
+}
+
 static void add_cell(struct buf *out, const char *text, int width, bool is_last)
 {
+    buf_add_shown(out, text);
     if (is_last)
-        buf_printf(out, "%s\n", text);
+        buf_add_char(out, '\n');
     else
-        buf_printf(out, "%s%*s  ", text, width - width_of(text), "");
+        buf_printf(out, "%*s  ", width - width_shown(text), "");
 }
 
 static void add_table(struct buf *out, const struct pg_result *rows, const char *const *titles,
@@ -38,7 +45,7 @@ static void add_table(struct buf *out, const struct pg_result *rows, const char 
     for (int column = 0; column < ntitles; column++) {
         widths[column] = width_of(titles[column]);
         for (int row = 0; row < pg_rows(rows); row++) {
-            const int width = width_of(pg_text(rows, row, column));
+            const int width = width_shown(pg_text(rows, row, column));
 
             if (width > widths[column])
                 widths[column] = width;
@@ -203,15 +210,14 @@ static void build_peek(const struct shape *shape, int limit, bool is_json, struc
                "and l.batch_id between s.claim_from and s.claim_to as is_open from s, %s l "
                "where l.batch_id > (select least(s.fresh, s.fan_out, s.backfill) from s) and "
                "l.batch_id > "
-               "case l.lane when 0 then s.fresh when 1 then s.fan_out else s.backfill end "
-               "order by l.batch_id desc limit %lld) "
+               "case l.lane when 0 then s.fresh when 1 then s.fan_out else s.backfill end) "
                "select %s as key, tailwater.lane_name(l.lane) as lane, "
                "count(*) as times, max(l.batch_id) as batch, "
                "string_agg(distinct n.name, ', ') as through, "
                "case when bool_or(l.is_open) then 'open' end as window "
                "from l left join tailwater.fact_node n on n.fact = $2 and n.node = l.node "
                "group by %s, l.lane order by max(l.batch_id) desc, %s limit %d",
-               seen_sql, buf_text(&shape->ledger), (long long) limit * ROWS_LOOKED_AT,
+               seen_sql, buf_text(&shape->ledger),
                buf_text(is_json ? &shape->json_key : &shape->text_key), buf_text(&shape->group),
                buf_text(&shape->group), limit);
 }
@@ -221,8 +227,8 @@ bool inspect_peek(struct pg *mirror, const char *pipeline, const char *fact, con
 {
     static const char *const titles[] = {"key", "lane", "times", "batch", "through", "window"};
     /* So many batches back, further only where they have too few keys: a backlog may be long. */
-    static const char *const back[] = {"1000", "100000", NULL};
-    const int tries = consumer == NULL ? 1 : (int) (sizeof(back) / sizeof(back[0]));
+    static const char *const back[] = {"50", "1000", "100000", NULL};
+    const int tries = consumer == NULL ? 2 : (int) (sizeof(back) / sizeof(back[0]));
     _cleanup_shape_ struct shape shape = {0};
     _cleanup_buf_ struct buf sql = {0};
     int count = 0;

@@ -9,7 +9,9 @@
 #include "ledger/key_arrays.h"
 
 #include "base/clock.h"
+#include "base/fault.h"
 #include "ledger/links.h"
+#include "ledger/position.h"
 #include "ledger/reach.h"
 
 #include <inttypes.h>
@@ -49,31 +51,24 @@ static void add_write(struct buf *sql, const struct fact *fact, int node, int or
                MOST_KEYS + 1, MOST_KEYS);
 }
 
-/* Where nothing was written: is there nothing, or too much? */
-static void add_count(struct buf *sql, const struct fact *fact, int node)
+/*
+ * Where nothing was written: is there nothing, or too much?  Not, how much: a batch may have been committed
+ * between the two statements, and taken so many rows away that the rest would have fitted.
+ */
+static void add_look(struct buf *sql, const struct fact *fact, int node)
 {
-    buf_add(sql, "prepare tailwater_count_keys as select count(*) from (select from ");
+    buf_add(sql, "prepare tailwater_look_for_keys as select exists (select from ");
     reach_add(sql, fact, node);
-    buf_printf(sql, " limit %d) f", MOST_KEYS + 1);
-}
-
-static bool is_among_links(const struct fact_node *node, int column)
-{
-    for (int i = 0; i < node->nlinks; i++)
-        if (node->links[i].column == column)
-            return true;
-    return false;
+    buf_add(sql, ")");
 }
 
 /* Can no key be NULL, no two rows of the fact's table have the same, and no two rows of the node lead
  * to one of these rows?  For what comes twice would be in two statements. */
-static bool is_plain(const struct fact *fact, const struct fact_node *node, bool is_unique)
+static bool is_plain(const struct fact *fact, int node, bool is_unique)
 {
     for (int i = 0; i < fact->nkeys; i++)
         is_unique &= !fact->keys[i].is_nullable;
-    for (int i = 0; i < node->table->nkeys; i++)
-        is_unique &= is_among_links(node, node->table->keys[i]);
-    return is_unique;
+    return is_unique && fact_links_have_key(fact, node);
 }
 
 /* Arrays have columns in the ledger where they are possible (tailwater.add_key_arrays).  Somebody may have
@@ -108,11 +103,11 @@ bool key_arrays_prepare(struct key_arrays *arrays, struct pg *mirror, const stru
 {
     const int node = last_hop(fact, origin);
     bool has_index, takes;
-    _cleanup_buf_ struct buf write = {0}, count = {0};
+    _cleanup_buf_ struct buf write = {0}, look = {0};
 
     *arrays = (struct key_arrays){.node = node, .per_statement = 1};
     arrays->due_us = arrays->rested_us = clock_tick_us();
-    if (node == origin || !is_plain(fact, &fact->nodes[node], is_unique))
+    if (node == origin || !is_plain(fact, node, is_unique))
         return true;
     if (!takes_arrays(mirror, fact, &takes, err) ||
         !fact_has_index(mirror, fact, node, &has_index, err))
@@ -121,9 +116,9 @@ bool key_arrays_prepare(struct key_arrays *arrays, struct pg *mirror, const stru
     if (!arrays->is_possible)
         return true;
     add_write(&write, fact, node, origin);
-    add_count(&count, fact, node);
+    add_look(&look, fact, node);
     return pg_exec(mirror, "deallocate all", err) && pg_exec(mirror, buf_text(&write), err) &&
-           pg_exec(mirror, buf_text(&count), err);
+           pg_exec(mirror, buf_text(&look), err);
 }
 
 /* ---- a page ---- */
@@ -135,6 +130,7 @@ struct work {
     int column, begin, end; /* end: behind what the page has */
     const atomic_bool *stop;
     bool is_large;
+    struct buf position; /* of the row before end */
 };
 
 /* Until more keys are due, and at least for as long as was worked since the last rest; up to REST_US. */
@@ -176,12 +172,12 @@ static int next_links(int nlinks, int64_t found)
     return limited(fitting < 4 * (int64_t) nlinks ? fitting : 4 * (int64_t) nlinks);
 }
 
-/* Keys of so many links; *ret_found is above MOST_KEYS, and nothing written, where there are too many. */
+/* Keys of so many links; *ret_found is above MOST_KEYS, and nothing written, where there may be too many. */
 static bool write_links(const struct work *work, struct fan_out_page *page, int nlinks,
                         int64_t *ret_found, struct error *err)
 {
     _cleanup_links_ struct links links = {0};
-    _cleanup_result_ struct pg_result *written = NULL, *count = NULL;
+    _cleanup_result_ struct pg_result *written = NULL, *seen = NULL;
     char number[24];
 
     links_take(&links, page->fact->nodes[work->arrays->node].nlinks, work->rows, work->column,
@@ -199,11 +195,23 @@ static bool write_links(const struct work *work, struct fan_out_page *page, int 
         page->keys += *ret_found;
         return true;
     }
-    if (!pg_query_prepared(page->mirror, "tailwater_count_keys", links.nlinks, links.params, &count,
-                           err))
+    if (!FAULT(fan_out_before_look, err) ||
+        !pg_query_prepared(page->mirror, "tailwater_look_for_keys", links.nlinks, links.params,
+                           &seen, err))
         return false;
-    *ret_found = pg_int(count, 0, 0);
+    *ret_found = pg_bool(seen, 0, 0) ? MOST_KEYS + 1 : 0;
     return true;
+}
+
+/* Of rows of the first hop: those before end are done, and are not looked at again. */
+static void save_position(struct work *work, struct fan_out_page *page)
+{
+    if (work->column == 0 || work->end == work->begin)
+        return;
+    buf_clear(&work->position);
+    position_add(&work->position, page->fact->nodes[work->arrays->node].table, work->rows,
+                 work->end - 1);
+    page->position = buf_text(&work->position);
 }
 
 static bool write_rows(void *context, struct fan_out_page *page, struct error *err)
@@ -212,7 +220,9 @@ static bool write_rows(void *context, struct fan_out_page *page, struct error *e
 
     work->end = work->begin;
     work->is_large = false;
-    while (work->end < pg_rows(work->rows) && page->keys < PAGE_KEYS && !atomic_load(work->stop)) {
+    page->position = NULL;
+    while (!work->is_large && work->end < pg_rows(work->rows) && page->keys < PAGE_KEYS &&
+           !atomic_load(work->stop)) {
         const int left = pg_rows(work->rows) - work->end;
         const int nlinks = left < work->arrays->per_statement ? left : work->arrays->per_statement;
         int64_t found;
@@ -220,14 +230,14 @@ static bool write_rows(void *context, struct fan_out_page *page, struct error *e
         rest(work->arrays);
         if (!write_links(work, page, nlinks, &found, err))
             return false;
-        if (nlinks == 1 && found > MOST_KEYS)
-            return work->is_large = true;
+        work->is_large = nlinks == 1 && found > MOST_KEYS;
         if (found <= MOST_KEYS) {
             work->end += nlinks;
             add_due(work->arrays, found);
         }
         work->arrays->per_statement = next_links(nlinks, found);
     }
+    save_position(work, page);
     return true;
 }
 
@@ -238,10 +248,15 @@ bool key_arrays_write(struct key_arrays *arrays, struct fan_out_page *page,
     struct work work = {
         .arrays = arrays, .rows = rows, .column = column, .begin = *row, .stop = stop};
 
+    bool is_done;
+
     page->settings = SETTINGS;
     page->write = write_rows;
     page->context = &work;
-    if (!fan_out_page_write(page, err))
+    is_done = fan_out_page_write(page, err);
+    page->position = NULL;
+    buf_release(&work.position);
+    if (!is_done)
         return false;
     rest(arrays);
     *row = work.end;

@@ -29,7 +29,8 @@ bool key_arrays_prepare(struct key_arrays *arrays, struct pg *mirror, const stru
  * Keys that rows of arrays' node reach, from *row on, in a page; rows' links are the columns from column
  * on.  *row is moved behind what is written.  *ret_is_large: the row at *row reaches more than one
  * statement should write, and is the caller's to follow.  page has all but settings, write() and
- * context; no position is saved with it.
+ * context.  Where column is not 0 the rows are of the first hop, with their table's key in front: the
+ * last of those written is saved as the entry's position, those before *row being done.
  */
 bool key_arrays_write(struct key_arrays *arrays, struct fan_out_page *page,
                       const struct pg_result *rows, int column, const atomic_bool *stop, int *row,

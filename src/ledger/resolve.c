@@ -585,7 +585,7 @@ static bool hop(struct resolve *resolve, struct pg *pg, const struct origin *ori
     if (run(pg, &from->is_prepared, name, buf_text(&resolve->sql), count, params, ret_result, err))
         return true;
     /* Nothing else in it can meet bad data. */
-    if (!writer_explain_partition(err) && err->kind == ERROR_DATA && fact->has_expression &&
+    if (!writer_explain_ledger(err) && err->kind == ERROR_DATA && fact->has_expression &&
         fact->nodes[node].parent == 0) {
         error_wrap(err, "fact %s", fact->name);
         snprintf(err->sqlstate, sizeof(err->sqlstate), "%s", RESOLVE_KEY_FAILED);
@@ -629,7 +629,7 @@ static bool copy_keys(struct resolve *resolve, struct pg *pg, const struct captu
         if (origin->nlines == 0)
             continue;
         if (!own_keys_copy(pg, origin->fact, scope->number, &origin->lines, origin->nlines, err)) {
-            (void) writer_explain_partition(err);
+            (void) writer_explain_ledger(err);
             return false;
         }
         forget_lines(origin);

@@ -211,6 +211,15 @@ static bool wait_for_sources(struct store *store, const struct fact *fact, struc
     return true;
 }
 
+/* The fact is as it was; its ledger may be of an older program, whose columns wait for a moment without readers. */
+static bool keep_ledger(struct store *store, const struct fact *fact, struct error *err)
+{
+    _cleanup_result_ struct pg_result *done = NULL;
+
+    return pg_query(store->mirror, "select tailwater.add_key_arrays($1)", 1, &fact->name, &done,
+                    err);
+}
+
 static bool store_fact(struct store *store, struct fact *fact, struct error *err)
 {
     _cleanup_result_ struct pg_result *found = NULL;
@@ -241,6 +250,8 @@ static bool store_fact(struct store *store, struct fact *fact, struct error *err
     }
     if (!pg_bool(found, 0, 1))
         return change_fact(store, fact, params[1], err);
+    if (!keep_ledger(store, fact, err))
+        return false;
     return pg_is_null(found, 0, 2) || resume_fact(store, fact, pg_text(found, 0, 2), err);
 }
 

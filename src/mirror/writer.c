@@ -155,18 +155,26 @@ static void blame_shape(struct error *err)
         }
 }
 
-bool writer_explain_partition(struct error *err)
+bool writer_explain_ledger(struct error *err)
 {
-    if (strcmp(err->sqlstate, WRITER_NO_PARTITION) != 0 || strstr(err->message, "ledger_") == NULL)
+    const bool is_gone = strcmp(err->sqlstate, WRITER_NO_LEDGER) == 0;
+
+    if ((!is_gone && strcmp(err->sqlstate, WRITER_NO_PARTITION) != 0) ||
+        strstr(err->message, "ledger_") == NULL)
         return false;
     err->kind = ERROR_RETRY;
-    error_wrap(err, "the ledger has no partition for this batch yet");
+    error_wrap(err, is_gone ? "the ledger of a declared fact was dropped, and is made anew"
+                            : "the ledger has no partition for this batch yet");
+    if (is_gone)
+        error_hint(err, "the fact begins with everything; one that is to go has to leave the "
+                        "configuration first, then tailwater.drop_fact() removes it");
     return true;
 }
 
 static void explain(void *context, const struct pending *pending, struct error *err)
 {
     struct writer *writer = context;
+    bool is_of_ledger = false;
 
     if (strcmp(err->sqlstate, CURSOR_FENCED) == 0) {
         err->kind = ERROR_BUSY;
@@ -175,11 +183,12 @@ static void explain(void *context, const struct pending *pending, struct error *
         err->kind = ERROR_RETRY;
         error_hint(err, "no triggers, rules or other writers on mirror tables");
     } else if (writer->outcome.is_captured) {
-        (void) writer_explain_partition(err);
+        is_of_ledger = writer_explain_ledger(err);
     }
     if (pending->table == NULL)
         return;
-    blame_shape(err);
+    if (!is_of_ledger)
+        blame_shape(err);
     writer->outcome.culprit = pending->table;
     error_wrap(err, "%s, transaction at " LSN_FORMAT, pending->table->label,
                LSN_ARGS(pending->lsn));

@@ -18,8 +18,12 @@
  * same batch again is all it takes. */
 #define WRITER_NO_PARTITION "23514"
 
-/* Is it that?  Then err says so, and is one for another try; a row's constraint has the same SQLSTATE. */
-bool writer_explain_partition(struct error *err);
+/* And of one that is not there: somebody dropped it, and all has to be prepared anew. */
+#define WRITER_NO_LEDGER "42P01"
+
+/* Is it one of these?  Then err says so, and is one for another try; a row's constraint and a mirror table
+ * that is gone have the same SQLSTATEs. */
+bool writer_explain_ledger(struct error *err);
 
 /* Rows of the mirror. */
 struct writer_counts {

@@ -1,6 +1,7 @@
 """Facts: which keys a change puts into the ledger, and nothing else."""
 
 import datetime
+import signal
 
 import pytest
 
@@ -320,7 +321,7 @@ def test_expansion_goes_on_from_its_position(source, ledger):
     source.sql("update customers set segment = 'b' where id = 2")
     shop.pipeline.start(fault="fan_out_announced:3=kill")
     assert shop.pipeline.wait_exit(60) == -9
-    assert shop.mirror.value("select position[1]::int from tailwater.fan_out") == 3010
+    assert shop.mirror.value("select position[2]::int from tailwater.fan_out") == 3010
     shop.pipeline.start()
     wait_expanded(shop)
     counts = dict(shop.mirror.sql("select c, count(*)::int from (select id, count(*)::int c from tailwater.affected_order "
@@ -604,6 +605,60 @@ facts:
     pipeline.write_config()
     code, found = findings(pipeline)
     assert code == 0 and [f["level"] for f in found] == ["ok"], found
+
+
+def test_a_name_that_another_pipeline_has(source, mirror, make_pipeline):
+    """Refused before anything is made or copied."""
+    source.sql(SHOP)
+    own = {"table": "public.orders", "key": ["id"]}
+    make_pipeline(plugin="pgoutput", facts={"f": own}).publish().run_until_now()
+    other = make_pipeline(name="another", plugin="pgoutput", tables=["public.orders"], facts={"f": own}, mirror={"table_schema": "elsewhere_{schema}", "view_schema": "views_{schema}"})
+    code, found = findings(other, "fact")
+    assert code == FINDINGS and len(found) == 1 and "has a fact of that name" in found[0]["what"], found
+    assert "unique in a mirror database" in found[0]["remedy"]
+    assert other.verb("run", "--until", "now").code == FINDINGS
+    assert mirror.value("select count(*) from tailwater.pipeline") == 1
+
+
+def test_a_column_that_the_mirror_does_not_have(source, make_pipeline):
+    """The fact is refused with the reason, by check, at a reload, and at the start; where changes are followed it waits for it."""
+    source.sql(SHOP)
+    pipeline = make_pipeline(plugin="pgoutput", schema_changes="stop").publish()
+    pipeline.start().wait_until_caught_up()
+    assert findings(pipeline, "fact") == (0, [])
+    source.sql("alter table customers add column grp int")
+    pipeline.keys["facts"] = {"order": {**ORDER, "watch": None, "dimensions": [
+        {"table": "public.customers", "join": "customers.grp = orders.id"}]}}
+    del pipeline.keys["facts"]["order"]["watch"]
+    pipeline.write_config()
+    code, found = findings(pipeline, "fact")
+    assert code == FINDINGS and "has no column grp yet" in found[0]["what"] and "tailwater resync" in found[0]["remedy"], found
+    pipeline.signal(signal.SIGHUP)
+    pipeline.wait_log(r"\[reload_failed\]")
+    assert "has no column grp yet" in pipeline.this_run()
+    assert pipeline.process.poll() is None
+    pipeline.stop()
+    code = pipeline.verb("run", "--until", "now")
+    assert code.code == FINDINGS and "has no column grp yet" in code.text, code
+    pipeline.keys["schema_changes"] = "apply"
+    pipeline.write_config()
+    assert findings(pipeline, "fact")[0] == 0
+    pipeline.run_until_now()
+    pipeline.settle_stopped()
+
+
+def test_a_fact_that_is_dropped_and_declared(ledger):
+    """Made anew when it is missed, with everything; what was said is no advice to destroy anything."""
+    shop = ledger({"order": ORDER})
+    shop.mirror.sql("select tailwater.drop_fact('order')")
+    shop.source.sql("update orders set status = 'far' where id = 5")
+    shop.pipeline.wait_until_caught_up()
+    assert shop.everything("order") == ["the fact is new"]
+    said = shop.pipeline.this_run()
+    assert "the ledger of a declared fact was dropped, and is made anew" in said and "destroy" not in said
+    assert shop.mirror.value("select count(*) from tailwater.mirror_table where quarantine_lsn is not null") == 0
+    assert shop.step("update orders set status = 'near' where id = 5") == {5: [0]}
+    shop.pipeline.settle()
 
 
 def test_indexes_of_hops(source, mirror, make_pipeline):

@@ -3,6 +3,8 @@ at with the roles that the README tells people to create."""
 
 import json
 import os
+import shlex
+import shutil
 
 import pytest
 
@@ -99,6 +101,12 @@ def test_text(orders, source, check):
     lines = text.out.splitlines()
     assert text.code == DONE and lines[-1].endswith(f"Next: tailwater run -c {check.pipeline().file}")
     assert lines[-1].startswith("0 errors, ")
+    pipeline = check.pipeline()
+    quoted = f"{pipeline.file[:-5]} it's.yaml"
+    shutil.copy(pipeline.file, quoted)
+    pipeline.file = quoted
+    text = pipeline.verb("check")
+    assert shlex.split(text.out.splitlines()[-1].partition("Next: ")[2]) == ["tailwater", "run", "-c", quoted]
     levels = [line.split()[0] for line in lines if line[:1].strip() and not line[0].isdigit()]
     assert levels == sorted(levels, key=["error", "warning", "ok"].index)
     check(["public.bad"])

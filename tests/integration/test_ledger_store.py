@@ -593,6 +593,20 @@ def test_replay_outside_the_window(ledger):
     for wrong in (6, None):
         with refused(OUTSIDE):
             ledger.sql("select tailwater.replay('crm', 'orders', %s)", wrong)
+    ledger.sql("update tailwater.ledger_floor set kept_from = 6")
+    with refused(OUTSIDE, "nothing that it has read is kept any more: unsubscribe, then"):
+        ledger.sql("select tailwater.replay('crm', 'orders', 4)")
+
+
+def test_hints_work_when_they_are_copied(ledger):
+    with refused(UNKNOWN, "a consumer's name has up to 63 letters"):
+        ledger.sql("select tailwater.claim('O''Ré; --', 'orders')")
+    with refused(UNKNOWN, "a consumer's name has up to 63 letters"):
+        ledger.sql("select tailwater.claim(null, 'orders')")
+    for role, hint in (("public", "one by one"), ("", "a role that there is"), (None, "a role that there is"),
+                       ("no such", 'create role "no such" login'), ("pg_none", "a role that there is")):
+        with refused("42704", hint):
+            ledger.sql("select tailwater.grant_consumer(%s)", role)
 
 
 def test_replay_and_retention_exclude_each_other(ledger):
@@ -1368,6 +1382,16 @@ def test_a_look_shows_the_newest(looked):
     assert "there may be more" not in looked.look("peek", "orders", "--limit", "40000").out
 
 
+def test_a_look_finds_keys_behind_others_that_come_again_and_again(looked):
+    looked.subscribe("crm", "orders")
+    looked.write("orders", [(i, DAY) for i in range(100, 130)])
+    for _ in range(60):
+        looked.write("orders", [(i, DAY) for i in range(5) for _ in range(400)])
+    for args in ((), ("--consumer", "crm")):
+        found = {k["key"]["id"]: k["times"] for k in looked.look("peek", "orders", "--json", *args).json()}
+        assert found == {**{i: 24000 for i in range(5)}, **{i: 1 for i in range(100, 130)}}
+
+
 def test_a_look_goes_as_far_back_as_it_has_to(looked):
     """A consumer's keys may lie behind many batches of other facts."""
     looked.subscribe("crm", "orders")
@@ -1378,6 +1402,16 @@ def test_a_look_goes_as_far_back_as_it_has_to(looked):
                "update tailwater.clock set batch_id = batch_id + 2000")
     assert looked.look("peek", "orders", "--json").json() == []
     assert [k["key"]["id"] for k in looked.look("peek", "orders", "--consumer", "crm", "--json").json()] == [7]
+
+
+def test_keys_command_no_terminal(looked):
+    """A key is what a row of the source says it is."""
+    looked.fact("words", word="text")
+    looked.write("words", ["a\x1b[31mb\nc", "plain"])
+    lines = looked.look("peek", "words").out.splitlines()
+    assert len(lines) == 3 and "\x1b" not in "".join(lines)
+    assert lines[1].startswith("a\\x1b[31mb\\nc  ") and lines[2].startswith("plain" + " " * (len("a\\x1b[31mb\\nc") - 3))
+    assert lines[1].index("fresh") == lines[2].index("fresh") == lines[0].index("lane")
 
 
 def test_ledger_why(looked):

@@ -271,6 +271,8 @@ static const struct refusal {
      "t.yaml:3:31: a key column cannot be named node: the ledger has a column of that name"},
     {FACT("{table: a.b, key: {keys$1: x}}"),
      "t.yaml:3:31: a key column cannot be named keys$1: the ledger has a column of that name"},
+    {FACT("{table: a.b, key: {xmin: x}}"),
+     "t.yaml:3:31: a key column cannot be named xmin: the ledger has a column of that name"},
     {FACT("{table: a.b, kye: [id]}"),
      "t.yaml:3:25: unknown key \"kye\" in a fact; did you mean \"key\"?"},
     {FACT("{table: a.b, key: [id], watch: []}"), "t.yaml:3:43: facts{}.watch: the list is empty"},
