@@ -540,10 +540,10 @@ static bool live(struct life *life, struct error *err)
         }
         if (renew(life, err))
             continue;
+        if (writer_explain_ledger(err))
+            life->is_prepared = false;
         if (!is_worth_waiting(life, err))
             return false;
-        if (strcmp(err->sqlstate, WRITER_NO_LEDGER) == 0)
-            life->is_prepared = false;
         note_failure(life, err);
         if (is_hopeless(life, err))
             return false;

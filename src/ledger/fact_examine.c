@@ -354,8 +354,8 @@ static void add_columns(struct buf *names, const struct fact *fact, int node)
     codec_text_array_end(names);
 }
 
-/* The source's tables may have columns that the mirror's have not yet got; run adds them only where it
- * follows changes of shape. */
+/* The source's tables may have columns that the mirror's have not yet got; run, which has made those that it
+ * makes before it asks this, may have been told not to. */
 static bool examine_columns(struct examination *e, const struct fact *fact, bool *ret_is_fine,
                             struct error *err)
 {
@@ -365,7 +365,9 @@ static bool examine_columns(struct examination *e, const struct fact *fact, bool
         _cleanup_buf_ struct buf names = {0};
         _cleanup_result_ struct pg_result *missing = NULL;
 
-        if (e->is_lenient && config_is_followed(e->config))
+        if (e->is_lenient &&
+            (e->config->schema_changes[CHANGE_ADD_COLUMN] == SCHEMA_CHANGES_APPLY ||
+             e->config->schema_changes[CHANGE_RENAME_COLUMN] == SCHEMA_CHANGES_APPLY))
             continue;
         add_columns(&names, fact, i);
         if (!pg_query(e->mirror,
@@ -383,9 +385,8 @@ static bool examine_columns(struct examination *e, const struct fact *fact, bool
                        refuse(e, fact, fact->nodes[i].place,
                               "the mirror's table of %s has no column %s yet", table->label,
                               pg_text(missing, 0, 0)),
-                       "leave the fact out until tailwater resync %s has made it; with "
-                       "schema_changes: apply new columns come by themselves",
-                       table->label);
+                       "schema_changes: {add_column: apply} makes it, at the next start or reload; "
+                       "until then leave the fact out");
         *ret_is_fine = false;
         return true;
     }

@@ -211,13 +211,27 @@ static bool wait_for_sources(struct store *store, const struct fact *fact, struc
     return true;
 }
 
-/* The fact is as it was; its ledger may be of an older program, whose columns wait for a moment without readers. */
+/* The fact is as it was.  Its ledger may be of an older program, and its columns for arrays wait for a moment
+ * without readers; or it was dropped. */
 static bool keep_ledger(struct store *store, const struct fact *fact, struct error *err)
 {
-    _cleanup_result_ struct pg_result *done = NULL;
+    _cleanup_result_ struct pg_result *found = NULL, *done = NULL;
+    bool is_there;
 
-    return pg_query(store->mirror, "select tailwater.add_key_arrays($1)", 1, &fact->name, &done,
-                    err);
+    if (!pg_query_row(store->mirror,
+                      "select to_regclass(format('tailwater.%I', 'ledger_' || $1)) is not null", 1,
+                      &fact->name, &found, err))
+        return false;
+    is_there = pg_bool(found, 0, 0);
+    if (!is_there) {
+        owe(store, fact->name, "its ledger was gone");
+        notes_add(store->notes, "the ledger of fact %s was gone; it begins with everything",
+                  fact->name);
+    }
+    return pg_query(store->mirror,
+                    is_there ? "select tailwater.add_key_arrays($1)"
+                             : "select tailwater.make_ledger($1)",
+                    1, &fact->name, &done, err);
 }
 
 static bool store_fact(struct store *store, struct fact *fact, struct error *err)

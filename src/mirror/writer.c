@@ -157,11 +157,14 @@ static void blame_shape(struct error *err)
 
 bool writer_explain_ledger(struct error *err)
 {
-    const bool is_gone = strcmp(err->sqlstate, WRITER_NO_LEDGER) == 0;
+    const bool is_gone = strcmp(err->sqlstate, WRITER_NO_LEDGER) == 0 &&
+                         strstr(err->message, "tailwater.ledger_") != NULL;
 
-    if ((!is_gone && strcmp(err->sqlstate, WRITER_NO_PARTITION) != 0) ||
-        strstr(err->message, "ledger_") == NULL)
+    if (!is_gone && (strcmp(err->sqlstate, WRITER_NO_PARTITION) != 0 ||
+                     strstr(err->message, "ledger_") == NULL))
         return false;
+    if (err->kind == ERROR_RETRY) /* said already */
+        return true;
     err->kind = ERROR_RETRY;
     error_wrap(err, is_gone ? "the ledger of a declared fact was dropped, and is made anew"
                             : "the ledger has no partition for this batch yet");

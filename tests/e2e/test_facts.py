@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from lib import wait
+from lib.cluster import REPLICATOR
 from lib.pipeline import FEEDS, FINDINGS, to_yaml
 
 SHOP = """
@@ -620,6 +621,10 @@ def test_a_name_that_another_pipeline_has(source, mirror, make_pipeline):
     assert mirror.value("select count(*) from tailwater.pipeline") == 1
 
 
+WITHOUT_WATCH = {"table": "public.orders", "key": ["id"], "dimensions": [
+    {"table": "public.customers", "join": "customers.grp = orders.id"}]}
+
+
 def test_a_column_that_the_mirror_does_not_have(source, make_pipeline):
     """The fact is refused with the reason, by check, at a reload, and at the start; where changes are followed it waits for it."""
     source.sql(SHOP)
@@ -627,12 +632,10 @@ def test_a_column_that_the_mirror_does_not_have(source, make_pipeline):
     pipeline.start().wait_until_caught_up()
     assert findings(pipeline, "fact") == (0, [])
     source.sql("alter table customers add column grp int")
-    pipeline.keys["facts"] = {"order": {**ORDER, "watch": None, "dimensions": [
-        {"table": "public.customers", "join": "customers.grp = orders.id"}]}}
-    del pipeline.keys["facts"]["order"]["watch"]
+    pipeline.keys["facts"] = {"order": WITHOUT_WATCH}
     pipeline.write_config()
     code, found = findings(pipeline, "fact")
-    assert code == FINDINGS and "has no column grp yet" in found[0]["what"] and "tailwater resync" in found[0]["remedy"], found
+    assert code == FINDINGS and "has no column grp yet" in found[0]["what"] and "{add_column: apply}" in found[0]["remedy"], found
     pipeline.signal(signal.SIGHUP)
     pipeline.wait_log(r"\[reload_failed\]")
     assert "has no column grp yet" in pipeline.this_run()
@@ -640,20 +643,32 @@ def test_a_column_that_the_mirror_does_not_have(source, make_pipeline):
     pipeline.stop()
     code = pipeline.verb("run", "--until", "now")
     assert code.code == FINDINGS and "has no column grp yet" in code.text, code
-    pipeline.keys["schema_changes"] = "apply"
+    del pipeline.keys["facts"]
+    pipeline.write_config()
+    pipeline.start().wait_until_caught_up()
+    pipeline.keys |= {"facts": {"order": WITHOUT_WATCH}, "schema_changes": {"add_column": "apply"}}
     pipeline.write_config()
     assert findings(pipeline, "fact")[0] == 0
-    pipeline.run_until_now()
-    pipeline.settle_stopped()
+    pipeline.signal(signal.SIGHUP)
+    pipeline.wait_log(r"fact order is new")
+    wait.until(lambda: not pipeline.mirror.value("select count(*) from tailwater.mirror_table where quarantine_lsn is not null"),
+               pipeline.log_tail)
+    source.sql("update customers set grp = 3 where id = 3")
+    pipeline.wait_until_caught_up()
+    assert pipeline.mirror.sql("select id::int, node from tailwater.affected_order") == [(3, 1)]
+    pipeline.settle()
 
 
-def test_a_fact_that_is_dropped_and_declared(ledger):
+@pytest.mark.parametrize("how, reasons", [
+    ("select tailwater.drop_fact('order')", ["the fact is new"]),
+    ("drop table tailwater.ledger_order cascade", ["the fact is new", "its ledger was gone"])])
+def test_a_fact_that_is_dropped_and_declared(ledger, how, reasons):
     """Made anew when it is missed, with everything; what was said is no advice to destroy anything."""
     shop = ledger({"order": ORDER})
-    shop.mirror.sql("select tailwater.drop_fact('order')")
+    shop.mirror.sql(how, user=REPLICATOR)
     shop.source.sql("update orders set status = 'far' where id = 5")
     shop.pipeline.wait_until_caught_up()
-    assert shop.everything("order") == ["the fact is new"]
+    assert shop.everything("order") == reasons
     said = shop.pipeline.this_run()
     assert "the ledger of a declared fact was dropped, and is made anew" in said and "destroy" not in said
     assert shop.mirror.value("select count(*) from tailwater.mirror_table where quarantine_lsn is not null") == 0

@@ -1220,7 +1220,7 @@ def test_the_batch_of_a_moment(ledger):
     numbers = sorted(pick.sample(range(1, 5000), 200))
     for i, number in enumerate(numbers):
         ledger.sql("insert into tailwater.batch (pipeline, batch_id, kind, applied_at) values ('main', "
-                   "%s, 'stream', '2026-01-01'::timestamptz + %s * interval '1 minute')", number, i)
+                   "%s, 'stream', '2026-01-01 00:00Z'::timestamptz + %s * interval '1 minute')", number, i)
     ledger.skip_numbers(6000)
     for i, number in enumerate([*numbers[1:], 6001]):
         moment = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc) + \
