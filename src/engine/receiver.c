@@ -21,8 +21,11 @@
 #include "pg/pg.h"
 #include "source/catalog.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define CONFIRM_US 100000 /* at most ten confirmations a second while busy (P39, P41) */
 #define IDLE_POSITION_US                                                                           \
@@ -33,6 +36,7 @@
 #define SETTLE_US        30000000 /* how long an end waits for rows that are being fetched … */
 #define SETTLE_TURN_MS   50       /* … and how often it looks */
 #define LOOK_UP_US       1000000  /* a relation that is not ours is looked up again after that */
+#define VISIBLE_US       2000000  /* how long a look-up waits for its transaction to be visible */
 
 /* What is known of a relation of the stream. */
 struct bound {
@@ -90,6 +94,34 @@ static bool blame(struct receiver *r, const struct table *table, const struct er
 /* ---- relations ---- */
 
 /*
+ * A commit is in the stream before others see it: for a moment, or for as long as it waits for a standby.
+ * Whoever is seen to hold its own transaction's lock no longer has been made visible before.
+ */
+static bool wait_until_visible(struct receiver *r, struct error *err)
+{
+    static const char sql[] = "select not exists (select from pg_locks where locktype = "
+                              "'transactionid' and transactionid = $1::xid and granted)";
+    const int64_t end_us = clock_tick_us() + VISIBLE_US;
+    char xid[16];
+
+    snprintf(xid, sizeof(xid), "%" PRIu32, r->open->xid);
+    for (;;) {
+        _cleanup_result_ struct pg_result *result = NULL;
+
+        if (!pg_query_row(r->lookup, sql, 1, (const char *const[]){xid}, &result, err))
+            return false;
+        if (pg_bool(result, 0, 0))
+            return true;
+        if (clock_tick_us() >= end_us)
+            return error_set(err, ERROR_RETRY,
+                             "transaction %s of the source is in the stream, and not visible there "
+                             "yet: it may wait for a standby (synchronous_standby_names)",
+                             xid);
+        (void) nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+    }
+}
+
+/*
  * wal2json sends the names of partitions (P60), as they were then; pgoutput does so too when
  * somebody turns publish_via_partition_root off.  One that is not known from the start is looked
  * up: a new partition of a mirrored table is bound to its root; anything else that exists is not
@@ -120,7 +152,8 @@ static bool look_up(struct receiver *r, const struct relation *relation, bool *r
             return error_wrap(err, "looking up %s", buf_text(&name));
         pg_limit(r->lookup, limit_ms, -1);
     }
-    if (!pg_query(r->lookup, sql, 1, (const char *const[]){buf_text(&name)}, &result, err))
+    if (!wait_until_visible(r, err) ||
+        !pg_query(r->lookup, sql, 1, (const char *const[]){buf_text(&name)}, &result, err))
         return error_wrap(err, "looking up %s", buf_text(&name));
     *ret_exists = pg_rows(result) > 0;
     *ret_table = NULL;

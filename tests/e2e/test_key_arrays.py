@@ -99,12 +99,13 @@ def test_a_link_that_reaches_many(start, orders):
     shop.pipeline.settle()
 
 
-def test_a_link_that_reaches_fewer_meanwhile(start):
+@pytest.mark.parametrize("point", ["fan_out_before_look"])
+def test_a_link_that_reaches_fewer_meanwhile(start, point):
     """A batch takes most rows of a link away, just when a statement found too many of them to write."""
     shop = start({"order": ORDER}, sql=SHOP + "insert into orders select 100000 + i, 7 from generate_series(1, 4970) i")
     pipeline = shop.pipeline
     pipeline.stop()
-    pipeline.start(fault="fan_out_before_look=stall:6000").wait_until_caught_up()
+    pipeline.start(fault=f"{point}=stall:6000").wait_until_caught_up()
     since = pipeline.clock()[0]
 
     def stalled():

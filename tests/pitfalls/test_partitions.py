@@ -1,5 +1,7 @@
 """Partitions and inheritance (P60 to P62): rows by their root's name, whatever the partition looks like."""
 
+import threading
+
 import pytest
 
 from lib import wait
@@ -75,6 +77,29 @@ def test_p60_a_tree_that_grows(tree, source):
     tree.wait_until_caught_up().compare()
     source.sql("begin; create table e7 partition of e default; insert into e values (1, '2030-01-01'); commit")
     tree.settle()
+
+
+def test_p60_a_partition_that_nobody_sees_yet(own_servers, both_plugins, source, mirror, make_pipeline):
+    """Its rows are in the stream while its transaction waits for a standby; who looks it up does not find it."""
+    source.sql(TREE)
+    tree = running(make_pipeline)
+    own_servers.source.set(synchronous_standby_names="nobody")
+    wait.until(lambda: source.value("show synchronous_standby_names") == "nobody", "the setting")
+
+    def add():
+        with source.transaction() as cursor:
+            cursor.execute("create table e7 partition of e default; insert into e values (1, '2030-01-01')")
+
+    thread = threading.Thread(target=add)
+    thread.start()
+    if both_plugins == "wal2json":
+        tree.wait_log("not visible there yet")
+    else:
+        wait.until(lambda: mirror.value("select count(*) from e where day = '2030-01-01'"), "its row")
+    own_servers.source.set(synchronous_standby_names=None)
+    thread.join()
+    tree.settle()
+    assert mirror.value("select count(*) from e where day = '2030-01-01'") == 1
 
 
 def test_p60_a_partition_in_a_schema_of_its_own(tree, source, mirror, both_plugins):
