@@ -376,14 +376,20 @@ bool cli_read_text(const char *value, struct cli *cli, size_t offset, struct err
     return true;
 }
 
-bool cli_read_count(const char *value, struct cli *cli, size_t offset, struct error *err)
+bool cli_parse_number(const char *text, int64_t max, int64_t *ret_number)
 {
     char *end;
-    long count;
 
     errno = 0;
-    count = strtol(value, &end, 10);
-    if (*end != '\0' || errno != 0 || count < 1 || count > CLI_MAX_COUNT)
+    *ret_number = strtoll(text, &end, 10);
+    return *end == '\0' && errno == 0 && *ret_number >= 1 && *ret_number <= max;
+}
+
+bool cli_read_count(const char *value, struct cli *cli, size_t offset, struct error *err)
+{
+    int64_t count;
+
+    if (!cli_parse_number(value, CLI_MAX_COUNT, &count))
         return error_set(err, ERROR_CONFIG, "\"%.40s\" is not a whole number from 1 to %d", value,
                          CLI_MAX_COUNT);
     *(int *) ((char *) cli + offset) = (int) count;

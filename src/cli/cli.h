@@ -180,6 +180,9 @@ bool cli_find_action(const struct cli *cli, const struct cli_action *actions, in
  */
 int cli_fail(const struct cli *cli, const struct error *err);
 
+/* Is text a whole number from 1 to max, and nothing else? */
+bool cli_parse_number(const char *text, int64_t max, int64_t *ret_number);
+
 /* The readers of option values, for the table. */
 bool cli_read_flag(const char *value, struct cli *cli, size_t offset, struct error *err);
 bool cli_read_text(const char *value, struct cli *cli, size_t offset, struct error *err);

@@ -38,16 +38,11 @@ struct backfill {
 static bool read_number(const char *option, const char *text, int64_t max, int64_t *ret_number,
                         struct error *err)
 {
-    char *rest;
-    const int64_t number = strtoll(text, &rest, 10);
-
-    if (*rest != '\0' || rest == text || number < 1 || number > max) {
-        error_set(err, ERROR_CONFIG, "backfill: --%s: %s is not a number from 1 to %" PRId64,
-                  option, text, max);
-        return error_hint(err, "run: tailwater help backfill");
-    }
-    *ret_number = number;
-    return true;
+    if (cli_parse_number(text, max, ret_number))
+        return true;
+    error_set(err, ERROR_CONFIG, "backfill: --%s: %s is not a number from 1 to %" PRId64, option,
+              text, max);
+    return error_hint(err, "run: tailwater help backfill");
 }
 
 static bool read_chunk(struct backfill *b, struct error *err)

@@ -470,8 +470,9 @@ static bool expand_entry(struct expansion *expansion, struct entry *entry, struc
         return error_set(err, ERROR_BUG, "the fan-out %s does not fit its fact", entry->id);
     for (int i = 0; i < pg_rows(links); i++)
         params[nparams++] = pg_text(links, i, 0);
-    for (int i = 1; i < pg_rows(position) && position_fits(entry->first, position); i++)
-        params[nparams++] = pg_text(position, i, 0);
+    if (position_fits(entry->first, position))
+        for (int i = 1; i < pg_rows(position); i++)
+            params[nparams++] = pg_text(position, i, 0);
     if (!follow(expansion, entry, entry->node, true, nparams, params, err))
         return false;
     if (is_stopped(expansion) || !FAULT(fan_out_before_end, err))

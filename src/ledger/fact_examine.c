@@ -360,15 +360,14 @@ static bool examine_columns(struct examination *e, const struct fact *fact, bool
                             struct error *err)
 {
     *ret_is_fine = true;
+    if (e->is_lenient && (e->config->schema_changes[CHANGE_ADD_COLUMN] == SCHEMA_CHANGES_APPLY ||
+                          e->config->schema_changes[CHANGE_RENAME_COLUMN] == SCHEMA_CHANGES_APPLY))
+        return true; /* run will make them */
     for (int i = 0; i < fact->nnodes; i++) {
         const struct table *table = fact->nodes[i].table;
         _cleanup_buf_ struct buf names = {0};
         _cleanup_result_ struct pg_result *missing = NULL;
 
-        if (e->is_lenient &&
-            (e->config->schema_changes[CHANGE_ADD_COLUMN] == SCHEMA_CHANGES_APPLY ||
-             e->config->schema_changes[CHANGE_RENAME_COLUMN] == SCHEMA_CHANGES_APPLY))
-            continue;
         add_columns(&names, fact, i);
         if (!pg_query(e->mirror,
                       "select c from unnest($3::text[]) c, to_regclass(format('%I.%I', $1::text, "

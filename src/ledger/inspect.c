@@ -231,6 +231,7 @@ bool inspect_peek(struct pg *mirror, const char *pipeline, const char *fact, con
     const int tries = consumer == NULL ? 2 : (int) (sizeof(back) / sizeof(back[0]));
     _cleanup_shape_ struct shape shape = {0};
     _cleanup_buf_ struct buf sql = {0};
+    const size_t before = out->len;
     int count = 0;
 
     limit = limit ? limit : INSPECT_ROWS;
@@ -243,7 +244,7 @@ bool inspect_peek(struct pg *mirror, const char *pipeline, const char *fact, con
     for (int i = 0; i < tries && count < limit; i++) {
         const char *params[] = {pipeline, fact, consumer, back[i]};
 
-        buf_clear(out);
+        out->len = before;
         if (!print_rows(mirror, buf_text(&sql), 4, params, titles, 6, is_json, out, &count, err))
             return error_wrap(err, "ledger peek");
     }

@@ -247,7 +247,6 @@ bool key_arrays_write(struct key_arrays *arrays, struct fan_out_page *page,
 {
     struct work work = {
         .arrays = arrays, .rows = rows, .column = column, .begin = *row, .stop = stop};
-
     bool is_done;
 
     page->settings = SETTINGS;

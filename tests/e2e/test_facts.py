@@ -613,7 +613,8 @@ def test_a_name_that_another_pipeline_has(source, mirror, make_pipeline):
     source.sql(SHOP)
     own = {"table": "public.orders", "key": ["id"]}
     make_pipeline(plugin="pgoutput", facts={"f": own}).publish().run_until_now()
-    other = make_pipeline(name="another", plugin="pgoutput", tables=["public.orders"], facts={"f": own}, mirror={"table_schema": "elsewhere_{schema}", "view_schema": "views_{schema}"})
+    other = make_pipeline(name="another", plugin="pgoutput", tables=["public.orders"], facts={"f": own},
+                          mirror={"table_schema": "elsewhere_{schema}", "view_schema": "views_{schema}"})
     code, found = findings(other, "fact")
     assert code == FINDINGS and len(found) == 1 and "has a fact of that name" in found[0]["what"], found
     assert "unique in a mirror database" in found[0]["remedy"]

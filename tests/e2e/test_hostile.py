@@ -37,13 +37,10 @@ def frozen(cluster, database):
 def test_stop_while_commits_wait_for_a_standby(own_servers, source, mirror, table, make_pipeline):
     """The heartbeat message waits for no standby, and what we say on the mirror goes on."""
     pipeline = running(make_pipeline, source={"heartbeat": "1s"})
-    own_servers.source.set(synchronous_standby_names="nobody")
-    try:
+    with own_servers.source.no_standby():
         time.sleep(3)
         assert mirror.value("select extract(epoch from now() - said_at) < 2.5 from tailwater.heartbeat")
         pipeline.stop(deadline=10)
-    finally:
-        own_servers.source.set(synchronous_standby_names=None)
 
 
 def test_stop_while_the_mirror_is_frozen(own_servers, source, mirror, table, make_pipeline):

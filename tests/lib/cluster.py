@@ -147,6 +147,16 @@ class Cluster:
                     cursor.execute(f"alter system set {name} = %s", (str(value),))
             cursor.execute("select pg_reload_conf()")
 
+    @contextlib.contextmanager
+    def no_standby(self):
+        """Commits wait for a standby that is not there: they are in the WAL, and nobody sees them until the end of the block."""
+        self.set(synchronous_standby_names="nobody")
+        try:
+            wait.until(lambda: self.sql("show synchronous_standby_names") == [("nobody",)], "the setting")
+            yield
+        finally:
+            self.set(synchronous_standby_names=None)
+
     def conninfo(self, dbname="postgres", user=SUPERUSER, **more):
         words = {"host": self.folder, "port": 5432, "dbname": dbname, "user": user, **more}
         return " ".join(f"{k}={conninfo_value(v)}" for k, v in words.items())

@@ -83,20 +83,18 @@ def test_p60_a_partition_that_nobody_sees_yet(own_servers, both_plugins, source,
     """Its rows are in the stream while its transaction waits for a standby; who looks it up does not find it."""
     source.sql(TREE)
     tree = running(make_pipeline)
-    own_servers.source.set(synchronous_standby_names="nobody")
-    wait.until(lambda: source.value("show synchronous_standby_names") == "nobody", "the setting")
 
     def add():
         with source.transaction() as cursor:
             cursor.execute("create table e7 partition of e default; insert into e values (1, '2030-01-01')")
 
     thread = threading.Thread(target=add)
-    thread.start()
-    if both_plugins == "wal2json":
-        tree.wait_log("not visible there yet")
-    else:
-        wait.until(lambda: mirror.value("select count(*) from e where day = '2030-01-01'"), "its row")
-    own_servers.source.set(synchronous_standby_names=None)
+    with own_servers.source.no_standby():
+        thread.start()
+        if both_plugins == "wal2json":
+            tree.wait_log("not visible there yet")
+        else:
+            wait.until(lambda: mirror.value("select count(*) from e where day = '2030-01-01'"), "its row")
     thread.join()
     tree.settle()
     assert mirror.value("select count(*) from e where day = '2030-01-01'") == 1

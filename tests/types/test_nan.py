@@ -140,24 +140,22 @@ def test_p07_they_survive_a_crash(loses, source, table, mirror, make_pipeline):
 def test_p07_asked_when_visible(loses, own_servers, source, table, mirror, make_pipeline):
     """A commit that waits for a standby is in the stream long before others see it."""
     pipeline = running(make_pipeline)
-    own_servers.source.set(synchronous_standby_names="nobody")
-    wait.until(lambda: source.value("show synchronous_standby_names") == "nobody", "the setting")
 
     def update():
         with source.transaction() as cursor:
             cursor.execute("update t set f = 'NaN' where id = 3")
 
     thread = threading.Thread(target=update)
-    thread.start()
-    wait.until(lambda: mirror.value("select count(*) from tailwater.doubt") == 1, "listed")
-    assert source.value("select f from t where id = 3") == 1.5
-    asked = source.value("select clock_timestamp()")
-    wait.until(lambda: source.value("select count(*) from pg_stat_activity where application_name = "
-                                    "'tailwater nan check' and query_start > %s", asked, user="postgres"),
-               "the source was asked")
-    assert mirror.value("select count(*) from tailwater.doubt") == 1
-    assert shown(mirror)[2] == (3, 0, None, "-1", "2.50")
-    own_servers.source.set(synchronous_standby_names=None)
+    with own_servers.source.no_standby():
+        thread.start()
+        wait.until(lambda: mirror.value("select count(*) from tailwater.doubt") == 1, "listed")
+        assert source.value("select f from t where id = 3") == 1.5
+        asked = source.value("select clock_timestamp()")
+        wait.until(lambda: source.value("select count(*) from pg_stat_activity where application_name = "
+                                        "'tailwater nan check' and query_start > %s", asked, user="postgres"),
+                   "the source was asked")
+        assert mirror.value("select count(*) from tailwater.doubt") == 1
+        assert shown(mirror)[2] == (3, 0, None, "-1", "2.50")
     thread.join()
     settled(pipeline)
     assert shown(mirror)[2] == (3, 0, "NaN", "-1", "2.50")
